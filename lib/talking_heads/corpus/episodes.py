@@ -1,0 +1,124 @@
+"""Episodes of meta-learning: K frames of a video for the embedder, further ones as targets (section 3.2)."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .landmarks import draw_all
+
+
+class Videos(Protocol):
+    """What episodes are drawn from: :class:`store.Store` and :class:`PoolVideos` are such."""
+
+    def __len__(self) -> int: ...
+    def frame_count(self, video: int) -> int: ...
+    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def person(self, video: int) -> str: ...
+
+
+class PoolVideos:
+    """The videos of a :class:`speakers.pool.Pool`, one after the other."""
+
+    def __init__(self, pool):
+        self.images = pool.images.reshape(-1, *pool.images.shape[2:])
+        self.points = pool.points.reshape(-1, *pool.points.shape[2:])
+        self.per_person = pool.images.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def frame_count(self, video: int) -> int:
+        return self.images.shape[1]
+
+    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[video, frames], self.points[video, frames, :68]
+
+    def person(self, video: int) -> str:
+        return str(video // self.per_person)
+
+
+class Episode(NamedTuple):
+    """B videos: what E sees, (B, K, 3, H, W), the targets, (B, M, 3, H, W), and the videos' numbers, (B,)."""
+
+    x_s: Tensor
+    y_s: Tensor
+    x_t: Tensor
+    y_t: Tensor
+    i: Tensor
+
+
+def to_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) in [-1, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return x.movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_image(x: Tensor) -> np.ndarray:
+    """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) uint8."""
+    return ((x.detach().float().clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8).movedim(-3, -1).cpu().numpy()
+
+
+class EpisodeSampler:
+    """Draws episodes without end; its state is one random generator, so training resumes exactly.
+
+    Videos are drawn in shuffled rounds (an epoch is one episode a video); the K frames and the targets
+    of an episode are distinct. A batch's K is drawn from k_min to k_shot. Videos with too few frames are left out. Raises ValueError where none is left.
+    """
+
+    def __init__(self, videos: Videos, k_min: int, k_shot: int, targets: int, batch: int, size: int, line_width: float, seed: int):
+        self.videos, self.k_min, self.k_max, self.m, self.batch = videos, k_min, k_shot, targets, batch
+        self.size, self.line_width = size, line_width
+        self.usable = np.array([v for v in range(len(videos)) if videos.frame_count(v) >= k_shot + 1])
+        if not len(self.usable):
+            raise ValueError(f"no video has the {k_shot + 1} frames that an episode of K = {k_shot} needs")
+        self.rng = np.random.default_rng(seed)
+        self.order = np.empty(0, np.int64)
+
+    def state(self) -> dict:
+        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist()}
+
+    def restore(self, state: dict) -> None:
+        self.rng.bit_generator.state = state["rng"]
+        self.order = np.array(state["order"], np.int64)
+
+    def draw(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """The next batch as (video, frames for E, target frames)."""
+        while len(self.order) < self.batch:
+            self.order = np.concatenate([self.order, self.rng.permutation(self.usable)])
+        chosen, self.order = self.order[:self.batch], self.order[self.batch:]
+        k = int(self.rng.integers(self.k_min, self.k_max + 1))
+        out = []
+        for v in chosen:
+            frames = self.rng.permutation(self.videos.frame_count(int(v)))[:k + self.m]
+            # few frames: targets repeat, but never one of the K
+            out.append((int(v), frames[:k], np.resize(frames[k:], self.m)))
+        return out
+
+    def next(self, device: str | torch.device = "cpu") -> Episode:
+        drawn = self.draw()
+        x, p = zip(*(self.videos.read(v, np.concatenate([s, t])) for v, s, t in drawn))
+        x, p = np.stack(x), np.stack(p)
+        y = draw_all(p, self.size, self.line_width)
+        x, y = to_tensor(x, device), to_tensor(y, device)
+        k = len(drawn[0][1])
+        return Episode(x[:, :k], y[:, :k], x[:, k:], y[:, k:],
+                       torch.tensor([v for v, _, _ in drawn], device=device))
+
+
+def flat_sheet(sampler: EpisodeSampler, averaged: tuple, device: str | torch.device) -> np.ndarray:
+    """A picture of how far training is: for eight fixed videos a frame E sees, landmarks, generated and real target."""
+    state = sampler.state()
+    sampler.rng, sampler.order = np.random.default_rng(0), np.empty(0, np.int64)
+    rows = []
+    embedder, generator = averaged
+    with torch.no_grad():
+        for _ in range(2):
+            e = sampler.next(device)
+            x_hat = generator(e.y_t[:, 0], embedder.embed(e.x_s, e.y_s))
+            for strip in (e.x_s[:, 0], e.y_t[:, 0], x_hat, e.x_t[:, 0]):
+                rows.append(np.concatenate(list(to_image(strip)), 1))
+    sampler.rng = np.random.default_rng()
+    sampler.restore(state)
+    return np.concatenate(rows)

@@ -1,0 +1,54 @@
+"""Landmark images: the 68 points of the iBUG scheme, joined by coloured lines (paper, section 3.1)."""
+
+import cv2
+import numpy as np
+
+# (first, last, closed, RGB): every part has its own colour, so the network can tell them apart
+PARTS = (
+    (0, 16, False, (255, 255, 255)),  # jaw
+    (17, 21, False, (255, 160, 0)),  # brows
+    (22, 26, False, (170, 255, 0)),
+    (27, 30, False, (0, 120, 255)),  # bridge of the nose
+    (31, 35, False, (0, 220, 255)),  # base of the nose
+    (36, 41, True, (255, 60, 160)),  # eyes
+    (42, 47, True, (160, 80, 255)),
+    (48, 59, True, (255, 40, 40)),  # outer lips
+    (60, 67, True, (60, 255, 60)),  # inner lips
+)
+SHIFT = 4  # fractional bits of drawn coordinates
+
+
+def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
+    """Landmark image (size, size, 3) uint8 of points (68, 2) in pixels: anti-aliased lines on black.
+
+    Raises ValueError where a point is not finite.
+    """
+    if not np.isfinite(points).all():
+        raise ValueError("landmarks hold values that are not finite")
+    image = np.zeros((size, size, 3), np.uint8)
+    fixed = np.round(points * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
+    for first, last, closed, colour in PARTS:
+        cv2.polylines(image, [fixed[first:last + 1, None]], closed, colour, max(1, round(line_width)), cv2.LINE_AA, SHIFT)
+    return image
+
+
+def draw_all(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
+    """Landmark images (..., size, size, 3) uint8 of points (..., 68, 2)."""
+    flat = points.reshape(-1, 68, 2)
+    return np.stack([draw(p, size, line_width) for p in flat]).reshape(*points.shape[:-2], size, size, 3)
+
+
+def interocular(points: np.ndarray) -> np.ndarray:
+    """Distance between the centres of the eyes of landmarks (..., 68, 2)."""
+    return np.linalg.norm(points[..., 36:42, :].mean(-2) - points[..., 42:48, :].mean(-2), axis=-1)
+
+
+def openings(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Opening of the mouth and of the eyes, over the distance between the eyes, of landmarks (..., 68, 2)."""
+    def gap(a: list[int], b: list[int]) -> np.ndarray:
+        return np.linalg.norm(points[..., a, :].mean(-2) - points[..., b, :].mean(-2), axis=-1)
+
+    scale = interocular(points)
+    mouth = gap([61, 62, 63], [65, 66, 67]) / scale
+    eyes = (gap([37, 38], [40, 41]) + gap([43, 44], [46, 47])) / (2 * scale)
+    return mouth, eyes

@@ -1,0 +1,211 @@
+"""Pictures and landmarks of procedural speakers, in batches, on any device.
+
+Rays are marched through the tabulated surface of the head (:mod:`surface`); neck, shoulders and
+glasses are intersected in closed form; :mod:`paint` colours what was hit. World coordinates are those
+of the head at rest; the camera stands at (0, 0, distance) and looks along -z.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import paint
+from .anatomy import Face, chart_direction
+from .surface import JAW_STEPS, HeadMap, jaw_directions, tabulate, unit
+
+PIVOT = (0.0, 0.75, -0.20)  # the head turns about the top of the neck
+
+
+def rotation(pose: dict[str, Tensor]) -> Tensor:
+    """Head-to-world rotations (B, 3, 3): pitch (nod), then yaw (turn), then roll (tilt), radians."""
+    def axis(angle: Tensor, i: int, j: int) -> Tensor:
+        m = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
+        m[:, i, i] = m[:, j, j] = angle.cos()
+        m[:, i, j], m[:, j, i] = -angle.sin(), angle.sin()
+        return m
+
+    return axis(pose["roll"], 0, 1) @ axis(-pose["yaw"], 0, 2) @ axis(-pose["pitch"], 1, 2)
+
+
+def _pivot(pose: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    pivot = torch.tensor(PIVOT, device=pose["yaw"].device)[None, :, None]
+    shift = torch.stack([pose["shift_x"], pose["shift_y"], 0 * pose["shift_x"]], 1)[:, :, None]
+    return pivot, shift
+
+
+def to_world(p: Tensor, pose: dict[str, Tensor]) -> Tensor:
+    """Head coordinates (B, 3, N) to world coordinates."""
+    pivot, shift = _pivot(pose)
+    return rotation(pose) @ (p - pivot) + pivot + shift
+
+
+def to_head(p: Tensor, pose: dict[str, Tensor]) -> Tensor:
+    """World coordinates (B, 3, N) to head coordinates."""
+    pivot, shift = _pivot(pose)
+    return rotation(pose).transpose(1, 2) @ (p - pivot - shift) + pivot
+
+
+def project(p: Tensor, distance: Tensor) -> Tensor:
+    """World points (B, 3, N) on the plane z = 0, seen from the camera: (B, N, 2)."""
+    return (p[:, :2] * (distance[:, None] / (distance[:, None] - p[:, 2]))[:, None]).transpose(1, 2)
+
+
+def _camera(style: dict[str, Tensor]) -> Tensor:
+    return F.pad(style["distance"][:, None], (2, 0))[:, :, None]
+
+
+@torch.no_grad()
+def landmarks(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, Tensor],
+              seeds: Tensor, map_size: int = 96) -> tuple[Tensor, Tensor]:
+    """Exact landmarks of a batch: 68 iBUG points and two pupils.
+
+    The jaw line follows the visible outline as in the iBUG annotation: a jaw point that turned out of
+    sight slides along its parallel to the contour. Returns positions (B, 70, 2) on the plane z = 0 and
+    whether the anatomical point is hidden by the head itself, (B, 70) bool.
+    """
+    face = Face(traits, pose)
+    head = tabulate(face, seeds, map_size)
+    b = len(seeds)
+    jaw = to_world(head.skin_points(jaw_directions(seeds.device).expand(b, -1, -1)), pose)
+    flat = project(jaw, style["distance"]).reshape(b, 17, JAW_STEPS, 2)
+    side = torch.linspace(-1, 1, 17, device=seeds.device)
+    outward = torch.stack([side * (side.abs() > 0.2), 0 * side], -1) @ rotation(pose)[:, :2, :2].transpose(1, 2)
+    best = (flat * outward[:, :, None]).sum(-1).argmax(-1)
+    contour = flat.gather(2, best[:, :, None, None].expand(-1, -1, 1, 2))[:, :, 0]
+    inner = to_world(head.skin_points(chart_direction(face.inner_landmarks())), pose)
+    xy = torch.cat([contour, project(inner, style["distance"])], 1)
+    anatomical = torch.cat([jaw.reshape(b, 3, 17, JAW_STEPS)[..., 0], inner], 2)
+    return xy, _hidden(anatomical, head, pose, style)
+
+
+def _hidden(p: Tensor, head: HeadMap, pose: dict[str, Tensor], style: dict[str, Tensor]) -> Tensor:
+    """Whether the head stands between world points (B, 3, N) and the camera -> (B, N) bool."""
+    ray = unit(_camera(style) - p)
+    hidden = torch.zeros_like(p[:, 0], dtype=torch.bool)
+    for step in torch.linspace(0.08, 1.5, 24).tolist():
+        x, y, z = (to_head(p + step * ray, pose) / head.stretch).unbind(1)
+        length = (x * x + y * y + z * z).sqrt()
+        hidden |= length < head.radius(x, y, z, length) - 0.04
+    return hidden
+
+
+def pixel_plane(window: Tensor, size: int) -> Tensor:
+    """Points (B, 2, size²) on the plane z = 0 behind the pixels of windows (B, 3): centre x, y, half side."""
+    c = (torch.arange(size, device=window.device, dtype=torch.float32) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(c, c, indexing="ij")
+    return window[:, :2, None] + window[:, 2:, None] * torch.stack([x, y]).reshape(1, 2, -1)
+
+
+def to_pixels(xy: Tensor, window: Tensor, size: int) -> Tensor:
+    """Points (B, N, 2) on the plane z = 0 to pixels of a window; whole numbers are pixel centres."""
+    return (xy - window[:, None, :2] + window[:, None, 2:]) / (2 * window[:, None, 2:]) * size - 0.5
+
+
+def march(head: HeadMap, camera: Tensor, ray: Tensor, near: Tensor, far: Tensor, steps: int = 20) -> tuple[Tensor, Tensor]:
+    """First crossing of rays ``camera + t ray`` (unstretched head coordinates, (B, 3, N)) with the head.
+
+    Regular steps find the interval, three steps of regula falsi the depth. Returns t (B, N) and hit (B, N).
+    """
+    (ox, oy, oz), (dx, dy, dz) = camera.unbind(1), ray.unbind(1)
+
+    def outside(t: Tensor) -> Tensor:
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        length = (x * x + y * y + z * z).sqrt()
+        return length - head.radius(x, y, z, length)
+
+    t0 = near.expand_as(dx)
+    f0 = outside(t0)
+    low, f_low, high, f_high = t0, f0, t0, f0
+    found = torch.zeros_like(dx, dtype=torch.bool)
+    for i in range(1, steps + 1):
+        t1 = (near + (far - near) * (i / steps)).expand_as(dx)
+        f1 = outside(t1)
+        new = (f1 < 0) & ~found
+        low, f_low = torch.where(new, t0, low), torch.where(new, f0, f_low)
+        high, f_high = torch.where(new, t1, high), torch.where(new, f1, f_high)
+        found |= new
+        t0, f0 = t1, f1
+    for _ in range(3):
+        mid = low + (high - low) * (f_low / (f_low - f_high).clamp_min(1e-6)).clamp(0.05, 0.95)
+        f_mid = outside(mid)
+        inside = f_mid < 0
+        high, f_high = torch.where(inside, mid, high), torch.where(inside, f_mid, f_high)
+        low, f_low = torch.where(inside, low, mid), torch.where(inside, f_low, f_mid)
+    return 0.5 * (low + high), found
+
+
+def ellipsoid(origin: Tensor, ray: Tensor, centre: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
+    """First crossing of rays (B, 3, N) with ellipsoids (B, 3, 1): t (B, N), 1e3 where missed, and unit normal (B, 3, N)."""
+    o, d = (origin - centre) / radii, ray / radii
+    a, b, c = (d * d).sum(1), (o * d).sum(1), (o * o).sum(1) - 1
+    disc = b * b - a * c
+    t = torch.where(disc > 0, (-b - disc.clamp_min(0).sqrt()) / a, 1e3)
+    return t, unit((o + t.clamp_max(2)[:, None] * d) / radii)
+
+
+def body_parts(face: Face, style: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Centres and radii (B, 3, 1) of neck, yoke and torso."""
+    build, lean = style["build"], style["lean"]
+    breadth = 0.50 + 0.12 * build - 0.05 * (face.traits["pitch"][:, 0] - 150) / 100
+
+    def part(*values: Tensor | float) -> Tensor:
+        return torch.stack([v + 0 * build for v in values], 1)[:, :, None]
+
+    return {
+        "neck": (part(0.3 * lean, 1.2, -0.22), part(breadth, 1.25, breadth * 0.95)),
+        "yoke": (part(0.7 * lean, 1.95, -0.36), part(1.15 + 0.2 * build, 0.66, 0.56)),
+        "torso": (part(lean, 2.85, -0.40), part(1.80 + 0.25 * build, 1.36, 0.82)),
+    }
+
+
+@torch.no_grad()
+def render(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, Tensor], seeds: Tensor,
+           window: Tensor, size: int, samples: int = 2) -> Tensor:
+    """Images (B, 3, size, size) in [0, 1] of B speakers.
+
+    ``traits``, ``pose`` and ``style`` hold (B,) tensors, ``seeds`` (B,) floats (skin and hair texture),
+    ``window`` (B, 3) the square of the plane z = 0 that the picture shows; every pixel averages
+    ``samples``² rays.
+    """
+    face = Face(traits, pose)
+    fine = size * samples
+    head = tabulate(face, seeds, 80 if fine <= 160 else 128 if fine <= 256 else 224)
+    plane = pixel_plane(window, fine)
+    camera = _camera(style)
+    ray = F.pad(plane, (0, 0, 0, 1)) - camera  # reaches the plane z = 0 at t = 1
+    pixel = window[:, 2:] * 2 / fine
+    colour = paint.background(plane, window, style)
+
+    t_body = torch.full_like(plane[:, 0], 1e2)
+    normal = torch.zeros_like(ray)
+    for centre, radii in body_parts(face, style).values():
+        t, n = ellipsoid(camera, ray, centre, radii)
+        normal = torch.where((t < t_body)[:, None], n, normal)
+        t_body = torch.minimum(t, t_body)
+    shows = t_body < 2
+    lower = shows.any(0).nonzero()[:, 0]
+    point = camera + t_body[:, lower].clamp_max(2)[:, None] * ray[:, :, lower]
+    shade = paint.body(point, normal[:, :, lower], face, style)
+    colour[:, :, lower] = torch.where(shows[:, None, lower], shade, colour[:, :, lower])
+
+    # only rays that pass the head's bounding sphere are marched
+    head_camera = to_head(camera, pose) / head.stretch
+    head_ray = (rotation(pose).transpose(1, 2) @ ray) / head.stretch
+    closest = head_camera - (head_camera * head_ray).sum(1, keepdim=True) / (head_ray * head_ray).sum(1, keepdim=True) * head_ray
+    near_head = (closest * closest).sum(1) < head.table[:, 0].amax((1, 2))[:, None] ** 2
+    marched = near_head.any(0).nonzero()[:, 0]
+    depth = style["distance"][:, None]
+    t_hit, hit = march(head, head_camera, head_ray[:, :, marched], 1 - 1.5 / depth, 1 + 0.9 / depth)
+    t_head = torch.full_like(t_body, 1e3)
+    t_head[:, marched] = torch.where(hit, t_hit, 1e3)
+    shows = t_head < t_body
+    painted = shows.any(0).nonzero()[:, 0]
+    d = unit(head_camera + t_head[:, painted].clamp_max(2)[:, None] * head_ray[:, :, painted])
+    values = head.sample(d)
+    normal = rotation(pose) @ unit(values[:, 2:5])
+    shade = paint.head(d, values[:, 0], values[:, 1], values[:, 5], normal, face, style, seeds, pixel)
+    colour[:, :, painted] = torch.where(shows[:, None, painted], shade, colour[:, :, painted])
+
+    colour = paint.glasses(colour, head_camera * head.stretch, head_ray * head.stretch, t_head, face, pixel)
+    image = paint.develop(colour, style).reshape(-1, 3, fine, fine)
+    return F.avg_pool2d(image, samples)

@@ -1,0 +1,363 @@
+"""Meta-learning (section 3.2): episodes of K-shot learning, D against E and G.
+
+The loop reads from top to bottom: :func:`discriminator_step`, :func:`generator_step`, :func:`meta_learn`.
+Fine-tuning calls the same two steps with D' and G'.
+"""
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import losses
+from .corpus.episodes import Episode, EpisodeSampler, Videos
+from .networks.discriminator import ConvNet, Discriminator
+from .networks.embedder import Embedder
+from .networks.generator import Generator
+from .profiles import Profile, key
+from .tensors import save_weights
+
+VARIANTS = ("ft", "ff")  # with L_MCH; without it and twice as long
+
+
+@dataclass
+class Networks:
+    embedder: Embedder
+    generator: Generator
+    discriminator: Discriminator
+
+    def to(self, device: str | torch.device) -> "Networks":
+        for net in (self.embedder, self.generator, self.discriminator):
+            net.to(device, memory_format=torch.channels_last)
+        return self
+
+
+def build(profile: Profile, videos: int) -> Networks:
+    """Untrained E, G and D of a profile, D with one column of W for each of ``videos``."""
+    p = profile
+    spectral = p.spectral_norm_generator
+    return Networks(
+        Embedder(p.embedder_channels, p.embedder_attention, p.pool, spectral),
+        Generator(p.generator_down, p.generator_up, p.generator_bottleneck, p.embedding,
+                  p.generator_attention_down, p.generator_attention_up, spectral),
+        Discriminator(ConvNet(p.discriminator_channels, p.discriminator_attention, p.pool), videos, p.embedding))
+
+
+def autocast(precision: str, device: str | torch.device) -> torch.autocast:
+    """bf16 where ``precision`` is "auto" and the device multiplies it in hardware, else fp32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        good = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "auto" and good)
+
+
+@dataclass
+class Weights:
+    """Weights of the terms of equation (3)."""
+
+    adversarial: float
+    feature_matching: float
+    feature_matching_reduce: str
+    match: float
+
+
+def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None,
+                       optimisers: Sequence[torch.optim.Optimizer], cast: torch.autocast) -> dict[str, float]:
+    """One update of D on L_DSC, equation (6): real frames x against generated ones x̂, which are not updated."""
+    with cast:
+        r_fake, _ = discriminate(x_hat.detach(), y, i)
+        r_real, _ = discriminate(x, y, i)
+    loss = losses.discriminator_loss(r_fake.float(), r_real.float())
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
+    return {"dsc": loss.item(), "r_real": r_real.mean().item(), "r_fake": r_fake.mean().item()}
+
+
+def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discriminator: nn.Module | None,
+                   extractors: Sequence, weights: Weights, optimiser: torch.optim.Optimizer, cast: torch.autocast,
+                   match: Tensor | None = None, clip: float = 0.0) -> dict[str, float]:
+    """One update of E and G (or G') on equation (3) or (9); D gives gradients and keeps none.
+
+    ``discriminator`` None leaves out L_ADV; ``match`` is L_MCH, None without it; ``clip`` bounds the
+    gradient's norm where positive.
+    """
+    terms = {}
+    with cast:
+        terms["cnt"] = losses.content_loss(x_hat, x, extractors)
+        loss = terms["cnt"]
+        if discriminator is not None:
+            discriminator.requires_grad_(False)
+            r_fake, fake = discriminator(x_hat, y, i)
+            with torch.no_grad():
+                _, real = discriminator(x, y, i)
+            discriminator.requires_grad_(True)
+            terms["adv"] = losses.realism_loss(r_fake.float())
+            terms["fm"] = losses.feature_matching_loss(fake, real, weights.feature_matching_reduce)
+            loss = loss + weights.adversarial * (terms["adv"] + weights.feature_matching * terms["fm"])
+        if match is not None:
+            terms["mch"] = match
+            loss = loss + weights.match * match
+    optimiser.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip or math.inf)
+    optimiser.step()
+    return {**{k: v.item() for k, v in terms.items()}, "grad_norm": float(norm)}
+
+
+def adam(parameters, rate: float, beta1: float) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=rate, betas=(float(beta1), 0.999), eps=1e-5)
+
+
+def loss_weights(profile: Profile) -> Weights:
+    return Weights(profile.adversarial_weight, profile.feature_matching_weight, profile.feature_matching_reduce, profile.match_weight)
+
+
+class Collapsed(RuntimeError):
+    """The adversarial game has collapsed; the message says how."""
+
+
+class Alarm:
+    """Watches the last ``window`` steps: NaN, a discriminator that wins outright, or outputs without variety."""
+
+    def __init__(self, window: int = 100):
+        self.window, self.history = window, []
+
+    def check(self, row: dict[str, float]) -> None:
+        """Raises :class:`Collapsed`."""
+        if bad := [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]:
+            raise Collapsed(f"step {row['step']}: {', '.join(bad)} not finite")
+        self.history = [*self.history, row][-self.window:]
+        if len(self.history) < self.window:
+            return
+        def always(condition) -> bool:
+            return all(condition(r) for r in self.history)
+
+        if always(lambda r: r.get("dsc", 1.0) < 1e-3 and r.get("r_real", 0) - r.get("r_fake", 0) > 20):
+            raise Collapsed(f"step {row['step']}: for {self.window} steps D tells real from fake by more than 20 with no loss left; "
+                            "lower discriminator_rate or raise feature_matching_weight")
+        if always(lambda r: r["output_spread"] < 1e-3):
+            raise Collapsed(f"step {row['step']}: for {self.window} steps all generated frames are alike; lower rate")
+
+
+class MetaLearner:
+    """Networks, their averages, optimisers and the sampler: everything that a checkpoint holds."""
+
+    def __init__(self, profile: Profile, variant: str, videos: Videos, extractors: Sequence, device: str | torch.device = "cpu"):
+        p = profile
+        torch.manual_seed(p.seed)
+        self.profile, self.variant, self.device, self.extractors = p, variant, device, extractors
+        self.nets = build(p, len(videos)).to(device)
+        self.ema = copy.deepcopy((self.nets.embedder, self.nets.generator))
+        for net in self.ema:
+            net.requires_grad_(False).eval()
+        e, g, d = self.nets.embedder, self.nets.generator, self.nets.discriminator
+        self.generator_optimiser = adam([*e.parameters(), *g.parameters()], p.rate, p.beta1)
+        rest = [v for n, v in d.named_parameters() if n != "table.weight"]
+        self.discriminator_optimiser = adam(rest, p.discriminator_rate, p.discriminator_beta1)
+        self.table_optimiser = torch.optim.SparseAdam([d.table.weight], lr=p.discriminator_rate, betas=(float(p.discriminator_beta1), 0.999), eps=1e-5)
+        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
+        self.cast = autocast(p.precision, device)
+        self.step = 0
+        per_epoch = math.ceil(len(self.sampler.usable) / p.batch_videos)
+        self.total = (p.meta_epochs * per_epoch or p.meta_steps) * (2 if variant == "ff" else 1)
+
+    # -- one step -----------------------------------------------------------------------------
+    def train_step(self) -> dict[str, float]:
+        """Draw an episode; update D, then E and G; return what the log keeps."""
+        p, e, g, d = self.profile, self.nets.embedder, self.nets.generator, self.nets.discriminator
+        adversarial = self.step >= p.content_steps
+        self._set_rates()
+        row = {"step": self.step}
+        for round_ in range(p.discriminator_steps if adversarial else 1):
+            episode = self.sampler.next(self.device)
+            x, y, i = flat_targets(episode)
+            with self.cast:
+                each = embed_each(e, episode)
+                e_hat = each.mean(1)
+                x_hat = g(y, e_hat.repeat_interleave(p.targets, 0))
+            if adversarial:
+                row |= discriminator_step(d, x, x_hat, y, i, (self.discriminator_optimiser, self.table_optimiser), self.cast)
+        match = None
+        if adversarial and self.variant == "ft":
+            w = d.table(episode.i)
+            match = losses.match_loss(e_hat, w.detach() if p.match_pulls == "embedder" else w)
+            self.table_optimiser.zero_grad()
+        row |= generator_step(x, x_hat, y, i, d if adversarial else None, self.extractors, loss_weights(p),
+                              self.generator_optimiser, self.cast, match, clip=1.0 if not p.spectral_norm_generator else 0.0)
+        if match is not None and p.match_pulls == "both":
+            self.table_optimiser.step()
+        self._average()
+        self.step += 1
+        with torch.no_grad():
+            row["e_within"] = each.float().var(1, unbiased=False).mean().item()
+            row["e_between"] = e_hat.float().var(0).mean().item()
+            row["output_spread"] = x_hat.float().std(0).mean().item()
+        return row
+
+    def _set_rates(self) -> None:
+        p, factor = self.profile, min(1.0, (self.step + 1) / 100)
+        if p.rate_decay and self.step > p.content_steps:
+            done = (self.step - p.content_steps) / max(1, self.total - p.content_steps)
+            factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        for optimiser, rate in ((self.generator_optimiser, p.rate), (self.discriminator_optimiser, p.discriminator_rate),
+                                (self.table_optimiser, p.discriminator_rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * (factor if p.rate_decay else 1.0)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.profile.ema, (1 + self.step) / (10 + self.step))
+        for mean, net in zip(self.ema, (self.nets.embedder, self.nets.generator)):
+            torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
+            for a, b in zip(mean.buffers(), net.buffers()):
+                a.copy_(b)
+
+    # -- on disk ------------------------------------------------------------------------------
+    def state(self) -> dict:
+        n = self.nets
+        return {"key": training_key(self.profile), "variant": self.variant, "step": self.step,
+                "networks": [n.embedder.state_dict(), n.generator.state_dict(), n.discriminator.state_dict()],
+                "ema": [m.state_dict() for m in self.ema],
+                "optimisers": [o.state_dict() for o in (self.generator_optimiser, self.discriminator_optimiser, self.table_optimiser)],
+                "sampler": self.sampler.state(), "torch_rng": torch.get_rng_state()}
+
+    def restore(self, state: dict) -> None:
+        for net, values in zip((self.nets.embedder, self.nets.generator, self.nets.discriminator), state["networks"]):
+            net.load_state_dict(values)
+        for net, values in zip(self.ema, state["ema"]):
+            net.load_state_dict(values)
+        for optimiser, values in zip((self.generator_optimiser, self.discriminator_optimiser, self.table_optimiser), state["optimisers"]):
+            optimiser.load_state_dict(values)
+        self.sampler.restore(state["sampler"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step = state["step"]
+
+
+def embed_each(embedder: Embedder, episode: Episode) -> Tensor:
+    """The K embeddings of every video: (B, K, N)."""
+    b, k = episode.x_s.shape[:2]
+    return embedder(episode.x_s.flatten(0, 1), episode.y_s.flatten(0, 1)).reshape(b, k, -1)
+
+
+def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets x, y as (B * M, 3, H, W) and the videos' numbers (B * M,)."""
+    m = episode.x_t.shape[1]
+    channels_last = dict(memory_format=torch.channels_last)
+    return (episode.x_t.flatten(0, 1).contiguous(**channels_last), episode.y_t.flatten(0, 1).contiguous(**channels_last),
+            episode.i.repeat_interleave(m))
+
+
+TRAINING_FIELDS = ("seed", "image_size", "line_width", "embedding", "embedder_channels", "embedder_attention", "discriminator_channels",
+                   "discriminator_attention", "generator_down", "generator_up", "generator_bottleneck", "generator_attention_down",
+                   "generator_attention_up", "spectral_norm_generator", "pool", "extractors", "content_weights", "adversarial_weight",
+                   "feature_matching_weight", "feature_matching_reduce", "match_weight", "match_pulls", "k_shot", "k_min", "targets",
+                   "batch_videos", "meta_steps", "meta_epochs", "content_steps", "discriminator_steps", "rate", "discriminator_rate",
+                   "rate_decay", "beta1", "discriminator_beta1", "ema", "precision")
+
+
+def training_key(profile: Profile) -> str:
+    """Changes whenever a value of the profile does that meta-learning reads."""
+    return key(profile, *TRAINING_FIELDS)
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, profile: Profile) -> dict:
+    """Raises ValueError where the checkpoint belongs to other settings."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["key"] != training_key(profile):
+        raise ValueError(f"{path}: belongs to other settings of profile {profile.name}; move it away to train anew")
+    return state
+
+
+def meta_learn(learner: MetaLearner, folder: Path, *, until: int | None = None, seconds: float = math.inf,
+               save_every: float = 120.0, sheet: Callable[[MetaLearner], None] | None = None, sheet_every: int = 500) -> MetaLearner:
+    """Train to step ``until`` (the profile's end by default) or for ``seconds``; call again to go on.
+
+    ``folder`` gets ``checkpoint.pt`` (by rename, every ``save_every`` seconds and at the end),
+    ``content.pt`` at the end of the content steps, and ``stats.jsonl``, a row a step. Raises :class:`Collapsed`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / "checkpoint.pt", folder / "stats.jsonl"
+    if checkpoint.exists():
+        learner.restore(load_checkpoint(checkpoint, learner.profile))
+        print(f"  resumed at step {learner.step}", flush=True)
+    kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < learner.step] if log.exists() else []
+    log.write_text("".join(line + "\n" for line in kept))
+    until = learner.total if until is None else until
+    alarm = Alarm()
+    start = said = saved = time.time()
+    first = learner.step
+    with open(log, "a") as out:
+        while learner.step < until and time.time() - start < seconds:
+            row = learner.train_step()
+            out.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+            alarm.check(row)
+            now = time.time()
+            if now - said > 15 or learner.step == until:
+                said = now
+                pace = (now - start) / (learner.step - first)
+                terms = ", ".join(f"{k} {row[k]:.3f}" for k in ("cnt", "adv", "fm", "mch", "dsc") if k in row)
+                print(f"  {learner.variant} step {learner.step}/{until}, {terms}, {pace:.2f} s a step, {pace * (until - learner.step) / 60:.0f} min left", flush=True)
+            if learner.step == learner.profile.content_steps:
+                save_checkpoint(folder / "content.pt", learner.state())
+            if sheet and learner.step % sheet_every == 0:
+                sheet(learner)
+            if now - saved > save_every:
+                saved = now
+                out.flush()
+                save_checkpoint(checkpoint, learner.state())
+    save_checkpoint(checkpoint, learner.state())
+    return learner
+
+
+def export(learner: MetaLearner, path: Path, about: dict) -> None:
+    """The averaged E and G, V, w₀ and b as fp16 safetensors: what fine-tuning starts from. W is not needed."""
+    d = learner.nets.discriminator
+    parts = {"embedder": learner.ema[0].state_dict(), "generator": learner.ema[1].state_dict(),
+             "convnet": d.convnet.state_dict(), "d": {"w0": d.w0, "b": d.b}}
+    table = d.table.weight.detach().float()
+    state = {f"{part}.{k}": v for part, values in parts.items() for k, v in values.items()}
+    state["w.mean"], state["w.std"] = table.mean(0), table.std(0)
+    save_weights(path, state, {**about, "variant": learner.variant, "step": learner.step}, half=True)
+
+
+def restore_weights(profile: Profile, state: dict[str, Tensor], device: str | torch.device = "cpu") -> Networks:
+    """Networks of a profile with exported weights; D has no column of W.
+
+    Raises ValueError where the weights are of another layout.
+    """
+    nets = build(profile, 1)
+    pick = lambda part: {k[len(part) + 1:]: v for k, v in state.items() if k.startswith(part + ".")}
+    try:
+        nets.embedder.load_state_dict(pick("embedder"))
+        nets.generator.load_state_dict(pick("generator"))
+        nets.discriminator.convnet.load_state_dict(pick("convnet"))
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit profile {profile.name}: {error}") from error
+    with torch.no_grad():
+        nets.discriminator.w0.copy_(state["d.w0"])
+        nets.discriminator.b.copy_(state["d.b"])
+    return nets.to(device)
+
+
+def variance_ratio(rows: Sequence[dict]) -> float:
+    """Variance of ê between videos over that within them, over logged steps."""
+    return float(np.mean([r["e_between"] for r in rows]) / max(1e-12, np.mean([r["e_within"] for r in rows])))

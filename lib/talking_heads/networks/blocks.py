@@ -1,0 +1,108 @@
+"""Building blocks: residual blocks, adaptive instance normalisation, self-attention (paper, section 3.4)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+EPS = 1e-4  # smaller ones give NaN gradients on flat landmark images
+
+
+def normalised(layer: nn.Module, spectral: bool) -> nn.Module:
+    """The layer, with spectral normalisation (Miyato et al. 2018) where asked for."""
+    return spectral_norm(layer, eps=EPS) if spectral else layer
+
+
+def conv(c_in: int, c_out: int, kernel: int, spectral: bool, bias: bool = True) -> nn.Module:
+    return normalised(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), spectral)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Every channel of every image (B, C, H, W) to zero mean and unit variance."""
+    return F.group_norm(x, x.shape[1], eps=EPS)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with learned scale and shift (Ulyanov et al. 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
+        return F.group_norm(x, x.shape[1], self.weight, self.bias, eps=EPS)
+
+
+class AdaptiveInstanceNorm(nn.Module):
+    """Instance normalisation whose scale and shift are a slice of the person's parameters ψ̂ (Huang & Belongie 2017)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.offset = -1  # where its slice of ψ̂ begins; the generator sets it
+
+    def forward(self, x: Tensor, psi: Tensor) -> Tensor:
+        scale, shift = psi[:, self.offset:self.offset + 2 * self.channels, None, None].chunk(2, dim=1)
+        return instance_norm(x) * scale + shift
+
+
+class NoNorm(nn.Module):
+    def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block, as BigGAN's: norm, ReLU, [×2], 3×3, norm, ReLU, 3×3, [÷2].
+
+    ``norm`` makes the two normalisations (``NoNorm`` for none); ``resample`` is "up", "down" or None. The
+    first block of a network has neither pre-norm nor pre-activation.
+    """
+
+    def __init__(self, c_in: int, c_out: int, norm: type[nn.Module] = NoNorm, resample: str | None = None,
+                 first: bool = False, spectral: bool = True):
+        super().__init__()
+        bare = norm is NoNorm
+        make = (lambda c: norm()) if bare else norm
+        self.resample, self.first = resample, first
+        self.norm1 = NoNorm() if first else make(c_in)
+        self.conv1 = conv(c_in, c_out, 3, spectral, bias=bare)
+        self.norm2 = make(c_out)
+        self.conv2 = conv(c_out, c_out, 3, spectral, bias=bare)
+        self.skip = conv(c_in, c_out, 1, spectral) if resample else nn.Identity()
+
+    def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
+        h = x if self.first else F.relu(self.norm1(x, psi))
+        if self.resample == "up":
+            h, x = (F.interpolate(v, scale_factor=2, mode="nearest") for v in (h, x))
+        h = self.conv2(F.relu(self.norm2(self.conv1(h), psi)))
+        x = self.skip(x)
+        if self.resample == "down":
+            return F.avg_pool2d(h + x, 2)
+        return h + x
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all positions, times a gain γ that starts at 0, plus the input (Zhang et al. 2018)."""
+
+    def __init__(self, channels: int, spectral: bool = True):
+        super().__init__()
+        self.query = conv(channels, channels // 8, 1, spectral)
+        self.key = conv(channels, channels // 8, 1, spectral)
+        self.value = conv(channels, channels, 1, spectral)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
+        q, k, v = (f(x).flatten(2).transpose(1, 2) for f in (self.query, self.key, self.value))  # (B, HW, C)
+        h = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        return self.gamma * h.transpose(1, 2).reshape(x.shape) + x
+
+
+def sum_pool(h: Tensor, order: str) -> Tensor:
+    """Features (B, C, H, W) to vectors (B, C): sum over space and ReLU, in the named order.
+
+    "sum_relu" is the paper's text (section 3.4), "relu_sum" what the same laboratory's later code does.
+    """
+    if order == "sum_relu":
+        return F.relu(h.float().sum((2, 3)))
+    return F.relu(h).float().sum((2, 3))

@@ -1,0 +1,103 @@
+"""Feature extractors of the content loss: VGG19 and VGGFace for the paper's profiles, the embedded judges for ours.
+
+The paper's layers "Conv1, 6, 11, 20, 29" (VGG19) and "Conv1, 6, 11, 18, 25" (VGGFace) are positions in
+the list of layers below: each is the ReLU after the first convolution of a block.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .judges.networks import AttributeNet, PersonNet, at_side
+from .tensors import load_weights
+from .weights import find
+
+JUDGE_WEIGHTS = Path(__file__).parent / "judges" / "weights"
+VGG_WIDTHS = (64, 128, 256, 512, 512)
+VGG_DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}
+TAPS = {"vgg19": (1, 6, 11, 20, 29), "vggface": (1, 6, 11, 18, 25)}
+# Caffe's preprocessing: pixels 0-255, means subtracted, in the channel order of the file
+CAFFE = {
+    "vgg19": {"order": (2, 1, 0), "mean": (103.939, 116.779, 123.68)},  # BGR
+    "vggface": {"order": (0, 1, 2), "mean": (129.186, 104.762, 93.594)},  # RGB
+}
+
+
+class Extractor(nn.Module):
+    """Activations at ``taps`` of a frozen network; call with images (B, 3, H, W) in [-1, 1], RGB.
+
+    Images are multiplied by ``scale`` after moving to [0, 1], their channels put into ``order`` and ``mean``
+    subtracted. Every layer counts ``weight`` in L_CNT.
+    """
+
+    def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], weight: float, order: tuple[int, ...] = (0, 1, 2),
+                 scale: float = 255.0, mean: tuple[float, ...] = (0.0, 0.0, 0.0), side: int | None = None):
+        super().__init__()
+        self.layers = layers[:max(taps) + 1].requires_grad_(False).eval()
+        self.taps, self.weight, self.order, self.scale, self.side = set(taps), weight, list(order), scale, side
+        self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the network itself sees."""
+        x = at_side(x, self.side) if self.side else x
+        return (x[:, self.order] + 1) / 2 * self.scale - self.mean
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        h, out = self.prepare(x), []
+        for i, layer in enumerate(self.layers):
+            h = layer(h)
+            if i in self.taps:
+                out.append(h)
+        return out
+
+
+def vgg_layers(name: str) -> nn.Sequential:
+    """The convolutional part of VGG19 or VGG16 (Simonyan & Zisserman 2015), untrained."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width, depth in zip(VGG_WIDTHS, VGG_DEPTHS[name]):
+        for _ in range(depth):
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+            before = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def vgg_extractor(name: str, path: Path, weight: float) -> Extractor:
+    """VGG19 or VGGFace from its Caffe weights, a state dict of tensors.
+
+    Keys may be torchvision's (``features.0.weight``) or Caffe's (``conv1_1.weight``); fully connected layers
+    are ignored. Raises ValueError where a convolution is missing or of another shape.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    layers = vgg_layers(name)
+    convs = [i for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)]
+    caffe = [f"conv{b}_{c}" for b, depth in enumerate(VGG_DEPTHS[name], 1) for c in range(1, depth + 1)]
+    wanted = {}
+    for i, other in zip(convs, caffe):
+        for part in ("weight", "bias"):
+            value = state.get(f"features.{i}.{part}", state.get(f"{other}.{part}"))
+            if value is None or value.shape != getattr(layers[i], part).shape:
+                raise ValueError(f"{path}: no {other}.{part} (or features.{i}.{part}) of shape {tuple(getattr(layers[i], part).shape)}")
+            wanted[f"{i}.{part}"] = value
+    layers.load_state_dict(wanted)
+    return Extractor(layers, TAPS[name], weight, **CAFFE[name])
+
+
+def embedded_extractor(name: str, weight: float) -> Extractor:
+    """One of the two embedded feature networks: "attributes" for VGG19, "people" for VGGFace."""
+    state, _ = load_weights(JUDGE_WEIGHTS / f"{name}.safetensors")
+    outputs = len(state["head.3.bias"])
+    net = {"attributes": AttributeNet, "people": PersonNet}[name](outputs)
+    net.load_state_dict(state)
+    return Extractor(net.features, tuple(net.taps), weight, scale=2.0, mean=(1.0, 1.0, 1.0), side=64)
+
+
+def make_extractors(profile) -> list[Extractor]:
+    """The extractors that a profile's content loss names. Raises FileNotFoundError where fetched weights are missing."""
+    from .weights import find
+    out = []
+    for name, weight in zip(profile.extractors, profile.content_weights, strict=True):
+        out.append(vgg_extractor(name, find(name), weight) if name in TAPS else embedded_extractor(name, weight))
+    return out

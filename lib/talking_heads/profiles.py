@@ -1,0 +1,139 @@
+"""Profiles: every size, schedule, corpus and budget of a run, as one frozen dataclass.
+
+A profile is a YAML file of ``profiles/``; ``base:`` names another one whose values it starts from.
+Unknown keys and wrong types are errors.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import yaml
+
+FOLDER = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    about: str  # for whom, what it costs, what to expect
+    seed: int
+    image_size: int
+    # corpus
+    corpus: str  # "speakers" (rendered) or "videos" (the user's own)
+    corpus_layout: str  # of videos: "voxceleb1", "voxceleb2" or "folder"
+    frames_per_video: int  # cap on what is prepared of a video, evenly spaced; 0 for all
+    meta_people: int  # procedural speakers for meta-learning
+    meta_videos: int
+    meta_frames: int
+    meta_fps: float
+    eval_people: int  # procedural speakers, each for validation and for testing
+    eval_videos: int  # the first has eval_frames, the others eval_frames_other
+    eval_frames: int
+    eval_frames_other: int
+    eval_fps: float
+    line_width: float  # of landmark images, pixels
+    # networks
+    embedding: int  # N
+    embedder_channels: list[int]
+    embedder_attention: int  # after this many blocks; 0 for none
+    discriminator_channels: list[int]
+    discriminator_attention: int
+    generator_down: list[int]
+    generator_up: list[int]
+    generator_bottleneck: int
+    generator_attention_down: int
+    generator_attention_up: int
+    spectral_norm_generator: bool  # in G and E; D always has it
+    pool: str  # "sum_relu" or "relu_sum"
+    # losses
+    extractors: list[str]  # "vgg19", "vggface" or the embedded "attributes", "people"
+    content_weights: list[float]  # one per extractor
+    adversarial_weight: float
+    feature_matching_weight: float
+    feature_matching_reduce: str  # "mean" or "sum"
+    match_weight: float
+    match_pulls: str  # "embedder" (W detached) or "both"
+    # meta-learning
+    k_shot: int  # K
+    k_min: int  # every batch draws its K from k_min to k_shot
+    targets: int  # target frames per embedding
+    batch_videos: int
+    meta_steps: int  # of FT; FF takes twice as many
+    meta_epochs: int  # where not 0, counts in epochs of one episode per video instead of steps
+    chapter_steps: int  # of the chapter that always trains from nothing
+    content_steps: int  # L_CNT alone, before the discriminator joins; FT and FF share them
+    discriminator_steps: int
+    rate: float  # of E and G
+    discriminator_rate: float
+    rate_decay: bool  # cosine to a twentieth after the content steps
+    beta1: float  # Adam, E and G
+    discriminator_beta1: float
+    ema: float
+    precision: str  # "auto" (bf16 where the device is good at it) or "fp32"
+    # fine-tuning
+    tune_epochs: int
+    tune_batch: int
+    tune_rate: float
+    tune_discriminator_rate: float
+    tune_adversarial_weight: float
+    # protocol
+    test_people: int
+    holdout_frames: int
+    shots: list[int]  # T
+    tune_seeds: int
+
+
+def names() -> list[str]:
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(f"unknown profile {name!r}; there are: {', '.join(names())}")
+    values = yaml.safe_load(path.read_text())
+    base = values.pop("base", None)
+    return {**(_read(base) if base else {}), **values}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_fits(value, k) for k in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(v, get_args(kind)[0]) for v in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def make(name: str, values: dict[str, Any]) -> Profile:
+    """A profile from plain values. Raises ValueError that names what is unknown, missing or of a wrong type."""
+    fields = {f.name: f.type for f in dataclasses.fields(Profile)}
+    values = {"name": name, **values}
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ValueError(f"profile {name}: unknown keys {', '.join(unknown)}; known are {', '.join(fields)}")
+    if missing := [f for f in fields if f not in values]:
+        raise ValueError(f"profile {name}: missing keys {', '.join(missing)}")
+    for key, kind in fields.items():
+        if not _fits(values[key], kind):
+            raise ValueError(f"profile {name}: {key} is {values[key]!r}, not {getattr(kind, '__name__', kind)}")
+    return Profile(**{k: float(v) if fields[k] is float else v for k, v in values.items()})
+
+
+def load(name: str, **changes: Any) -> Profile:
+    """The named profile, with ``changes`` on top. Raises ValueError as :func:`make` does."""
+    return make(name, {**_read(name), **changes})
+
+
+def key(profile: Profile, *fields: str) -> str:
+    """Twelve hex digits that change whenever one of the fields (all of them by default) does."""
+    values = dataclasses.asdict(profile)
+    chosen = {f: values[f] for f in fields or values}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
