@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -33,13 +32,66 @@ def meta_learn(args: argparse.Namespace) -> None:
     train_reference(args.profile, args.variant, args.data, args.results, args.minutes * 60, args.device)
 
 
+def prepare(args: argparse.Namespace) -> None:
+    from .corpus.prepare import Settings
+    from .corpus.prepare import prepare as run
+    from .devices import choose
+    lines = run(args.source, args.out, Settings(args.size, args.frames_per_video), args.layout, str(choose(args.device)), args.workers)
+    kept = sum(1 for line in lines if line["frames"])
+    print(f"{kept} of {len(lines)} sources prepared in {args.out}")
+    for line in lines:
+        if line["note"]:
+            print(f"  {line['source']}: {line['note']}")
+
+
+def weights(args: argparse.Namespace) -> None:
+    from . import weights as w
+    for name in args.names or w.PRETRAINED:
+        one = w.PRETRAINED.get(name)
+        if args.action == "fetch":
+            print(f"{name}: {w.fetch(name)}")
+        elif args.action == "verify" and w.path_of(name).exists():
+            print(f"{name}: sha256 {w.verify(name)}")
+        else:
+            print(f"{name:10} {w.status(name):8} {one.file}; {one.used_for}; licence: {one.licence}\n{'':20}{w.path_of(name)}\n{'':20}{one.url}")
+
+
+def run(args: argparse.Namespace) -> int:
+    from .reproduce.matrix import run_matrix
+    return run_matrix(args.profile, args.only, args.jobs, args.dry_run, args.device, args.weights, args.data, args.results, args.notebooks)
+
+
 def main(argv: list[str] | None = None) -> int:
-    import torch
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    from .profiles import names
     parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="where corpora and rendered people are kept")
     parser.add_argument("--results", type=Path, default=Path("results"))
     commands = parser.add_subparsers(dest="command", required=True)
+
+    c = commands.add_parser("run", help="execute the chapters (./run_all.sh does this)")
+    c.add_argument("--profile", default="laptop", help=f"one of {', '.join(names())}")
+    c.add_argument("--only", nargs="+", metavar="CHAPTER", help="by name or number; what they need comes along")
+    c.add_argument("--jobs", type=int, default=1, help="chapters at once")
+    c.add_argument("--dry-run", action="store_true", help="say what would run and what is missing, and do nothing")
+    c.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    c.add_argument("--weights", choices=["reference", "scratch"], help="committed weights, or train everything; by default what the profile has")
+    c.add_argument("--notebooks", type=Path, default=Path("notebooks"))
+    c.set_defaults(run=run)
+
+    c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")
+    c.add_argument("source", type=Path)
+    c.add_argument("out", type=Path)
+    c.add_argument("--size", type=int, default=64, help="pixels of the square crop")
+    c.add_argument("--layout", choices=["folder", "voxceleb1", "voxceleb2"], default="folder")
+    c.add_argument("--frames-per-video", type=int, default=64, help="evenly spaced; 0 keeps all")
+    c.add_argument("--workers", type=int)
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=prepare)
+
+    c = commands.add_parser("weights", help="pretrained networks: what is there, what is missing, under which licence")
+    c.add_argument("action", choices=["list", "fetch", "verify"])
+    c.add_argument("names", nargs="*")
+    c.set_defaults(run=weights)
 
     c = commands.add_parser("sizes", help="parameters of a profile's networks, counted from the built modules")
     c.add_argument("--profile", default="laptop")
@@ -60,11 +112,10 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
-        args.run(args)
-    except (ValueError, FileNotFoundError) as error:
+        return args.run(args) or 0
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ class FineTuning:
 
     def step(self, index: Tensor) -> dict[str, float]:
         """One update of D' and of G' on the training frames ``index`` (B,): equations (10) and (9)."""
-        channels_last = dict(memory_format=torch.channels_last)
-        x, y = self.x[index].contiguous(**channels_last), self.y[index].contiguous(**channels_last)
+        x, y = self.x[index], self.y[index]
         row = {}
         rounds = self.profile.discriminator_steps if self.adversarial else 0
         for _ in range(rounds):
@@ -66,7 +65,7 @@ class FineTuning:
         with self.cast:
             x_hat = self.head(y)
         row |= generator_step(x, x_hat, y, None, self.discriminator if self.adversarial else None, self.extractors,
-                              self.weights, self.generator_optimiser, self.cast, clip=0.0 if self.profile.spectral_norm_generator else 1.0)
+                              self.weights, self.generator_optimiser, self.cast)
         return row
 
 

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from . import losses
-from .corpus.episodes import Episode, EpisodeSampler, Videos
+from .corpus.episodes import Episode, EpisodeSampler, Videos, to_tensor
+from .corpus.landmarks import draw_all
 from .networks.discriminator import ConvNet, Discriminator
 from .networks.embedder import Embedder
 from .networks.generator import Generator
 from .profiles import Profile, key
 from .tensors import save_weights
 
+CLIP = 100.0  # norm of the gradient of E and G; some ten times what is usual
 VARIANTS = ("ft", "ff")  # with L_MCH; without it and twice as long
 
 
@@ -36,7 +38,7 @@ class Networks:
 
     def to(self, device: str | torch.device) -> "Networks":
         for net in (self.embedder, self.generator, self.discriminator):
-            net.to(device, memory_format=torch.channels_last)
+            net.to(device)
         return self
 
 
@@ -88,11 +90,11 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
 
 def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discriminator: nn.Module | None,
                    extractors: Sequence, weights: Weights, optimiser: torch.optim.Optimizer, cast: torch.autocast,
-                   match: Tensor | None = None, clip: float = 0.0) -> dict[str, float]:
+                   match: Tensor | None = None) -> dict[str, float]:
     """One update of E and G (or G') on equation (3) or (9); D gives gradients and keeps none.
 
-    ``discriminator`` None leaves out L_ADV; ``match`` is L_MCH, None without it; ``clip`` bounds the
-    gradient's norm where positive.
+    ``discriminator`` None leaves out L_ADV; ``match`` is L_MCH, None without it. Gradients are clipped only where they
+    explode.
     """
     terms = {}
     with cast:
@@ -106,13 +108,13 @@ def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discri
             discriminator.requires_grad_(True)
             terms["adv"] = losses.realism_loss(r_fake.float())
             terms["fm"] = losses.feature_matching_loss(fake, real, weights.feature_matching_reduce)
-            loss = loss + weights.adversarial * (terms["adv"] + weights.feature_matching * terms["fm"])
+            loss = loss + weights.adversarial * terms["adv"] + weights.feature_matching * terms["fm"]
         if match is not None:
             terms["mch"] = match
             loss = loss + weights.match * match
     optimiser.zero_grad()
     loss.backward()
-    norm = nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip or math.inf)
+    norm = nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
     optimiser.step()
     return {**{k: v.item() for k, v in terms.items()}, "grad_norm": float(norm)}
 
@@ -167,7 +169,7 @@ class MetaLearner:
         self.generator_optimiser = adam([*e.parameters(), *g.parameters()], p.rate, p.beta1)
         rest = [v for n, v in d.named_parameters() if n != "table.weight"]
         self.discriminator_optimiser = adam(rest, p.discriminator_rate, p.discriminator_beta1)
-        self.table_optimiser = torch.optim.SparseAdam([d.table.weight], lr=p.discriminator_rate, betas=(float(p.discriminator_beta1), 0.999), eps=1e-5)
+        self.table_optimiser = torch.optim.SparseAdam([d.table.weight], lr=p.table_rate, betas=(float(p.discriminator_beta1), 0.999), eps=1e-5)
         self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
         self.cast = autocast(p.precision, device)
         self.step = 0
@@ -179,6 +181,8 @@ class MetaLearner:
         """Draw an episode; update D, then E and G; return what the log keeps."""
         p, e, g, d = self.profile, self.nets.embedder, self.nets.generator, self.nets.discriminator
         adversarial = self.step >= p.content_steps
+        if adversarial and self.step == p.content_steps and p.table_start == "embeddings":
+            self._start_table()
         self._set_rates()
         row = {"step": self.step}
         for round_ in range(p.discriminator_steps if adversarial else 1):
@@ -196,7 +200,7 @@ class MetaLearner:
             match = losses.match_loss(e_hat, w.detach() if p.match_pulls == "embedder" else w)
             self.table_optimiser.zero_grad()
         row |= generator_step(x, x_hat, y, i, d if adversarial else None, self.extractors, loss_weights(p),
-                              self.generator_optimiser, self.cast, match, clip=1.0 if not p.spectral_norm_generator else 0.0)
+                              self.generator_optimiser, self.cast, match)
         if match is not None and p.match_pulls == "both":
             self.table_optimiser.step()
         self._average()
@@ -207,13 +211,28 @@ class MetaLearner:
             row["output_spread"] = x_hat.float().std(0).mean().item()
         return row
 
+    @torch.no_grad()
+    def _start_table(self) -> None:
+        """W starts as the videos' embeddings and w₀ as minus their mean, so that D starts undecided.
+
+        With thousands of videos and few visits to each, columns drawn at random would stay where they began, and
+        L_MCH would pull ê to noise.
+        """
+        d, videos, p = self.nets.discriminator, self.sampler.videos, self.profile
+        for v in range(len(videos)):
+            x, points = videos.read(v, np.arange(min(p.k_shot, videos.frame_count(v))))
+            x, y = to_tensor(x, self.device), to_tensor(draw_all(points, p.image_size, p.line_width), self.device)
+            with self.cast:
+                d.table.weight[v] = self.ema[0].embed(x[None], y[None])[0].float()
+        d.w0.copy_(-d.table.weight.mean(0))
+
     def _set_rates(self) -> None:
         p, factor = self.profile, min(1.0, (self.step + 1) / 100)
         if p.rate_decay and self.step > p.content_steps:
             done = (self.step - p.content_steps) / max(1, self.total - p.content_steps)
             factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         for optimiser, rate in ((self.generator_optimiser, p.rate), (self.discriminator_optimiser, p.discriminator_rate),
-                                (self.table_optimiser, p.discriminator_rate)):
+                                (self.table_optimiser, p.table_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * (factor if p.rate_decay else 1.0)
 
@@ -254,17 +273,14 @@ def embed_each(embedder: Embedder, episode: Episode) -> Tensor:
 
 def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:
     """Targets x, y as (B * M, 3, H, W) and the videos' numbers (B * M,)."""
-    m = episode.x_t.shape[1]
-    channels_last = dict(memory_format=torch.channels_last)
-    return (episode.x_t.flatten(0, 1).contiguous(**channels_last), episode.y_t.flatten(0, 1).contiguous(**channels_last),
-            episode.i.repeat_interleave(m))
+    return episode.x_t.flatten(0, 1), episode.y_t.flatten(0, 1), episode.i.repeat_interleave(episode.x_t.shape[1])
 
 
 TRAINING_FIELDS = ("seed", "image_size", "line_width", "embedding", "embedder_channels", "embedder_attention", "discriminator_channels",
                    "discriminator_attention", "generator_down", "generator_up", "generator_bottleneck", "generator_attention_down",
                    "generator_attention_up", "spectral_norm_generator", "pool", "extractors", "content_weights", "adversarial_weight",
                    "feature_matching_weight", "feature_matching_reduce", "match_weight", "match_pulls", "k_shot", "k_min", "targets",
-                   "batch_videos", "meta_steps", "meta_epochs", "content_steps", "discriminator_steps", "rate", "discriminator_rate",
+                   "batch_videos", "meta_steps", "meta_epochs", "content_steps", "discriminator_steps", "rate", "discriminator_rate", "table_rate", "table_start",
                    "rate_decay", "beta1", "discriminator_beta1", "ema", "precision")
 
 

@@ -4,6 +4,7 @@ The paper's layers "Conv1, 6, 11, 20, 29" (VGG19) and "Conv1, 6, 11, 18, 25" (VG
 the list of layers below: each is the ReLU after the first convolution of a block.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,14 +29,16 @@ class Extractor(nn.Module):
     """Activations at ``taps`` of a frozen network; call with images (B, 3, H, W) in [-1, 1], RGB.
 
     Images are multiplied by ``scale`` after moving to [0, 1], their channels put into ``order`` and ``mean``
-    subtracted. Every layer counts ``weight`` in L_CNT.
+    subtracted. Every layer counts ``weight`` in L_CNT, after a ``gain`` of its own (1 for the paper's networks).
     """
 
     def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], weight: float, order: tuple[int, ...] = (0, 1, 2),
-                 scale: float = 255.0, mean: tuple[float, ...] = (0.0, 0.0, 0.0), side: int | None = None):
+                 scale: float = 255.0, mean: tuple[float, ...] = (0.0, 0.0, 0.0), side: int | None = None,
+                 gains: Sequence[float] | None = None):
         super().__init__()
         self.layers = layers[:max(taps) + 1].requires_grad_(False).eval()
-        self.taps, self.weight, self.order, self.scale, self.side = set(taps), weight, list(order), scale, side
+        self.weight, self.order, self.scale, self.side = weight, list(order), scale, side
+        self.gains = dict(zip(taps, gains or [1.0] * len(taps), strict=True))
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -47,8 +50,8 @@ class Extractor(nn.Module):
         h, out = self.prepare(x), []
         for i, layer in enumerate(self.layers):
             h = layer(h)
-            if i in self.taps:
-                out.append(h)
+            if i in self.gains:
+                out.append(h * self.gains[i])
         return out
 
 
@@ -86,12 +89,15 @@ def vgg_extractor(name: str, path: Path, weight: float) -> Extractor:
 
 
 def embedded_extractor(name: str, weight: float) -> Extractor:
-    """One of the two embedded feature networks: "attributes" for VGG19, "people" for VGGFace."""
-    state, _ = load_weights(JUDGE_WEIGHTS / f"{name}.safetensors")
+    """One of the two embedded feature networks: "attributes" for VGG19, "people" for VGGFace.
+
+    Its layers are scaled so that frames of two people differ by 1 in each: without that the deepest layer drowns the others.
+    """
+    state, about = load_weights(JUDGE_WEIGHTS / f"{name}.safetensors")
     outputs = len(state["head.3.bias"])
     net = {"attributes": AttributeNet, "people": PersonNet}[name](outputs)
     net.load_state_dict(state)
-    return Extractor(net.features, tuple(net.taps), weight, scale=2.0, mean=(1.0, 1.0, 1.0), side=64)
+    return Extractor(net.features, tuple(net.taps), weight, scale=2.0, mean=(1.0, 1.0, 1.0), side=64, gains=about["gains"])
 
 
 def make_extractors(profile) -> list[Extractor]:

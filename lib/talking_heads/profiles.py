@@ -70,11 +70,14 @@ class Profile:
     discriminator_steps: int
     rate: float  # of E and G
     discriminator_rate: float
+    table_rate: float  # of W
+    table_start: str  # "random", or "embeddings": W starts as the videos' ê when D joins
     rate_decay: bool  # cosine to a twentieth after the content steps
     beta1: float  # Adam, E and G
     discriminator_beta1: float
     ema: float
     precision: str  # "auto" (bf16 where the device is good at it) or "fp32"
+    reference_weights: bool  # whether the committed weights fit this profile
     # fine-tuning
     tune_epochs: int
     tune_batch: int

@@ -52,7 +52,7 @@ class Episode(NamedTuple):
 def to_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) in [-1, 1]."""
     x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    return x.movedim(-1, -3).float() / 127.5 - 1
+    return x.movedim(-1, -3).contiguous().float() / 127.5 - 1
 
 
 def to_image(x: Tensor) -> np.ndarray:

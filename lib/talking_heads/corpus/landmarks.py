@@ -21,15 +21,17 @@ SHIFT = 4  # fractional bits of drawn coordinates
 def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
     """Landmark image (size, size, 3) uint8 of points (68, 2) in pixels: anti-aliased lines on black.
 
+    Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
     Raises ValueError where a point is not finite.
     """
     if not np.isfinite(points).all():
         raise ValueError("landmarks hold values that are not finite")
-    image = np.zeros((size, size, 3), np.uint8)
-    fixed = np.round(points * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
+    factor = 4 if size <= 128 else 2
+    image = np.zeros((size * factor, size * factor, 3), np.uint8)
+    fixed = np.round(((points + 0.5) * factor - 0.5) * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
     for first, last, closed, colour in PARTS:
-        cv2.polylines(image, [fixed[first:last + 1, None]], closed, colour, max(1, round(line_width)), cv2.LINE_AA, SHIFT)
-    return image
+        cv2.polylines(image, [fixed[first:last + 1, None]], closed, colour, max(1, round(line_width * factor)), cv2.LINE_8, SHIFT)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def draw_all(points: np.ndarray, size: int, line_width: float) -> np.ndarray:

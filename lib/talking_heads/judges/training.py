@@ -96,10 +96,24 @@ def train_judges(folder: Path, only: list[str] | None, minutes: float) -> None:
         torch.manual_seed(SEED)
         print(f"{name}: preparing its people", flush=True)
         net, result = makers[name](folder, 60 * minutes)
+        if name in ("attributes", "people"):
+            result["gains"] = layer_gains(net, folder)
         about = {"judge": name, "seed": SEED, "command": f"python -m talking_heads judges --only {name} --minutes {minutes:g}",
                  "trained_on": "procedural speakers", **result}
         save_weights(WEIGHTS / f"{name}.safetensors", net.state_dict(), about, half=True)
         print(f"{name}: {json.dumps(result)}", flush=True)
+
+
+@torch.no_grad()
+def layer_gains(net: AttributeNet | PersonNet, folder: Path) -> list[float]:
+    """For every tap one over the mean L1 distance between features of frames of different people."""
+    x = to_input(pool("features", folder).images[:128, 0, 0])
+    h, gains = x, []
+    for i, layer in enumerate(net.features):
+        h = layer(h)
+        if i in net.taps:
+            gains.append(round(1 / (h - h.roll(1, 0)).abs().mean().item(), 3))
+    return gains
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -52,6 +52,12 @@ class NoNorm(nn.Module):
         return x
 
 
+def double(x: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling by two; unlike ``F.interpolate`` it stays in bf16 under autocast."""
+    b, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
+
+
 class ResidualBlock(nn.Module):
     """Pre-activation residual block, as BigGAN's: norm, ReLU, [×2], 3×3, norm, ReLU, 3×3, [÷2].
 
@@ -74,12 +80,14 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
         h = x if self.first else F.relu(self.norm1(x, psi))
         if self.resample == "up":
-            h, x = (F.interpolate(v, scale_factor=2, mode="nearest") for v in (h, x))
+            h = double(h)
         h = self.conv2(F.relu(self.norm2(self.conv1(h), psi)))
-        x = self.skip(x)
+        # the skip's 1×1 convolution commutes with both resamplings: it runs at the lower resolution
+        if self.resample == "up":
+            return h + double(self.skip(x))
         if self.resample == "down":
-            return F.avg_pool2d(h + x, 2)
-        return h + x
+            return F.avg_pool2d(h, 2) + self.skip(F.avg_pool2d(x, 2))
+        return h + self.skip(x)
 
 
 class SelfAttention(nn.Module):
@@ -95,7 +103,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, psi: Tensor | None = None) -> Tensor:
         q, k, v = (f(x).flatten(2).transpose(1, 2) for f in (self.query, self.key, self.value))  # (B, HW, C)
         h = F.scaled_dot_product_attention(q, k, v, scale=1.0)
-        return self.gamma * h.transpose(1, 2).reshape(x.shape) + x
+        return x + self.gamma * h.transpose(1, 2).reshape(x.shape)
 
 
 def sum_pool(h: Tensor, order: str) -> Tensor:

@@ -34,10 +34,11 @@ def speaker(seed: int, person: int) -> dict[str, float]:
 
 @torch.no_grad()
 def make_clip(seed: int, person: int, video: int, frames: int, fps: float, size: int,
-              device: str | torch.device = "cpu", sound: bool = True) -> Clip:
+              device: str | torch.device = "cpu", sound: bool = True, only: np.ndarray | None = None) -> Clip:
     """Film one video of a person: ``frames`` frames at ``fps``, ``size``² pixels, in the crop of :mod:`crops`.
 
-    The same arguments give the same clip on the same kind of device.
+    With ``only``, just these frames are rendered; landmarks come for all. The same arguments give the same clip
+    on the same kind of device.
     """
     traits = speaker(seed, person)
     rng = person_rng(seed, person, 1 + video)
@@ -46,7 +47,7 @@ def make_clip(seed: int, person: int, video: int, frames: int, fps: float, size:
     segments = utterance(rng, frames / fps)
     pose = draw_motion(rng, times, segments)
 
-    def batch(values: dict, part: slice) -> dict[str, torch.Tensor]:
+    def batch(values: dict, part) -> dict[str, torch.Tensor]:
         return {k: torch.as_tensor(v, dtype=torch.float32, device=device)[part] for k, v in values.items()}
 
     fixed = {k: v.expand(frames) for k, v in stack_traits([traits], device).items()}
@@ -59,8 +60,7 @@ def make_clip(seed: int, person: int, video: int, frames: int, fps: float, size:
     window = torch.tensor([[square.x + half, square.y + half, half]], device=device).repeat(frames, 1)
     images = []
     step = BATCH if torch.device(device).type == "cpu" else 64
-    for start in range(0, frames, step):
-        part = slice(start, start + step)
+    for part in torch.arange(frames)[slice(None) if only is None else torch.as_tensor(only)].split(step):
         image = render({k: v[part] for k, v in fixed.items()}, batch(pose, part), batch(look, part),
                        seeds[part], window[part], size)
         images.append((image.permute(0, 2, 3, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy())

@@ -67,3 +67,26 @@ def make_pool(folder: Path, *, seed: int, first: int, people: int, videos: int, 
                 print(f"  {len(done)}/{people} people rendered, {rate:.0f} frames/s", flush=True)
     (folder / "pool.json").write_text(json.dumps(about))
     return Pool(folder)
+
+
+class LiveVideos:
+    """Videos of procedural speakers that are rendered when they are read: for a GPU, where that costs milliseconds."""
+
+    def __init__(self, seed: int, first: int, people: int, videos: int, frames: int, size: int,
+                 device: str | torch.device, fps: float = 2.5):
+        self.seed, self.first, self.people, self.videos = seed, first, people, videos
+        self.frames, self.size, self.device, self.fps = frames, size, device, fps
+
+    def __len__(self) -> int:
+        return self.people * self.videos
+
+    def frame_count(self, video: int) -> int:
+        return self.frames
+
+    def person(self, video: int) -> str:
+        return str(self.first + video // self.videos)
+
+    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        clip = make_clip(self.seed, self.first + video // self.videos, video % self.videos, self.frames, self.fps, self.size,
+                         self.device, sound=False, only=frames)
+        return clip.frames, clip.landmarks[frames]

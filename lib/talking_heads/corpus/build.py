@@ -1,0 +1,39 @@
+"""The corpus of a profile: rendered or the user's own, prepared once and reused."""
+
+from pathlib import Path
+
+from ..profiles import Profile, key
+from .prepare import Settings, prepare
+from .speakers.write import write_speakers
+from .store import Store
+
+SPEAKER_FIELDS = ("seed", "image_size", "meta_people", "meta_videos", "meta_frames", "meta_fps", "eval_people", "eval_videos",
+                  "eval_frames", "eval_frames_other", "eval_fps")
+
+
+def folder(profile: Profile, data: Path) -> Path:
+    """Where a profile's corpus lies: by its settings where it is rendered, ``<data>/<layout>`` where it is the user's own."""
+    if profile.corpus == "speakers":
+        return data / f"speakers-{key(profile, *SPEAKER_FIELDS)}"
+    return data / profile.corpus_layout
+
+
+def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
+    """Render and prepare what is missing; returns the prepared corpus.
+
+    Raises ValueError, with the remedy, where the user's own videos are expected and not there.
+    """
+    root = folder(profile, Path(data))
+    if profile.corpus == "speakers":
+        write_speakers(root / "videos", profile)
+    elif not (root / "videos").is_dir():
+        raise ValueError(f"{root / 'videos'}: profile {profile.name} expects your copy of {profile.corpus_layout} there "
+                         "(a link will do); see 'On VoxCeleb' in the README")
+    prepare(root / "videos", root / "prepared", Settings(profile.image_size, profile.frames_per_video),
+            profile.corpus_layout if profile.corpus == "videos" else "folder", device)
+    return root / "prepared"
+
+
+def store(profile: Profile, data: Path, split: str) -> Store:
+    """One split of a profile's prepared corpus. Raises what :class:`Store` does."""
+    return Store(folder(profile, Path(data)) / "prepared", split)

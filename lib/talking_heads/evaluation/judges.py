@@ -1,0 +1,43 @@
+"""The judges at work: identity features and landmarks of images, from the embedded networks or from fetched ones."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from ..judges.networks import IdentityJudge, LandmarkJudge
+from ..perceptual import JUDGE_WEIGHTS
+from ..tensors import load_weights
+
+
+def _load(net: torch.nn.Module, name: str) -> torch.nn.Module:
+    net.load_state_dict(load_weights(JUDGE_WEIGHTS / f"{name}.safetensors")[0])
+    return net.eval().requires_grad_(False)
+
+
+@lru_cache
+def identity_judge() -> IdentityJudge:
+    return _load(IdentityJudge(), "identity")
+
+
+@lru_cache
+def landmark_judge() -> LandmarkJudge:
+    return _load(LandmarkJudge(), "landmarks")
+
+
+def _batches(images: np.ndarray, batch: int = 128):
+    for start in range(0, len(images), batch):
+        x = torch.from_numpy(np.ascontiguousarray(images[start:start + batch])).permute(0, 3, 1, 2)
+        yield x.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def identity_features(images: np.ndarray) -> np.ndarray:
+    """Unit embeddings (n, 128) of images (n, H, W, 3) uint8: what CSIM-judge and FD-judge compare."""
+    return np.concatenate([identity_judge()(x).numpy() for x in _batches(images)])
+
+
+@torch.no_grad()
+def find_landmarks(images: np.ndarray) -> np.ndarray:
+    """Landmarks (n, 68, 2) in pixels that the landmark judge sees in images (n, H, W, 3) uint8."""
+    return np.concatenate([landmark_judge()(x).numpy() for x in _batches(images)]) * images.shape[1] - 0.5

@@ -1,0 +1,30 @@
+"""Intervals and paired comparisons; the unit of resampling is the person, never the frame."""
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def person_means(values: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Mean of each person's values, in the order of the sorted people."""
+    return np.array([values[people == p].mean() for p in np.unique(people)])
+
+
+def interval(means: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over people. Raises ValueError for fewer than two people."""
+    if len(means) < 2:
+        raise ValueError(f"an interval over people needs two of them, not {len(means)}")
+    rng = np.random.default_rng(seed)
+    draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of a - b over people, with its interval; ``a`` and ``b`` are per-person means of the same people."""
+    return float((a - b).mean()), *interval(a - b, seed)
+
+
+def holds(low: float, high: float) -> str:
+    """Whether an interval of a claimed positive difference says yes, no or undecided."""
+    return "yes" if low > 0 else "no" if high < 0 else "undecided"

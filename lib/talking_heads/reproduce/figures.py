@@ -1,0 +1,61 @@
+"""Figures in the paper's layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+PIXELS = 96  # of a picture in a sheet, at least
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Small pictures by whole pixels, so that what is seen is what was made."""
+    factor = max(1, -(-PIXELS // image.shape[0]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), labels: Sequence[str] = (), title: str = "") -> Figure:
+    """Rows of pictures (H, W, 3) uint8 with titles above the columns and labels left of the rows."""
+    wide, high = max(map(len, rows)), len(rows)
+    figure, axes = plt.subplots(high, wide, figsize=(1.25 * wide + 0.6, 1.25 * high + 0.5), squeeze=False)
+    for r, row in enumerate(rows):
+        for c in range(wide):
+            axis = axes[r, c]
+            axis.set_xticks([]), axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if c < len(row):
+                axis.imshow(enlarged(row[c]), interpolation="nearest")
+            if r == 0 and c < len(columns):
+                axis.set_title(columns[c], fontsize=8)
+        if r < len(labels):
+            axes[r, 0].set_ylabel(labels[r], fontsize=8, rotation=0, ha="right", va="center", labelpad=4)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.tight_layout(pad=0.25)
+    return figure
+
+
+def curves(rows: Sequence[dict], names: Sequence[str], labels: dict[str, str] | None = None, smooth: int = 25) -> Figure:
+    """Logged values over steps, one panel each: every step faint, a running mean strong."""
+    table = pd.DataFrame(rows)
+    names = [n for n in names if n in table]
+    figure, axes = plt.subplots(1, len(names), figsize=(2.7 * len(names), 2.3), squeeze=False)
+    for axis, name in zip(axes[0], names):
+        part = table[["step", name]].dropna()
+        axis.plot(part["step"], part[name], color="tab:blue", alpha=0.25, lw=0.8)
+        axis.plot(part["step"], part[name].rolling(smooth, min_periods=1).mean(), color="tab:blue", lw=1.5)
+        axis.set_title((labels or {}).get(name, name), fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    return path

@@ -1,0 +1,80 @@
+"""``./run_all.sh``: the chapters of a profile, from the plan to the report."""
+
+import os
+from pathlib import Path
+
+from .. import profiles
+from ..corpus import build
+from ..devices import choose
+from ..profiles import Profile
+from ..weights import PRETRAINED, status
+from . import reference, report, runner
+
+
+def resolve_weights(profile: Profile, weights: str | None) -> str:
+    """"reference" or "scratch". Raises ValueError where a profile has no reference weights to use."""
+    weights = weights or ("reference" if profile.reference_weights else "scratch")
+    if weights == "reference" and not profile.reference_weights:
+        raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
+    return weights
+
+
+def describe_weights(profile: Profile, weights: str, results: Path) -> str:
+    """What the tables are about, in words."""
+    said = []
+    for variant in ("ft", "ff"):
+        try:
+            _, about = reference.load_weights(reference.weights_path(profile, variant, weights, results))
+            said.append(reference.describe(about))
+        except FileNotFoundError:
+            said.append(f"{variant.upper()} weights: not there")
+    return f"{'Committed reference weights' if weights == 'reference' else 'Weights trained from nothing in this run'}. " + "; ".join(said) + "."
+
+
+def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, device: str, weights: str | None,
+               data: Path, results: Path, notebooks: Path) -> int:
+    """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
+    profile = profiles.load(name)
+    weights = resolve_weights(profile, weights)
+    chosen = choose(device)
+    if not notebooks.is_dir():
+        raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: at least one chapter at a time")
+    relative = lambda p: os.path.relpath(p, notebooks)
+    inputs = tuple(results / "reference" / "weights" / f"{v}.safetensors" for v in ("ft", "ff")) if weights == "reference" else ()
+    run = runner.Run(profile, {"profile": name, "weights": weights, "device": str(chosen), "data": relative(data), "results": relative(results)},
+                     notebooks, results / name, inputs,
+                     environment={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))})
+    steps = runner.plan(run, only)
+    print(f"Profile {name}: {profile.about}.\nDevice {chosen}; weights: {weights}. Results go to {results / name}.")
+    for chapter, what, _ in steps:
+        cost = "" if what != "run" else f"about {chapter.minutes:g} min" if name == "laptop" and weights == "reference" and chosen.type == "cpu" else ""
+        print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
+    if name == "laptop" and weights == "reference":
+        print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores")
+    if dry_run:
+        say_missing(profile, weights, data, results)
+        return 0
+    outcomes = runner.run_chapters(run, only, jobs, say=lambda line: print(line, flush=True))
+    page = report.write_report(profile, results / name, describe_weights(profile, weights, results))
+    table = results / name / "tables" / "table1.md"
+    if table.exists():
+        print(f"\n{table.read_text()}")
+    failed = [n for n, o in outcomes.items() if o.status == "failed"]
+    print(f"Failed: {', '.join(failed)}" if failed else "All chapters are ok.")
+    print(f"Report: {page}")
+    return 1 if failed else 0
+
+
+def say_missing(profile: Profile, weights: str, data: Path, results: Path) -> None:
+    """What a run would have to make or cannot have."""
+    prepared = build.folder(profile, data) / "prepared" / "manifest.jsonl"
+    print(f"  corpus: {'prepared' if prepared.exists() else 'to be made'} ({prepared.parent})")
+    if profile.corpus == "videos" and not (build.folder(profile, data) / "videos").is_dir():
+        print(f"  missing: your videos at {build.folder(profile, data) / 'videos'}")
+    print(f"  {describe_weights(profile, weights, results)}")
+    for name, one in PRETRAINED.items():
+        needed = name in profile.extractors or name in ("inception", "arcface")
+        if needed and status(name) != "here":
+            print(f"  {status(name)}: {one.file} for {one.used_for}; python -m talking_heads weights fetch {name}")

@@ -1,0 +1,72 @@
+"""The report: every table, figure and chapter of a results folder on one page that needs no network."""
+
+import base64
+import os
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from ..profiles import Profile
+from .git import commit
+from .records import machine
+from .runner import CHAPTERS, read_status
+
+CAPTIONS = {
+    "start_here": "A talking head from the reference weights", "speakers": "The corpus: one row a person, other clothes and light in every video",
+    "landmarks": "Frames, landmarks and landmark images", "losses": "What the losses see", "meta_learning": "Meta-learning from nothing for its budget, beside the reference",
+    "meta_curves": "Losses and scores of meta-learning", "identity_gap": "The identity gap before and after fine-tuning", "tuning_curves": "Fine-tuning",
+    "figure4": "As the paper's Figure 4",
+}
+
+PAGE = jinja2.Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Talking heads: {{ profile.name }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2 } figure { margin: 1.5rem 0 } figure img { max-width: 100% } figcaption { color: #555 }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } td, th { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left }
+.ok { color: #176b2c } .failed { color: #b00020 } pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 12px }
+.weights { background: #fff6dd; padding: .5rem .8rem; border-left: 4px solid #e0b000 }
+</style></head><body>
+<h1>Few-shot neural talking heads: profile {{ profile.name }}</h1>
+<p>{{ profile.about }}.<br>{{ machine }}; code {{ commit or "not in git" }}.</p>
+<p class="weights">{{ weights }}</p>
+<h2>Chapters</h2>
+<table><tr><th>chapter</th><th>status</th><th>seconds</th></tr>
+{% for c, o in chapters %}<tr><td>{% if o and o.status in ("ok", "failed") %}<a href="notebooks/{{ c.name }}.html">{{ c.name }}</a>{% else %}{{ c.name }}{% endif %}: {{ c.about }}</td>
+<td class="{{ o.status if o else '' }}">{{ o.status if o else "not run" }}</td><td>{{ "%.0f" % o.seconds if o else "" }}</td></tr>
+{% if o and o.error %}<tr><td colspan="3"><pre>{{ o.error }}</pre></td></tr>{% endif %}{% endfor %}</table>
+<h2>Tables</h2>
+{% for name, text, table in tables %}<h3>{{ name }}</h3><p>{{ text }}</p><div class="scroll">{{ table }}</div>{% endfor %}
+<h2>Figures</h2>
+{% for name, caption, data in figures %}<figure id="{{ name }}"><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
+</body></html>
+""", autoescape=jinja2.select_autoescape(default=True))
+
+
+def markdown_table(path: Path) -> tuple[str, str]:
+    """Caption and HTML of a table that :mod:`tables` wrote as markdown."""
+    text, _, body = path.read_text().partition("\n\n")
+    lines = [[c.strip() for c in line.strip().strip("|").split("|")] for line in body.splitlines() if line.startswith("|")]
+    frame = pd.DataFrame(lines[2:], columns=lines[0])
+    return text, frame.to_html(index=False, border=0)
+
+
+def write_report(profile: Profile, results: Path, weights: str) -> Path:
+    """``index.html`` of ``results`` = results/<profile>."""
+    outcomes = read_status(results)
+    tables = []
+    for path in sorted((results / "tables").glob("*.md")):
+        text, table = markdown_table(path)
+        tables.append((path.stem, text, jinja2.utils.markupsafe.Markup(table)))
+    order = [p.split("/")[1][:-4] for c in CHAPTERS for p in c.promises if p.startswith("figures/")]
+    found = {p.stem: p for p in (results / "figures").glob("*.png")}
+    figures = [(n, CAPTIONS.get(n, n), base64.b64encode(found[n].read_bytes()).decode())
+               for n in [*(n for n in order if n in found), *sorted(found.keys() - set(order))]]
+    page = PAGE.render(profile=profile, machine=machine(), commit=commit(), weights=weights, tables=tables, figures=figures,
+                       chapters=[(c, outcomes.get(c.name)) for c in CHAPTERS])
+    temporary = results / "index.tmp"
+    temporary.write_text(page)
+    os.replace(temporary, results / "index.html")
+    return results / "index.html"

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes the environment and runs the chapters, the tests or JupyterLab in it:
+#   ./run_all.sh [--profile P] [--only CHAPTER ...] [--jobs N] [--dry-run] [--device D] [--weights reference|scratch]
+#   ./run_all.sh test [pytest's arguments]
+#   ./run_all.sh lab
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '%s\n' "$*" >&2; }
+
+# The environment is made once for a given environment.yml: conda or mamba where one works, else venv and pip.
+make_environment() {
+    local wanted; wanted=$(cksum < environment.yml)
+    if [ -x .venv/bin/python ] && [ "$(cat .venv/made-from 2>/dev/null)" = "$wanted" ]; then return; fi
+    say "Making the environment in .venv (about two minutes and 2 GB, once) ..."
+    rm -rf .venv
+    local tool
+    for tool in mamba conda; do
+        if command -v "$tool" >/dev/null && "$tool" --version >/dev/null 2>&1 && "$tool" env create --quiet --prefix "$PWD/.venv" --file environment.yml >&2; then
+            break
+        fi
+        rm -rf .venv
+    done
+    if [ ! -x .venv/bin/python ]; then
+        local python; python=$(command -v python3.11 || command -v python3) || { say "Python 3.11 is needed and not found."; exit 1; }
+        "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { say "$python is older than Python 3.11."; exit 1; }
+        "$python" -m venv .venv
+        sed -n 's/^    - //p' environment.yml > .venv/pinned.txt
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv/pinned.txt --constraint .venv/pinned.txt
+    fi
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null ||
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+    printf '%s' "$wanted" > .venv/made-from
+}
+
+make_environment
+export PATH="$PWD/.venv/bin:$PATH"
+case "${1:-}" in
+    test) shift; exec python -m pytest "$@" ;;
+    lab) shift; exec jupyter lab notebooks/00_start_here.ipynb "$@" ;;
+    *) exec python -m talking_heads run "$@" ;;
+esac
