@@ -61,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return run_matrix(args.profile, args.only, args.jobs, args.dry_run, args.device, args.weights, args.data, args.results, args.notebooks)
 
 
+def keep(args: argparse.Namespace) -> None:
+    from .profiles import load
+    from .reproduce.reference import keep as run
+    print(f"kept in {run(load(args.profile), args.results)}")
+
+
 def main(argv: list[str] | None = None) -> int:
     from .profiles import names
     parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
@@ -109,6 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
+
+    c = commands.add_parser("keep", help="copy a finished run to results/reference")
+    c.add_argument("--profile", default="laptop-full")
+    c.set_defaults(run=keep)
 
     args = parser.parse_args(argv)
     try:

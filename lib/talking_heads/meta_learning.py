@@ -132,7 +132,7 @@ class Collapsed(RuntimeError):
 
 
 class Alarm:
-    """Watches the last ``window`` steps: NaN, a discriminator that wins outright, or outputs without variety."""
+    """Watches the last ``window`` steps: NaN, a discriminator that died or wins outright, outputs without variety."""
 
     def __init__(self, window: int = 100):
         self.window, self.history = window, []
@@ -144,9 +144,13 @@ class Alarm:
         self.history = [*self.history, row][-self.window:]
         if len(self.history) < self.window:
             return
+
         def always(condition) -> bool:
             return all(condition(r) for r in self.history)
 
+        if always(lambda r: "dsc" in r and abs(r["r_real"] - r["r_fake"]) < 1e-6):
+            raise Collapsed(f"step {row['step']}: for {self.window} steps D says the same of real and fake frames: it has died; "
+                            "lower discriminator_rate")
         if always(lambda r: r.get("dsc", 1.0) < 1e-3 and r.get("r_real", 0) - r.get("r_fake", 0) > 20):
             raise Collapsed(f"step {row['step']}: for {self.window} steps D tells real from fake by more than 20 with no loss left; "
                             "lower discriminator_rate or raise feature_matching_weight")

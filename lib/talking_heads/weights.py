@@ -72,8 +72,9 @@ def find(name: str) -> Path:
 
 def missing(name: str) -> str:
     one = PRETRAINED[name]
+    place = str(path_of(name)).replace(str(Path.home()), "~")
     return (f"{one.file} ({one.used_for}; licence: {one.licence}) is missing: "
-            f"run 'python -m talking_heads weights fetch {name}', or put {one.url} at {path_of(name)}")
+            f"run 'python -m talking_heads weights fetch {name}', or put {one.url} at {place}")
 
 
 def _records() -> Path:

@@ -33,7 +33,7 @@ class PoolVideos:
         return self.images.shape[1]
 
     def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.images[video, frames], self.points[video, frames, :68]
+        return np.array(self.images[video][frames]), np.array(self.points[video][frames, :68])
 
     def person(self, video: int) -> str:
         return str(video // self.per_person)
@@ -51,7 +51,7 @@ class Episode(NamedTuple):
 
 def to_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) in [-1, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    x = torch.tensor(images, device=device)
     return x.movedim(-1, -3).contiguous().float() / 127.5 - 1
 
 

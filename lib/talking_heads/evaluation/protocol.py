@@ -78,7 +78,7 @@ def feed_forward(nets: Networks, train: Frames, y: Tensor, profile: Profile) -> 
     """G(y, ê_NEW): frames (n, S, S, 3) without any fine-tuning."""
     with autocast(profile.precision, y.device):
         e = nets.embedder.eval().embed(train.x[None], train.y[None])
-        return to_image(torch.cat([nets.generator.eval()(part, e.expand(len(part), -1)) for part in y.split(32)]))
+        return to_image(torch.cat([nets.generator.eval()(part, e) for part in y.split(32)]))
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class Generator(nn.Module):
         self.projection = normalised(linear, spectral)  # P
 
     def forward(self, y: Tensor, e: Tensor) -> Tensor:
-        """Equation (2): landmark images (B, 3, H, W) and embeddings (B, N) -> frames (B, 3, H, W) in [-1, 1]."""
+        """Equation (2): landmark images (B, 3, H, W) and embeddings (B or 1, N) -> frames (B, 3, H, W) in [-1, 1]."""
         return self.synthesise(y, self.projection(e))
 
     def synthesise(self, y: Tensor, psi: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ a GPU. The content steps, the same for both variants, are trained once and share
 """
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ..perceptual import make_extractors
 from ..profiles import Profile, load
 from ..tensors import load_weights, sha256
 from .git import commit
+from .runner import read_status
 
 LIVE_PEOPLE = 20_000
 
@@ -110,3 +112,23 @@ def describe(about: dict) -> str:
 def digest(profile: Profile, weights: str, results: Path) -> str:
     """Twelve hex digits of the weights of both variants: results of other weights are never mixed in."""
     return hashlib.sha256("".join(sha256(weights_path(profile, v, weights, results)) for v in ("ft", "ff")).encode()).hexdigest()[:12]
+
+
+def keep(profile: Profile, results: Path) -> Path:
+    """Copy a finished run's tables, figures, notebooks and report, without its trainings, to ``results/reference``.
+
+    Raises ValueError where a chapter of the run is not ok.
+    """
+    source, target = Path(results) / profile.name, Path(results) / "reference"
+    if bad := [n for n, o in read_status(source).items() if o.status != "ok"] or ([] if (source / "status.json").exists() else ["everything"]):
+        raise ValueError(f"{source}: {', '.join(bad)} not ok; run ./run_all.sh --profile {profile.name} first")
+    for name in ("tables", "figures", "notebooks"):
+        shutil.rmtree(target / name, ignore_errors=True)
+        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
+    for name in ("status.json", "records.jsonl", "index.html", "verification.json"):
+        shutil.copy(source / name, target / name)
+    log = Path(results) / "laptop-full" / "runs" / "meta-ft" / "stats.jsonl"
+    if log.exists():
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        (target / "runs-ft.json").write_text(json.dumps(rows[::20]))
+    return target

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from ..profiles import Profile
 from .git import commit
@@ -59,7 +60,7 @@ def write_report(profile: Profile, results: Path, weights: str) -> Path:
     tables = []
     for path in sorted((results / "tables").glob("*.md")):
         text, table = markdown_table(path)
-        tables.append((path.stem, text, jinja2.utils.markupsafe.Markup(table)))
+        tables.append((path.stem, text, Markup(table)))
     order = [p.split("/")[1][:-4] for c in CHAPTERS for p in c.promises if p.startswith("figures/")]
     found = {p.stem: p for p in (results / "figures").glob("*.png")}
     figures = [(n, CAPTIONS.get(n, n), base64.b64encode(found[n].read_bytes()).decode())

@@ -43,7 +43,7 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("00_start_here", "the map, and a talking head from the reference weights", (), ("figures/start_here.png",), 0.5),
-    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png"), 4.5),
+    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 4.5),
     Chapter("02_networks_and_losses", "shapes, sizes, losses", (), ("tables/sizes.csv", "figures/losses.png"), 0.5),
     Chapter("03_meta_learning", "meta-learning from nothing, for its budget", ("01_speakers_and_landmarks",),
             ("figures/meta_learning.png", "figures/meta_curves.png"), 4.5),

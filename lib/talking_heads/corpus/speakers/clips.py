@@ -7,7 +7,7 @@ import torch
 
 from ..crops import clip_square
 from .motion import draw_motion, draw_style
-from .renderer import landmarks, render, to_pixels
+from .renderer import arrange, landmarks, render, to_pixels
 from .speech import Segment, synthesise, utterance
 from .traits import draw_traits, person_rng, stack_traits
 
@@ -53,17 +53,21 @@ def make_clip(seed: int, person: int, video: int, frames: int, fps: float, size:
     fixed = {k: v.expand(frames) for k, v in stack_traits([traits], device).items()}
     look = {k: np.full(frames, v) for k, v in style.items()}
     seeds = torch.full((frames,), float(person % 9973) * 0.37, device=device)
-    everything = slice(None)
-    xy, hidden = landmarks(fixed, batch(pose, everything), batch(look, everything), seeds)
+    step = BATCH if torch.device(device).type == "cpu" else 64
+    parts = torch.arange(frames).split(step)
+
+    def arranged(parts) -> list:
+        return [arrange({k: v[i] for k, v in fixed.items()}, batch(pose, i), batch(look, i), seeds[i], size) for i in parts]
+
+    scenes = arranged(parts)
+    xy, hidden = (torch.cat(v) for v in zip(*map(landmarks, scenes)))
     square = clip_square(xy[:, :68].cpu().numpy())
     half = square.side / 2
     window = torch.tensor([[square.x + half, square.y + half, half]], device=device).repeat(frames, 1)
-    images = []
-    step = BATCH if torch.device(device).type == "cpu" else 64
-    for part in torch.arange(frames)[slice(None) if only is None else torch.as_tensor(only)].split(step):
-        image = render({k: v[part] for k, v in fixed.items()}, batch(pose, part), batch(look, part),
-                       seeds[part], window[part], size)
-        images.append((image.permute(0, 2, 3, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy())
+    if only is not None:
+        parts = torch.as_tensor(only).split(step)
+        scenes = arranged(parts)
+    images = [(render(scene, window[i], size).permute(0, 2, 3, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy() for scene, i in zip(scenes, parts)]
     points = to_pixels(xy, window, size).cpu().numpy()
     wave = synthesise(segments, frames / fps, traits["pitch"], traits["tract"], rng) if sound else np.zeros(0, np.float32)
     return Clip(np.concatenate(images), points[:, :68], points[:, 68:], hidden.cpu().numpy(), wave, segments, pose, traits, fps)

@@ -5,6 +5,8 @@ glasses are intersected in closed form; :mod:`paint` colours what was hit. World
 of the head at rest; the camera stands at (0, 0, distance) and looks along -z.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,25 +56,41 @@ def _camera(style: dict[str, Tensor]) -> Tensor:
     return F.pad(style["distance"][:, None], (2, 0))[:, :, None]
 
 
+@dataclass
+class Scene:
+    """Frames of speakers, ready to be rendered: everything holds B of them."""
+
+    face: Face
+    head: HeadMap
+    pose: dict[str, Tensor]
+    style: dict[str, Tensor]
+    seeds: Tensor  # of the texture of skin and hair
+
+
+def arrange(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, Tensor], seeds: Tensor, size: int) -> Scene:
+    """A scene from (B,) tensors of traits, pose and style and (B,) seeds, with a map fine enough for pictures of size²."""
+    with torch.no_grad():
+        face = Face(traits, pose)
+        return Scene(face, tabulate(face, seeds, 80 if size <= 80 else 128 if size <= 128 else 224), pose, style, seeds)
+
+
 @torch.no_grad()
-def landmarks(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, Tensor],
-              seeds: Tensor, map_size: int = 96) -> tuple[Tensor, Tensor]:
-    """Exact landmarks of a batch: 68 iBUG points and two pupils.
+def landmarks(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Exact landmarks of a scene: 68 iBUG points and two pupils.
 
     The jaw line follows the visible outline as in the iBUG annotation: a jaw point that turned out of
     sight slides along its parallel to the contour. Returns positions (B, 70, 2) on the plane z = 0 and
     whether the anatomical point is hidden by the head itself, (B, 70) bool.
     """
-    face = Face(traits, pose)
-    head = tabulate(face, seeds, map_size)
-    b = len(seeds)
-    jaw = to_world(head.skin_points(jaw_directions(seeds.device).expand(b, -1, -1)), pose)
+    head, pose, style = scene.head, scene.pose, scene.style
+    b = len(scene.seeds)
+    jaw = to_world(head.skin_points(jaw_directions(scene.seeds.device).expand(b, -1, -1)), pose)
     flat = project(jaw, style["distance"]).reshape(b, 17, JAW_STEPS, 2)
-    side = torch.linspace(-1, 1, 17, device=seeds.device)
+    side = torch.linspace(-1, 1, 17, device=scene.seeds.device)
     outward = torch.stack([side * (side.abs() > 0.2), 0 * side], -1) @ rotation(pose)[:, :2, :2].transpose(1, 2)
     best = (flat * outward[:, :, None]).sum(-1).argmax(-1)
     contour = flat.gather(2, best[:, :, None, None].expand(-1, -1, 1, 2))[:, :, 0]
-    inner = to_world(head.skin_points(chart_direction(face.inner_landmarks())), pose)
+    inner = to_world(head.skin_points(chart_direction(scene.face.inner_landmarks())), pose)
     xy = torch.cat([contour, project(inner, style["distance"])], 1)
     anatomical = torch.cat([jaw.reshape(b, 3, 17, JAW_STEPS)[..., 0], inner], 2)
     return xy, _hidden(anatomical, head, pose, style)
@@ -159,17 +177,13 @@ def body_parts(face: Face, style: dict[str, Tensor]) -> dict[str, tuple[Tensor, 
 
 
 @torch.no_grad()
-def render(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, Tensor], seeds: Tensor,
-           window: Tensor, size: int, samples: int = 2) -> Tensor:
-    """Images (B, 3, size, size) in [0, 1] of B speakers.
+def render(scene: Scene, window: Tensor, size: int, samples: int = 2) -> Tensor:
+    """Images (B, 3, size, size) in [0, 1] of a scene.
 
-    ``traits``, ``pose`` and ``style`` hold (B,) tensors, ``seeds`` (B,) floats (skin and hair texture),
-    ``window`` (B, 3) the square of the plane z = 0 that the picture shows; every pixel averages
-    ``samples``² rays.
+    ``window`` (B, 3) is the square of the plane z = 0 that the picture shows; every pixel averages ``samples``² rays.
     """
-    face = Face(traits, pose)
+    face, head, pose, style = scene.face, scene.head, scene.pose, scene.style
     fine = size * samples
-    head = tabulate(face, seeds, 80 if fine <= 160 else 128 if fine <= 256 else 224)
     plane = pixel_plane(window, fine)
     camera = _camera(style)
     ray = F.pad(plane, (0, 0, 0, 1)) - camera  # reaches the plane z = 0 at t = 1
@@ -203,7 +217,7 @@ def render(traits: dict[str, Tensor], pose: dict[str, Tensor], style: dict[str, 
     d = unit(head_camera + t_head[:, painted].clamp_max(2)[:, None] * head_ray[:, :, painted])
     values = head.sample(d)
     normal = rotation(pose) @ unit(values[:, 2:5])
-    shade = paint.head(d, values[:, 0], values[:, 1], values[:, 5], normal, face, style, seeds, pixel)
+    shade = paint.head(d, values[:, 0], values[:, 1], values[:, 5], normal, face, style, scene.seeds, pixel)
     colour[:, :, painted] = torch.where(shows[:, None, painted], shade, colour[:, :, painted])
 
     colour = paint.glasses(colour, head_camera * head.stretch, head_ray * head.stretch, t_head, face, pixel)

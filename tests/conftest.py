@@ -1,0 +1,74 @@
+"""What several tests share: the smoke profile, a few rendered people, networks that compute in fp32."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from talking_heads import profiles
+from talking_heads.corpus.episodes import to_tensor
+from talking_heads.corpus.landmarks import draw_all
+from talking_heads.corpus.speakers.clips import make_clip
+from talking_heads.evaluation.protocol import Frames
+
+
+
+
+class RenderedVideos:
+    """Four videos of two people, in memory."""
+
+    def __init__(self, size: int):
+        self.clips = [make_clip(5, person, video, 7, 2.5, size, sound=False) for person in (1, 2) for video in (0, 1)]
+
+    def __len__(self):
+        return len(self.clips)
+
+    def frame_count(self, video):
+        return len(self.clips[video].frames)
+
+    def person(self, video):
+        return str(video // 2)
+
+    def read(self, video, frames):
+        return self.clips[video].frames[frames], self.clips[video].landmarks[frames]
+
+
+@pytest.fixture(scope="session")
+def profile():
+    return profiles.load("smoke", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def videos(profile):
+    return RenderedVideos(profile.image_size)
+
+
+@pytest.fixture(scope="session")
+def few(profile, videos) -> Frames:
+    """Four training frames of one person."""
+    images, points = videos.read(0, np.arange(4))
+    return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)))
+
+
+class PlainExtractor(torch.nn.Module):
+    """Stands in for a feature network: the pixels and their averages, frozen by nature."""
+
+    weight = 1.0
+
+    def forward(self, x):
+        return [x, torch.nn.functional.avg_pool2d(x, 4)]
+
+
+@pytest.fixture(scope="session")
+def extractors():
+    return [PlainExtractor()]
+
+
+@pytest.fixture(scope="session")
+def pools() -> Path:
+    """The folder of rendered people with the judges' test people in it; made once and kept."""
+    from talking_heads.judges.training import pool
+    folder = Path(__file__).parents[1] / "data" / "pools"
+    pool("verification_test", folder)
+    return folder

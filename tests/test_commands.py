@@ -1,0 +1,106 @@
+"""run_all.sh, the command line, profiles, and one list of versions."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from talking_heads import profiles
+from talking_heads.reproduce import matrix
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words, **more):
+    return subprocess.run([sys.executable, "-m", "talking_heads", *words], cwd=ROOT, capture_output=True, text=True, **more)
+
+
+def pinned() -> dict[str, str]:
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(d["pip"] for d in listed if isinstance(d, dict))
+    return dict(line.split("==") for line in pip)
+
+
+def test_conda_and_pip_install_the_same_list():
+    """run_all.sh cuts its requirements out of environment.yml; what it cuts is exactly conda's pip list, and it is installed."""
+    script = (ROOT / "run_all.sh").read_text()
+    expression = re.search(r"sed -n '([^']+)' environment.yml", script).group(1)
+    cut = subprocess.run(["sed", "-n", expression, "environment.yml"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    wanted = pinned()
+    assert dict(line.split("==") for line in cut) == wanted and len(cut) == len(wanted)
+    assert "--constraint" in script and "torch" in wanted
+    assert {n: version(n).split("+")[0] for n in wanted} == wanted
+    assert "dependencies" not in (ROOT / "pyproject.toml").read_text(), "a second list would drift"
+
+
+def test_the_fixed_packages_and_top_level():
+    assert {"torch", "jupyterlab", "papermill", "face-alignment", "matplotlib", "pandas", "scikit-image", "pytorch-fid"} <= pinned().keys()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode == 0 and tracked.stdout:
+        top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+        assert {t for t in top if not t.startswith(".")} <= {"notebooks", "lib", "results", "environment.yml", "tests", "run_all.sh", "README.md",
+                                                             "pyproject.toml", "LICENSE", "docs"}
+
+
+def test_unknown_profiles_options_and_devices_are_refused_with_what_exists():
+    done = run("run", "--profile", "desktop")
+    assert done.returncode == 2 and all(name in done.stderr for name in profiles.names())
+    done = run("run", "--only", "99")
+    assert done.returncode == 2 and "03_meta_learning" in done.stderr
+    done = run("run", "--wieghts", "reference")
+    assert done.returncode == 2 and "--weights" in done.stderr
+    done = run("run", "--weights", "stolen")
+    assert done.returncode == 2 and "reference" in done.stderr and "scratch" in done.stderr
+    done = run("run", "--profile", "smoke", "--weights", "reference")
+    assert done.returncode == 2 and "has no reference weights; use --weights scratch" in done.stderr
+    import torch
+    if not torch.cuda.is_available():
+        done = run("run", "--device", "cuda")
+        assert done.returncode == 2 and "no usable GPU" in done.stderr
+
+
+def test_dry_run_says_what_would_happen_and_does_nothing(tmp_path):
+    done = run("--results", str(tmp_path / "r"), "--data", str(tmp_path / "d"), "run", "--profile", "voxceleb1", "--dry-run", check=True)
+    for word in ("05_comparison", "to be made", "your videos at", "vgg19-d01eb7cb.pth", "FT weights: not there"):
+        assert word in done.stdout
+    assert not (tmp_path / "r").exists() and not (tmp_path / "d").exists()
+
+
+def test_run_all_knows_its_three_uses():
+    script = (ROOT / "run_all.sh").read_text()
+    for line in ('exec python -m pytest "$@"', "jupyter lab notebooks/00_start_here.ipynb", 'exec python -m talking_heads run "$@"'):
+        assert line in script
+    subprocess.run(["bash", "-n", "run_all.sh"], cwd=ROOT, check=True)
+
+
+def test_readme_names_the_commands_that_exist():
+    text = (ROOT / "README.md").read_text()
+    assert "./run_all.sh\n" in text and "./run_all.sh test" in text and "./run_all.sh lab" in text
+    for command in set(re.findall(r"python -m talking_heads ((?:--\w+ \S+ )*)([a-z-]+)", text)):
+        assert run(command[1], "--help").returncode == 0, command
+    for name in re.findall(r"--profile ([\w-]+)", text):
+        assert name in profiles.names()
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_profiles_load_and_say_what_they_are_for(name):
+    assert len(profiles.load(name).about) > 20 and (profiles.FOLDER / f"{name}.yaml").read_text().startswith("# ./run_all.sh")
+
+
+def test_profiles_refuse_unknown_keys_wrong_types_and_missing_keys():
+    with pytest.raises(ValueError, match="unknown keys colour"):
+        profiles.load("smoke", colour="red")
+    for change in ({"shots": [1, "8"]}, {"seed": 1.5}, {"rate": True}, {"pool": 3}, {"shots": 8}):
+        with pytest.raises(ValueError, match=f"profile smoke: {next(iter(change))} is"):
+            profiles.load("smoke", **change)
+    with pytest.raises(ValueError, match="missing keys about"):
+        profiles.make("x", {})
+    assert profiles.key(profiles.load("smoke"), "seed") != profiles.key(profiles.load("smoke", seed=1), "seed")
+
+
+def test_weights_default_to_what_the_profile_has():
+    assert matrix.resolve_weights(profiles.load("laptop"), None) == "reference" and matrix.resolve_weights(profiles.load("smoke"), None) == "scratch"

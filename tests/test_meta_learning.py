@@ -1,0 +1,171 @@
+"""Meta-learning: episodes, the two updates, resuming, and the alarm."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from talking_heads import losses
+from talking_heads.corpus.episodes import EpisodeSampler
+from talking_heads.meta_learning import (Alarm, Collapsed, MetaLearner, autocast, build, discriminator_step, export, flat_targets,
+                                         generator_step, load_checkpoint, loss_weights, meta_learn, restore_weights, save_checkpoint)
+from talking_heads.tensors import load_weights
+
+
+def learner(profile, videos, extractors, variant="ft", **changes):
+    return MetaLearner(dataclasses.replace(profile, **changes), variant, videos, extractors)
+
+
+def test_target_is_never_among_the_k(videos):
+    sampler = EpisodeSampler(videos, 1, 4, 5, 3, 32, 1.0, seed=0)
+    for _ in range(50):
+        for video, shown, targets in sampler.draw():
+            assert not set(shown) & set(targets) and len(set(shown)) == len(shown) and len(targets) == 5
+
+
+def test_an_epoch_is_one_episode_a_video(videos):
+    sampler = EpisodeSampler(videos, 2, 2, 1, 2, 32, 1.0, seed=0)
+    assert sorted(v for _ in range(2) for v, _, _ in sampler.draw()) == [0, 1, 2, 3]
+
+
+def test_videos_too_short_for_an_episode_are_left_out_or_refused(videos):
+    with pytest.raises(ValueError, match="9 frames"):
+        EpisodeSampler(videos, 8, 8, 1, 1, 32, 1.0, seed=0)
+
+
+def test_generator_step_has_an_adversarial_gradient_and_leaves_d_untouched(profile, videos, extractors):
+    m = learner(profile, videos, [], content_steps=0)
+    x, y, i = flat_targets(m.sampler.next())
+    e, g, d = m.nets.embedder, m.nets.generator, m.nets.discriminator
+    before = copy.deepcopy(d.state_dict())
+    d.eval()  # a power iteration is no learning, but it would change buffers
+    x_hat = g(y, e.embed(*(v[:, :2] for v in (m.sampler.next().x_s, m.sampler.next().y_s))).repeat_interleave(profile.targets, 0))
+    row = generator_step(x, x_hat, y, i, d, [], loss_weights(profile), m.generator_optimiser, autocast("fp32", "cpu"))
+    assert row["cnt"] == 0 and row["grad_norm"] > 0, "all of the gradient is adversarial here"
+    assert all(torch.equal(v, before[k]) for k, v in d.state_dict().items())
+    assert all(p.grad is None for p in d.parameters()) and all(p.requires_grad for p in d.parameters())
+
+
+def test_a_joint_backward_would_cancel_the_adversarial_gradient(profile, videos):
+    m = learner(profile, videos, [])
+    x, y, i = flat_targets(m.sampler.next())
+    d = m.nets.discriminator.eval()
+    with torch.no_grad():  # scores near 0: every hinge is active
+        d.table.weight.zero_(), d.w0.mul_(1e-3)
+    x_hat = torch.zeros_like(x, requires_grad=True)
+    r, _ = d(x_hat, y, i)
+    (losses.realism_loss(r) + losses.discriminator_loss(r, d(x, y, i)[0])).backward()
+    assert x_hat.grad.abs().max() < 1e-6
+
+
+def test_discriminator_step_gives_the_generator_nothing(profile, videos):
+    m = learner(profile, videos, [])
+    x, y, i = flat_targets(m.sampler.next())
+    x_hat = torch.zeros_like(x, requires_grad=True)
+    before = m.nets.discriminator.w0.clone()
+    row = discriminator_step(m.nets.discriminator, x, x_hat, y, i, (m.discriminator_optimiser, m.table_optimiser), autocast("fp32", "cpu"))
+    assert x_hat.grad is None and not torch.equal(before, m.nets.discriminator.w0) and row["dsc"] > 0
+
+
+def test_a_row_of_w_moves_only_when_its_video_was_drawn(profile, videos, extractors):
+    """With momentum, a dense Adam would go on moving the rows of earlier steps."""
+    m = learner(profile, videos, extractors, content_steps=0, discriminator_beta1=0.5, batch_videos=1, table_start="random", match_pulls="embedder")
+    for _ in range(6):
+        before = m.nets.discriminator.table.weight.detach().clone()
+        drawn = []
+        draw = m.sampler.draw
+        m.sampler.draw = lambda: drawn.extend(d := draw()) or d
+        m.train_step()
+        m.sampler.draw = draw
+        moved = (m.nets.discriminator.table.weight.detach() != before).any(1).nonzero().ravel().tolist()
+        assert moved == sorted({v for v, _, _ in drawn})
+
+
+@pytest.mark.parametrize("pulls", ["embedder", "both"])
+def test_match_term_pulls_whom_it_is_told_to(profile, videos, extractors, pulls):
+    m = learner(profile, videos, extractors, content_steps=0, match_pulls=pulls, discriminator_rate=0.0, table_start="random")
+    w = m.nets.discriminator.table.weight
+    m.table_optimiser.param_groups[0]["lr"] = 0.0
+    rows = [m.train_step() for _ in range(2)]
+    assert all(r["mch"] > 0 for r in rows)
+    assert "mch" not in learner(profile, videos, extractors, "ff", content_steps=0).train_step()
+    assert torch.isfinite(w).all()
+
+
+def test_w_starts_as_the_embeddings_and_the_score_undecided(profile, videos, extractors):
+    m = learner(profile, videos, extractors, content_steps=1, table_start="embeddings")
+    m.train_step()
+    m._start_table()
+    with torch.no_grad():
+        e = m.ema[0].embed(*(v[None] for v in _frames(m, videos, 2)))[0]
+    torch.testing.assert_close(m.nets.discriminator.table.weight[2], e)
+    torch.testing.assert_close(m.nets.discriminator.w0, -m.nets.discriminator.table.weight.mean(0))
+
+
+def _frames(m, videos, number):
+    from talking_heads.corpus.episodes import to_tensor
+    from talking_heads.corpus.landmarks import draw_all
+    x, points = videos.read(number, np.arange(min(m.profile.k_shot, 7)))
+    return to_tensor(x), to_tensor(draw_all(points, m.profile.image_size, m.profile.line_width))
+
+
+def test_ff_is_twice_as_long_and_shares_the_content_steps(profile, videos, extractors):
+    ft, ff = (learner(profile, videos, extractors, v, table_start="random") for v in ("ft", "ff"))
+    assert ff.total == 2 * ft.total
+    for _ in range(profile.content_steps):
+        ft.train_step(), ff.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(ft.nets.generator.parameters(), ff.nets.generator.parameters()))
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_killed_and_resumed_training_ends_at_the_same_weights(profile, videos, extractors, tmp_path, stop):
+    whole = meta_learn(learner(profile, videos, extractors), tmp_path / "whole")
+    meta_learn(learner(profile, videos, extractors), tmp_path / "parts", until=stop)
+    with open(tmp_path / "parts/stats.jsonl", "a") as log:  # a step after the last checkpoint, lost with the process
+        log.write('{"step": 99}\n')
+    parts = meta_learn(learner(profile, videos, extractors), tmp_path / "parts")
+    for a, b in zip((whole.nets.embedder, whole.nets.generator, whole.nets.discriminator, *whole.ema),
+                    (parts.nets.embedder, parts.nets.generator, parts.nets.discriminator, *parts.ema)):
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert (tmp_path / "whole/stats.jsonl").read_text() == (tmp_path / "parts/stats.jsonl").read_text()
+
+
+def test_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):
+    save_checkpoint(tmp_path / "c.pt", learner(profile, videos, extractors).state())
+    with pytest.raises(ValueError, match="other settings"):
+        load_checkpoint(tmp_path / "c.pt", dataclasses.replace(profile, rate=0.5))
+
+
+def test_export_is_what_fine_tuning_starts_from(profile, videos, extractors, tmp_path):
+    m = meta_learn(learner(profile, videos, extractors), tmp_path)
+    export(m, tmp_path / "w.safetensors", {"profile": "smoke"})
+    state, about = load_weights(tmp_path / "w.safetensors")
+    nets = restore_weights(profile, state)
+    assert about["variant"] == "ft" and about["step"] == m.total
+    for a, b in zip(m.ema[1].parameters(), nets.generator.parameters()):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-4)  # fp16
+    with pytest.raises(ValueError, match="do not fit"):
+        restore_weights(dataclasses.replace(profile, embedding=8), state)
+
+
+def test_alarm_on_nan_on_a_lost_game_and_on_equal_outputs():
+    fine = {"step": 0, "cnt": 1.0, "dsc": 1.5, "r_real": 1.0, "r_fake": -1.0, "output_spread": 0.2}
+    for row, why in (({**fine, "cnt": float("nan")}, "cnt not finite"),
+                     ({**fine, "dsc": 0.0, "r_real": 30.0, "r_fake": -30.0}, "tells real from fake"),
+                     ({**fine, "r_real": 0.1, "r_fake": 0.1}, "has died"), ({**fine, "output_spread": 0.0}, "alike")):
+        alarm = Alarm(window=5)
+        with pytest.raises(Collapsed, match=why):
+            for _ in range(5):
+                alarm.check(row)
+    alarm = Alarm(window=5)
+    for _ in range(20):
+        alarm.check(fine)
+
+
+def test_a_game_that_really_collapses_raises_the_alarm(profile, videos, extractors, tmp_path):
+    """A discriminator twenty times too fast dies within a hundred steps and scores everything alike."""
+    m = learner(profile, videos, extractors, content_steps=0, meta_steps=400, discriminator_rate=0.02, rate=0.0, table_rate=0.1, rate_decay=False)
+    with pytest.raises(Collapsed, match="it has died"):
+        meta_learn(m, tmp_path)

@@ -1,0 +1,324 @@
+"""Preparing: one crop for everybody, a clear line for every bad source, and going on after a kill."""
+
+import json
+import os
+import shutil
+import time
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from talking_heads import weights
+from talking_heads.corpus import build, prepare, video
+from talking_heads.corpus.crops import Square, clip_square, crop, keep_inside, to_crop
+from talking_heads.corpus.landmarks import PARTS, draw, interocular, openings
+from talking_heads.corpus.speakers.clips import make_clip
+from talking_heads.corpus.store import Store
+from talking_heads.profiles import load
+
+SETTINGS = prepare.Settings(64, 16)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_clip(3, 1, 0, 12, 12.5, 96)
+
+
+def film(path, clip, frames=None, landmarks=None, fps=None, sound=True, lossless=True):
+    frames = clip.frames if frames is None else frames
+    video.write(path, frames, fps or clip.fps, clip.sound if sound else None, lossless)
+    np.savez(path.with_suffix(".npz"), landmarks=clip.landmarks if landmarks is None else landmarks, fps=clip.fps)
+
+
+def lines(source, out, **more):
+    found = prepare.prepare(source, out, SETTINGS, quiet=True, **more)
+    return {os.path.basename(r["source"]): r for r in found}
+
+
+def test_lossless_video_is_lossless_and_has_its_sound(tmp_path, clip):
+    video.write(tmp_path / "a.mp4", clip.frames, clip.fps, clip.sound)
+    back = video.read(tmp_path / "a.mp4")
+    assert np.array_equal(np.stack(back.frames), clip.frames) and back.fps == clip.fps and not back.note
+    n = min(len(back.sound), len(clip.sound))
+    assert abs(n - len(clip.sound)) < 1600 and np.abs(back.sound[:n] / 32767 - clip.sound[:n]).max() < 2e-3
+    with av.open(str(tmp_path / "a.mp4")) as c:
+        assert c.streams.video[0].format.name.startswith(("gbr", "rgb")), "no chroma subsampling"
+
+
+def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
+    source = tmp_path / "in"
+    source.mkdir()
+    film(source / "good.mp4", clip)
+    film(source / "silent.mp4", clip, sound=False)
+    film(source / "видео.mp4", clip)
+    film(source / "fast.mp4", clip, fps=30)
+    film(source / "eight.mp4", clip, clip.frames[:8], clip.landmarks[:8])
+    tall = np.pad(clip.frames, ((0, 0), (30, 34), (0, 0), (0, 0)), mode="edge")
+    film(source / "vertical.mp4", clip, tall, clip.landmarks + [0, 30])
+    film(source / "truncated.mp4", clip, lossless=False)
+    data = (source / "truncated.mp4").read_bytes()
+    (source / "truncated.mp4").write_bytes(data[: len(data) // 3])
+    (source / "text.mp4").write_text("this is no video")
+    (source / "empty.mp4").write_bytes(b"")
+    film(source / "shape.mp4", clip, landmarks=clip.landmarks[:, :5])
+    holes = clip.landmarks.copy()
+    holes[3, 10] = np.nan
+    film(source / "nan.mp4", clip, landmarks=holes)
+    film(source / "allnan.mp4", clip, landmarks=holes * np.nan)
+    film(source / "length.mp4", clip, landmarks=clip.landmarks[:7])
+    film(source / "noarray.mp4", clip)
+    np.savez(source / "noarray.npz", points=clip.landmarks)
+    film(source / "garbled.mp4", clip)
+    (source / "garbled.npz").write_bytes(b"not an archive")
+    film(source / "tiny.mp4", clip, landmarks=clip.landmarks * 0.1)
+
+    found = lines(source, tmp_path / "out", detect=lambda frames: pytest.fail("every readable clip has landmarks beside it"))
+    assert len(found) == 16
+    for name in ("good.mp4", "видео.mp4", "fast.mp4"):
+        assert found[name]["frames"] == 12 and not found[name]["note"], found[name]
+    assert found["silent.mp4"]["frames"] == 12 and found["silent.mp4"]["note"] == "no sound"
+    assert found["fast.mp4"]["fps"] == 30
+    assert found["eight.mp4"]["frames"] == 8
+    assert found["vertical.mp4"]["frames"] == 12 and "portrait" in found["vertical.mp4"]["note"]
+    assert found["nan.mp4"]["frames"] == 11 and "not finite in 1 frames" in found["nan.mp4"]["note"]
+    for name, why in {"truncated.mp4": "not a readable video|truncated|damaged", "text.mp4": "not a readable video", "empty.mp4": "empty file",
+                      "shape.mp4": r"shape \(12, 5, 2\), not", "allnan.mp4": "no usable frame", "length.mp4": "7 frames, the video has 12",
+                      "noarray.mp4": "no array 'landmarks'", "garbled.mp4": "not a readable npz", "tiny.mp4": "only .* pixels large"}.items():
+        assert found[name]["frames"] == 0 and found[name]["note"].startswith("left out: ")
+        import re
+        assert re.search(why, found[name]["note"]), found[name]
+    store = Store(tmp_path / "out", "test")
+    assert {e.video for e in store.entries} == {"good", "silent", "видео", "fast", "eight", "vertical", "nan"}
+
+
+def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_path, clip):
+    """The tail of a damaged file is never filled up with repeated frames."""
+    film(tmp_path / "in/a.mp4", clip) if (tmp_path / "in").mkdir() is None else None
+    with av.open(str(tmp_path / "in/a.mp4")) as c:
+        packets = [p.pos for p in c.demux(c.streams.video[0]) if p.pos]
+    data = bytearray((tmp_path / "in/a.mp4").read_bytes())
+    data[packets[6]:packets[9]] = os.urandom(packets[9] - packets[6])
+    (tmp_path / "in/a.mp4").write_bytes(data)
+    (line,) = lines(tmp_path / "in", tmp_path / "out").values()
+    assert line["frames"] == 0 and "landmarks for 12 frames" in line["note"] or line["frames"] == 12
+
+
+class Faces:
+    """Stands in for the detector: says for every frame how many faces there are."""
+
+    def __init__(self, clip, faces):
+        self.clip, self.faces = clip, np.array(faces)
+
+    def __call__(self, frames):
+        points = self.clip.landmarks.copy()
+        points[self.faces == 0] = np.nan
+        return points, self.faces
+
+
+@pytest.mark.parametrize("faces, kept, why", [
+    ([1] * 12, 12, ""), ([0] * 12, 0, "no face in 12 of 12"), ([1] * 9 + [0] * 3, 9, "no face in 3 of 12"),
+    ([1] * 10 + [2] * 2, 10, "two or more faces in 2"), ([2] * 12, 0, "two or more faces in 12")])
+def test_frames_without_a_face_or_with_two_are_left_out(tmp_path, clip, faces, kept, why):
+    """Never replaced by a neighbour: the frames kept are those with one face."""
+    video.write(tmp_path / "in/a.mp4", clip.frames, clip.fps, clip.sound)
+    (line,) = lines(tmp_path / "in", tmp_path / "out", detect=Faces(clip, faces)).values()
+    assert line["frames"] == kept and why in line["note"]
+    if kept:
+        track = Store(tmp_path / "out", "test").track(0)
+        assert np.allclose(track["time"], np.flatnonzero(np.array(faces) == 1) / 12.5)
+
+
+def test_missing_detector_weights_name_both_files_and_nothing_is_written(tmp_path, clip, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    video.write(tmp_path / "in/a.mp4", clip.frames, clip.fps)
+    with pytest.raises(FileNotFoundError) as error:
+        prepare.prepare(tmp_path / "in", tmp_path / "out", SETTINGS, quiet=True)
+    said = str(error.value)
+    for part in ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar", "https://", str(tmp_path / "torch/hub/checkpoints")):
+        assert part in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_detector_runs_the_real_networks_in_batches(tmp_path, clip, monkeypatch):
+    """Random weights of the published layout: shapes, batches and bookkeeping of the real code path."""
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+    from face_alignment.models import FAN
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None, raising=False)
+    torch.manual_seed(0)
+    for name, net in (("s3fd", s3fd()), ("2dfan4", FAN(4))):
+        path = weights.path_of(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(net.state_dict(), path)
+        monkeypatch.setitem(weights.PRETRAINED, name, weights.Pretrained(weights.PRETRAINED[name].file, "", "", ""))
+    from talking_heads.corpus.detector import Detector
+    detector = Detector(batch=2)
+    boxes = [[np.array([20.0, 10, 80, 90, 0.9]), np.array([0.0, 0, 90, 90, 0.8])], [], [np.array([10.0, 10, 70, 80, 0.99])]]
+    monkeypatch.setattr(detector.fa.face_detector, "detect_from_batch", lambda t: [boxes.pop(0) for _ in range(len(t))])
+    points, faces = detector(list(clip.frames[:3]))
+    assert points.shape == (3, 68, 2) and faces.tolist() == [2, 0, 1]
+    assert np.isfinite(points[[0, 2]]).all() and np.isnan(points[1]).all()
+
+
+def test_photographs_of_different_sizes_are_one_video(tmp_path, clip):
+    folder = tmp_path / "in/Ada"
+    folder.mkdir(parents=True)
+    for n, scale in ((0, 1.0), (1, 1.7)):
+        image = cv2.resize(clip.frames[n], None, fx=scale, fy=scale)
+        cv2.imwrite(str(folder / f"{n}.png"), image[..., ::-1])
+        np.savez(folder / f"{n}.npz", landmarks=((clip.landmarks[n] + 0.5) * scale - 0.5)[None])
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    np.savez(folder / "broken.npz", landmarks=clip.landmarks[:1])
+    found = lines(tmp_path / "in", tmp_path / "out")
+    assert found["broken.jpg"]["note"] == "left out: not a readable photograph"
+    store = Store(tmp_path / "out", "test")
+    assert store.entries[0].person == "Ada" and store.frame_count(0) == 2
+    _, points = store.read(0, np.arange(2))
+    assert np.abs(interocular(points) - interocular(points)[0]).max() < 3, "both faces fill the crop alike"
+
+
+def test_voxceleb_layouts_and_splits(tmp_path):
+    for path in ("dev/mp4/id00012/abc/00001.mp4", "dev/mp4/id00012/abc/00002.mp4", "test/mp4/id00017/xyz/00003.mp4"):
+        (tmp_path / "vox2" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "vox2" / path).write_bytes(b"x")
+    units = {u.video: u for u in prepare.discover(tmp_path / "vox2", "voxceleb2")}
+    assert len(units["abc"].sources) == 2 and units["abc"].person == "id00012" and units["xyz"].split == "test"
+    assert units["abc"].split in ("meta", "validation")
+    for person in ("id10270", "id10001"):
+        folder = tmp_path / f"vox1/unzippedFaces/{person}/1.6/vid"
+        folder.mkdir(parents=True)
+        for n in range(3):
+            (folder / f"{n:07d}.jpg").write_bytes(b"x")
+    units = {u.person: u for u in prepare.discover(tmp_path / "vox1", "voxceleb1")}
+    assert units["id10270"].split == "test" and units["id10001"].split in ("meta", "validation") and len(units["id10001"].sources) == 3
+    with pytest.raises(ValueError, match="holds no video"):
+        (tmp_path / "nothing").mkdir()
+        prepare.discover(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no such folder"):
+        prepare.discover(tmp_path / "nowhere")
+
+
+def test_splits_are_disjoint_for_good():
+    people = [f"id{n:05d}" for n in range(4000)]
+    groups = [prepare.split_of(p, "dev", "voxceleb2") for p in people]
+    assert 40 < groups.count("validation") < 130 and groups.count("test") == 0
+    assert groups == [prepare.split_of(p, "dev", "voxceleb2") for p in people]
+
+
+def test_preparing_goes_on_where_it_was_and_notices_changes(tmp_path, clip):
+    for name in "abcdef":
+        film_path = tmp_path / f"in/{name}.mp4"
+        film_path.parent.mkdir(exist_ok=True)
+        film(film_path, clip)
+    lines(tmp_path / "in", tmp_path / "out", workers=2)
+    manifest = tmp_path / "out/manifest.jsonl"
+    whole = sorted(manifest.read_text().splitlines())
+    # killed after two: the manifest is short, one folder half written
+    manifest.write_text("\n".join(whole[:2]) + "\n")
+    shutil.rmtree(tmp_path / "out/test/f")
+    (tmp_path / "out/test/e/e.part").mkdir()
+    before = (tmp_path / "out/test/a/a/frames.npy").stat().st_mtime_ns
+    lines(tmp_path / "in", tmp_path / "out", workers=2)
+    assert sorted(manifest.read_text().splitlines()) == whole
+    assert (tmp_path / "out/test/a/a/frames.npy").stat().st_mtime_ns == before, "what was done is not done again"
+    np.savez(tmp_path / "in/a.npz", landmarks=clip.landmarks + 1)
+    lines(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out/test/a/a/frames.npy").stat().st_mtime_ns != before
+
+
+def test_a_crop_outside_the_frame_is_moved_inside():
+    square = keep_inside(Square(-30, -20, 300), 200, 160)
+    assert square.side == 160 and square.x >= -0.5 and square.y == -0.5
+    image = np.arange(160 * 200 * 3, dtype=np.uint8).reshape(160, 200, 3)
+    assert crop(image, square, 64).shape == (64, 64, 3)
+
+
+def test_crop_and_landmarks_move_together(clip):
+    """A dot drawn at a landmark is found where the landmark goes."""
+    points = clip.landmarks[0]
+    image = np.zeros((96, 96, 3), np.uint8)
+    x, y = points[30].round()
+    image[int(y) - 1:int(y) + 2, int(x) - 1:int(x) + 2] = 255
+    square = Square(10.2, 7.7, 70.0)
+    small = crop(image, square, 64).mean(-1)
+    at = np.array([(small * np.arange(64)[None]).sum(), (small * np.arange(64)[:, None]).sum()]) / small.sum()
+    assert np.abs(at - to_crop(np.array([x, y]), square, 64)).max() < 0.6
+
+
+def test_224_square_videos_take_the_same_crop_in_training_and_at_inference(tmp_path):
+    big = make_clip(3, 1, 0, 4, 12.5, 224, sound=False)
+    square = keep_inside(clip_square(big.landmarks), 224, 224)
+    assert crop(big.frames[0], square, 256).shape == (256, 256, 3)
+    film(tmp_path / "in/a.mp4", big, sound=False) if not (tmp_path / "in").mkdir() else None
+    prepare.prepare(tmp_path / "in", tmp_path / "out", prepare.Settings(256, 0), quiet=True)
+    frames, points = Store(tmp_path / "out", "test").read(0, np.arange(4))
+    again = np.stack([crop(f, square, 256) for f in big.frames])
+    assert np.abs(frames.astype(int) - again).mean() < 2, "JPEG at most"
+    assert np.allclose(points, to_crop(big.landmarks, square, 256), atol=1e-3)
+
+
+def test_reading_is_fast_and_windows_have_their_sound(tmp_path, clip):
+    film_path = tmp_path / "in/a.mp4"
+    film_path.parent.mkdir()
+    film(film_path, clip)
+    prepare.prepare(tmp_path / "in", tmp_path / "out", SETTINGS, quiet=True)
+    store = Store(tmp_path / "out", "test")
+    store.read(0, np.arange(9))
+    start = time.time()
+    for _ in range(50):
+        store.read(0, np.random.default_rng(0).permutation(12)[:9])
+    assert (time.time() - start) / 50 < 2e-3
+    frames, sound = store.window(0, 3, 5, 64)
+    assert np.array_equal(frames, store.read(0, np.arange(3, 8))[0]) and abs(len(sound) - 5 / 12.5 * 16000) <= 1
+    with pytest.raises(ValueError, match="12 frames"):
+        store.window(0, 9, 5, 64)
+
+
+def test_landmark_image_has_every_part_and_refuses_nan(clip):
+    image = draw(clip.landmarks[0], 96, 1.5)
+    colours = {c for *_, c in PARTS}
+    assert len(colours) == len(PARTS)
+    for first, last, _, colour in PARTS:
+        x, y = clip.landmarks[0, first:last + 1].mean(0) if last - first < 5 else clip.landmarks[0, first]
+        near = image[int(y) - 3:int(y) + 5, int(x) - 3:int(x) + 5].reshape(-1, 3).astype(int)
+        direction = near @ np.array(colour) / (np.linalg.norm(near, axis=1) + 1e-9) / np.linalg.norm(colour)
+        assert direction.max() > 0.97, colour
+    with pytest.raises(ValueError, match="not finite"):
+        draw(clip.landmarks[0] * np.nan, 96, 1.0)
+
+
+def test_openings_follow_the_face():
+    shut, wide = (make_clip(3, 1, 0, 30, 12.5, 96, sound=False, only=np.array([0])) for _ in range(2))
+    mouth, eyes = openings(shut.landmarks)
+    assert np.corrcoef(mouth, shut.pose["jaw_open"])[0, 1] > 0.9
+    assert np.corrcoef(eyes, shut.pose["blink_left"])[0, 1] < -0.8
+
+
+def test_corpus_of_the_smoke_profile(tmp_path):
+    profile = load("smoke")
+    root = build.ensure(profile, tmp_path)
+    stores = {s: build.store(profile, tmp_path, s) for s in prepare.SPLITS}
+    people = [set(s.people()) for s in stores.values()]
+    assert [len(p) for p in people] == [6, 2, 2] and not set.intersection(people[0], people[1] | people[2]) and not people[1] & people[2]
+    manifest = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
+    assert not any(line["note"] for line in manifest)
+    # rendered straight into the crop: preparing changes neither frames nor landmarks
+    source = video.read(next((tmp_path).rglob("meta/mp4/id000000/video0/00001.mp4")))
+    frames, points = stores["meta"].read(0, np.arange(6))
+    assert np.array_equal(np.stack(source.frames), frames)
+    assert np.allclose(points, np.load(next(tmp_path.rglob("meta/mp4/id000000/video0/00001.npz")))["landmarks"], atol=1e-3)
+    before = (root / "manifest.jsonl").read_text()
+    assert build.ensure(profile, tmp_path) == root and (root / "manifest.jsonl").read_text() == before
+    with pytest.raises(ValueError, match="expects your copy of voxceleb1"):
+        build.ensure(load("voxceleb1"), tmp_path)
+    assert {"pupils", "hidden"} <= stores["test"].track(0).keys()
+
+
+def test_the_laptop_corpus_is_large_enough():
+    p = load("laptop")
+    assert p.meta_people >= 400 and p.eval_people >= 24 and p.meta_videos >= 2 and p.eval_videos >= 4 and p.eval_frames >= 96
+    assert p.frames_per_video == 0 or p.frames_per_video >= p.eval_frames

@@ -1,0 +1,97 @@
+"""What the committed reference results must show: paired differences over the test people with intervals above zero."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from talking_heads import profiles
+from talking_heads.evaluation import protocol
+from talking_heads.reproduce import reference, tables
+
+RESULTS = Path(__file__).parents[1] / "results"
+REFERENCE = RESULTS / "reference"
+PROFILE = profiles.load("laptop")
+
+
+@pytest.fixture(scope="module")
+def differences():
+    return pd.read_csv(REFERENCE / "tables/differences.csv")
+
+
+@pytest.fixture(scope="module")
+def table1():
+    return pd.read_csv(REFERENCE / "tables/table1.csv")
+
+
+@pytest.mark.parametrize("variant", ["ft", "ff"])
+def test_reference_weights_fit_and_say_what_made_them(variant):
+    _, about = reference.load_networks(PROFILE, variant, "reference", RESULTS)
+    for field in ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors"):
+        assert field in about
+    assert about["variant"] == variant and about["extractors"] == {n: reference.judge_digest(n) for n in PROFILE.extractors}, \
+        "trained with other feature networks than those in the package"
+
+
+def test_sizes_of_what_is_committed():
+    from talking_heads.judges.training import WEIGHTS
+    weights = sum(p.stat().st_size for folder in (REFERENCE / "weights", WEIGHTS) for p in folder.glob("*.safetensors"))
+    others = sum(p.stat().st_size for p in REFERENCE.rglob("*") if p.is_file() and p.parent.name != "weights")
+    assert weights <= 25e6 and others <= 15e6
+
+
+def test_reference_results_are_about_these_weights(table1):
+    wanted = reference.digest(PROFILE, "reference", RESULTS)
+    assert set(table1["run_id"]) == {wanted}
+
+
+def gain(differences, a, ta, b, tb, metric):
+    row = differences[(differences["claim"] == f"{a}, T = {ta}, better than {b}, T = {tb}") & (differences["metric"] == metric)]
+    assert len(row) == 1
+    return row.iloc[0]
+
+
+@pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
+@pytest.mark.parametrize("t", [8, 32])
+def test_fine_tuning_closes_the_identity_gap(differences, t, metric):
+    assert gain(differences, protocol.AFTER, t, protocol.BEFORE, t, metric)["low"] > 0
+
+
+@pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
+@pytest.mark.parametrize("more, fewer", [(8, 1), (32, 8)])
+def test_more_frames_are_better(differences, more, fewer, metric):
+    assert gain(differences, protocol.AFTER, more, protocol.AFTER, fewer, metric)["low"] > 0
+
+
+@pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge", "landmark error"])
+@pytest.mark.parametrize("trivial", protocol.TRIVIAL)
+def test_better_than_the_trivial_rows(differences, trivial, metric):
+    assert gain(differences, protocol.AFTER, 8, trivial, 8, metric)["low"] > 0
+
+
+def value(table1, method, t, metric):
+    return table1[(table1["method"] == method) & (table1["T"] == t) & (table1["metric"] == metric)]["value"].item()
+
+
+@pytest.mark.parametrize("opening", ["mouth", "eyes"])
+def test_mouth_and_eyes_follow(table1, opening):
+    assert value(table1, protocol.AFTER, 8, f"{opening} correlation") >= 0.8
+
+
+@pytest.mark.parametrize("method", [protocol.BEFORE, protocol.FEED_FORWARD])
+def test_a_likeness_before_fine_tuning(table1, method):
+    different = json.loads((REFERENCE / "verification.json").read_text())["different_95"]
+    assert value(table1, method, 8, "CSIM-judge") > different
+
+
+def test_the_whole_protocol(table1):
+    """24 people, 32 hold-out frames each, all T."""
+    assert set(table1["T"]) == {1, 8, 32} and table1["n_people"].eq(24).all()
+    assert (table1["n_frames"] == 24 * 32 * table1["n_seeds"]).all()
+
+
+def test_every_table_says_which_weights_it_is_about():
+    for path in (REFERENCE / "tables").glob("*.md"):
+        assert path.stem == "sizes" or "weights: profile" in path.read_text()
+    assert set(tables.VERDICTS) >= set(pd.read_csv(REFERENCE / "tables/table1.csv")["verdict"])

@@ -1,0 +1,146 @@
+"""The runner says truly how each notebook ended, resumes, notices changes, and never mixes two runs."""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from talking_heads import profiles
+from talking_heads.reproduce import report, runner
+from talking_heads.reproduce.runner import Chapter, Outcome, Run
+
+WRITE = "from pathlib import Path\nPath(results).mkdir(parents=True, exist_ok=True)\n(Path(results) / '{0}').write_text('{0}')"
+
+
+def notebook(folder: Path, name: str, *cells: str) -> None:
+    first = nbformat.v4.new_code_cell('profile = "smoke"\nresults = "out"')
+    first.metadata["tags"] = ["parameters"]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# " + name), first, *map(nbformat.v4.new_code_cell, cells)])
+    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    folder.mkdir(exist_ok=True)
+    nbformat.write(nb, folder / f"{name}.ipynb")
+
+
+def make(tmp_path, *chapters, **more) -> Run:
+    results = tmp_path / "results"
+    return Run(profiles.load("smoke"), {"profile": "smoke", "results": str(results)}, tmp_path / "notebooks", results, chapters=chapters, **more)
+
+
+@pytest.mark.parametrize("cells, limit, why", [
+    (["1 + 1", "raise KeyError('gone')", WRITE.format("a")], 60, "cell 3 raised KeyError: 'gone'"),
+    (["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", WRITE.format("a")], 60, "stopped at cell 2"),
+    ([WRITE.format("a"), "raise SystemExit"], 60, "SystemExit|stopped at|left early"),
+    ([WRITE.format("a"), "import sys; sys.exit(0)", "1 + 1"], 60, "SystemExit|stopped at|left early"),
+    ([WRITE.format("a"), "import time; time.sleep(100)"], 6, "ran past its limit of 6 s"),
+    (["1 + 1"], 60, "did not write what it promised: a"),
+], ids=["raises", "killed kernel", "SystemExit last", "sys.exit midway", "past its limit", "breaks its promise"])
+def test_failures_are_never_ok(tmp_path, cells, limit, why):
+    import re
+    notebook(tmp_path / "notebooks", "bad", *cells)
+    outcome = runner.run_chapters(make(tmp_path, Chapter("bad", "", (), ("a",), limit=limit)), say=lambda _: None)["bad"]
+    assert outcome.status == "failed" and re.search(why, outcome.error), outcome
+    assert json.loads((tmp_path / "results/status.json").read_text())["bad"]["status"] == "failed"
+    assert not list((tmp_path / "results/notebooks").glob(".bad*"))
+
+
+def test_a_failure_stops_only_those_that_need_it(tmp_path):
+    notebook(tmp_path / "notebooks", "bad", "1 / 0")
+    notebook(tmp_path / "notebooks", "needs", WRITE.format("b"))
+    notebook(tmp_path / "notebooks", "free", WRITE.format("c"))
+    run = make(tmp_path, Chapter("bad", ""), Chapter("needs", "", ("bad",), ("b",)), Chapter("free", "", (), ("c",)))
+    outcomes = runner.run_chapters(run, jobs=2, say=lambda _: None)
+    assert [o.status for o in outcomes.values()] == ["failed", "failed", "ok"] and "needs bad" in outcomes["needs"].error
+    page = report.write_report(run.profile, run.results, "weights").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_resumes_with_what_is_missing_and_notices_changes(tmp_path, monkeypatch):
+    for name in "ab":
+        notebook(tmp_path / "notebooks", name, WRITE.format(name))
+    run = make(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", ("a",), ("b",)))
+    todo = lambda r=run: [what for _, what, _ in runner.plan(r)]
+    assert todo() == ["run", "run"]
+    runner.run_chapters(run, say=lambda _: None)
+    assert todo() == ["ok already"] * 2
+    executed = nbformat.read(tmp_path / "results/notebooks/a.ipynb", 4)
+    assert runner.CLOSING not in [c.source for c in executed.cells] and str(tmp_path) not in json.dumps(executed.metadata)
+    assert (tmp_path / "results/notebooks/a.html").exists()
+
+    (tmp_path / "results/b").unlink()
+    assert todo() == ["ok already", "run"], "a lost result is made again"
+    runner.run_chapters(run, say=lambda _: None)
+    outcomes = runner.read_status(run.results)
+    outcomes["a"] = Outcome("running", key=outcomes["a"].key)  # killed while it ran
+    runner.write_status(run.results, outcomes)
+    assert todo() == ["run", "ok already"]
+    runner.run_chapters(run, say=lambda _: None)
+
+    changed = make(tmp_path, *run.chapters)
+    changed.parameters["profile"] = "laptop"
+    assert todo(changed) == ["run", "run"], "a changed parameter makes both stale"
+    notebook(tmp_path / "notebooks", "b", WRITE.format("b"), "2 + 2")
+    assert todo() == ["ok already", "run"], "a changed notebook makes itself stale"
+    notebook(tmp_path / "notebooks", "a", WRITE.format("a"), "2 + 2")
+    assert todo() == ["run", "run"], "and those that need it"
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "x.py").write_text("1")
+    monkeypatch.setattr(runner, "LIBRARY", library)
+    before = runner.plan(run)[0][2]
+    (library / "x.py").write_text("2")
+    assert runner.plan(run)[0][2] != before, "a changed library file makes everything stale"
+    weights = tmp_path / "w.safetensors"
+    run.inputs = (weights,)
+    absent = runner.plan(run)[0][2]
+    weights.write_bytes(b"w")
+    assert runner.plan(run)[0][2] != absent
+
+
+def test_only_brings_along_what_is_needed_and_refuses_unknown_names(tmp_path):
+    for name in ("01_a", "02_b", "03_c"):
+        notebook(tmp_path / "notebooks", name, "1")
+    run = make(tmp_path, Chapter("01_a", ""), Chapter("02_b", "", ("01_a",)), Chapter("03_c", ""))
+    assert [c.name for c, _, _ in runner.plan(run, ["02"])] == ["01_a", "02_b"]
+    with pytest.raises(ValueError, match="unknown chapter 'nine'; there are: 01_a, 02_b, 03_c"):
+        runner.plan(run, ["nine"])
+
+
+def test_unknown_parameters_and_values_that_are_no_json_are_refused(tmp_path):
+    notebook(tmp_path / "notebooks", "a", "1")
+    nb = nbformat.read(tmp_path / "notebooks/a.ipynb", 4)
+    with pytest.raises(ValueError, match="unknown parameters extra; the notebook declares profile, results"):
+        runner.check_parameters(nb, {"profile": "smoke", "extra": 1})
+    with pytest.raises(ValueError, match="plain JSON"):
+        runner.check_parameters(nb, {"profile": (1, 2)})
+
+
+def _hold(results, ready, stop):
+    with runner.locked(results):
+        ready.set()
+        stop.wait(20)
+
+
+def test_two_runs_at_once_do_not_mix(tmp_path):
+    notebook(tmp_path / "notebooks", "a", "1")
+    run = make(tmp_path, Chapter("a", ""))
+    context = multiprocessing.get_context("spawn")
+    ready, stop = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(run.results, ready, stop))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(runner.Busy, match=rf"another run \(process {other.pid}\) is at work here"):
+        runner.run_chapters(run, say=lambda _: None)
+    stop.set()
+    other.join()
+    assert runner.run_chapters(run, say=lambda _: None)["a"].status == "ok"
+
+
+def test_progress_lines_are_passed_on_while_it_runs(tmp_path):
+    notebook(tmp_path / "notebooks", "a", "import time\nprint('  halfway', flush=True)\ntime.sleep(4)\nprint('  done', flush=True)")
+    said = []
+    runner.run_chapters(make(tmp_path, Chapter("a", "")), say=lambda line: said.append((time.time(), line)))
+    times = {line.strip(): t for t, line in said}
+    assert times["done"] - times["halfway"] > 1.5
