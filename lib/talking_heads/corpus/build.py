@@ -11,11 +11,11 @@ SPEAKER_FIELDS = ("seed", "image_size", "meta_people", "meta_videos", "meta_fram
                   "eval_frames", "eval_frames_other", "eval_fps")
 
 
-def folder(profile: Profile, data: Path) -> Path:
+def folder(profile: Profile, data: Path | str) -> Path:
     """Where a profile's corpus lies: by its settings where it is rendered, ``<data>/<layout>`` where it is the user's own."""
     if profile.corpus == "speakers":
-        return data / f"speakers-{key(profile, *SPEAKER_FIELDS)}"
-    return data / profile.corpus_layout
+        return Path(data) / f"speakers-{key(profile, *SPEAKER_FIELDS)}"
+    return Path(data) / profile.corpus_layout
 
 
 def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
@@ -23,7 +23,7 @@ def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
 
     Raises ValueError, with the remedy, where the user's own videos are expected and not there.
     """
-    root = folder(profile, Path(data))
+    root = folder(profile, data)
     if profile.corpus == "speakers":
         write_speakers(root / "videos", profile)
     elif not (root / "videos").is_dir():
@@ -36,4 +36,4 @@ def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
 
 def store(profile: Profile, data: Path, split: str) -> Store:
     """One split of a profile's prepared corpus. Raises what :class:`Store` does."""
-    return Store(folder(profile, Path(data)) / "prepared", split)
+    return Store(folder(profile, data) / "prepared", split)

@@ -21,7 +21,7 @@ from . import crops, video
 from .store import write_frames
 
 SPLITS = ("meta", "validation", "test")
-SMALLEST_FACE = 24  # pixels across the landmarks' box
+SMALLEST_FACE = 12  # pixels across the landmarks' box
 # VoxCeleb1's speakers for verification tests (Nagrani et al. 2017)
 VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
 

@@ -111,7 +111,13 @@ def describe(about: dict) -> str:
 
 def digest(profile: Profile, weights: str, results: Path) -> str:
     """Twelve hex digits of the weights of both variants: results of other weights are never mixed in."""
-    return hashlib.sha256("".join(sha256(weights_path(profile, v, weights, results)) for v in ("ft", "ff")).encode()).hexdigest()[:12]
+    known = []
+    for variant in ("ft", "ff"):
+        try:
+            known.append(sha256(weights_path(profile, variant, weights, results)))
+        except FileNotFoundError:
+            known.append("absent")
+    return hashlib.sha256("".join(known).encode()).hexdigest()[:12]
 
 
 def keep(profile: Profile, results: Path) -> Path:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def judge(written: Path, returncode: int, stderr: str) -> str:
     for number, cell in enumerate(cells, start=1):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                trace = "\n".join(output.get("traceback", []))[-1500:]
+                trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.get("traceback", [])))[-1500:]
                 return f"cell {number} raised {output.ename}: {output.evalue}\n{trace}"
             if output.output_type == "stream" and "To exit: use 'exit', 'quit', or Ctrl-D." in output.text:
                 return f"cell {number} called SystemExit"
