@@ -56,14 +56,11 @@ class FineTuning:
     def step(self, index: Tensor) -> dict[str, float]:
         """One update of D' and of G' on the training frames ``index`` (B,): equations (10) and (9)."""
         x, y = self.x[index], self.y[index]
-        row = {}
-        rounds = self.profile.discriminator_steps if self.adversarial else 0
-        for _ in range(rounds):
-            with self.cast, torch.no_grad():
-                x_hat = self.head(y)
-            row |= discriminator_step(self.discriminator, x, x_hat, y, None, [self.discriminator_optimiser], self.cast)
         with self.cast:
             x_hat = self.head(y)
+        row = {}
+        for _ in range(self.profile.discriminator_steps if self.adversarial else 0):
+            row |= discriminator_step(self.discriminator, x, x_hat, y, None, [self.discriminator_optimiser], self.cast)
         row |= generator_step(x, x_hat, y, None, self.discriminator if self.adversarial else None, self.extractors,
                               self.weights, self.generator_optimiser, self.cast)
         return row
