@@ -82,7 +82,7 @@ def test_readme_names_the_commands_that_exist():
     assert "./run_all.sh\n" in text and "./run_all.sh test" in text and "./run_all.sh lab" in text
     for command in set(re.findall(r"python -m talking_heads ((?:--\w+ \S+ )*)([a-z-]+)", text)):
         assert run(command[1], "--help").returncode == 0, command
-    for name in re.findall(r"--profile ([\w-]+)", text):
+    for name in re.findall(r"--profile ([a-z][\w-]+)", text):
         assert name in profiles.names()
 
 

@@ -120,7 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     c.add_argument("--profile", default="laptop-full")
     c.set_defaults(run=keep)
 
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # the command's own usage names the options that exist
+        commands.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
     try:
         return args.run(args) or 0
     except (ValueError, OSError, RuntimeError) as error:

@@ -211,7 +211,7 @@ class MetaLearner:
         self.step += 1
         with torch.no_grad():
             row["e_within"] = each.float().var(1, unbiased=False).mean().item()
-            row["e_between"] = e_hat.float().var(0).mean().item()
+            row["e_between"] = e_hat.float().var(0, unbiased=False).mean().item()
             row["output_spread"] = x_hat.float().std(0).mean().item()
         return row
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ..corpus.episodes import to_tensor
 from ..judges.networks import IdentityJudge, LandmarkJudge
 from ..perceptual import JUDGE_WEIGHTS
 from ..tensors import load_weights
@@ -27,8 +28,7 @@ def landmark_judge() -> LandmarkJudge:
 
 def _batches(images: np.ndarray, batch: int = 128):
     for start in range(0, len(images), batch):
-        x = torch.from_numpy(np.ascontiguousarray(images[start:start + batch])).permute(0, 3, 1, 2)
-        yield x.float() / 127.5 - 1
+        yield to_tensor(images[start:start + batch])
 
 
 @torch.no_grad()

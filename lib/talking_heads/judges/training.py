@@ -43,7 +43,7 @@ def trait_table(name: str) -> np.ndarray:
 
 def to_input(images: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
     """(B, S, S, 3) uint8 -> (B, 3, S, S) in [-1, 1]; with ``rng``, moved, scaled, tinted and blurred at random."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     if rng is None:
         return x
     b = len(x)

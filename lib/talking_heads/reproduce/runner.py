@@ -204,7 +204,7 @@ def judge(written: Path, returncode: int, stderr: str) -> str:
     """Why an executed notebook is not complete; "" if it is."""
     if not written.exists():
         return f"papermill failed before the first cell: {stderr.strip()[-600:]}"
-    cells = [c for c in nbformat.read(written, 4).cells if c.cell_type == "code"]
+    cells = [c for c in nbformat.read(written, 4).cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells, start=1):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
@@ -212,9 +212,9 @@ def judge(written: Path, returncode: int, stderr: str) -> str:
                 return f"cell {number} raised {output.ename}: {output.evalue}\n{trace}"
             if output.output_type == "stream" and "To exit: use 'exit', 'quit', or Ctrl-D." in output.text:
                 return f"cell {number} called SystemExit"
-    unfinished = [n for n, c in enumerate(cells, start=1) if c.execution_count is None and c.source.strip()]
-    if unfinished or not any("the chapter ran to its end" in o.get("text", "") for o in cells[-1].get("outputs", [])):
-        where = f"cell {unfinished[0]}" if unfinished else "its last cell"
+    begun = [n for n, c in enumerate(cells, start=1) if c.execution_count is not None]
+    if len(begun) < len(cells) or not any("the chapter ran to its end" in o.get("text", "") for o in cells[-1].get("outputs", [])):
+        where = f"cell {begun[-1]}" if begun else "its first cell"
         said = stderr.strip().splitlines()[-1][-300:] if stderr.strip() else "the kernel died or the chapter left early"
         return f"stopped at {where}: {said}"
     return f"papermill ended with {returncode}: {stderr.strip()[-600:]}" if returncode else ""
