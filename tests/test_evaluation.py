@@ -162,6 +162,14 @@ def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_
     assert list(again.columns) == tables.COLUMNS and len(again) == len(table)
 
 
+def test_a_method_without_weights_has_its_rows_and_they_say_not_run(evaluated, profile):
+    frames, features = protocol.measure(evaluated[1])
+    table = tables.table1(frames[frames["method"] != protocol.FEED_FORWARD], features, profile, "run")
+    shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID"]).query("method == 'Ours-FF'")
+    assert len(shown) == len(profile.shots) and shown["SSIM"].tolist() == ["not run (paper 0.61)", "not run", "not run (paper 0.64)"]
+    assert table[table["method"] == protocol.FEED_FORWARD]["verdict"].eq("not run").all()
+
+
 def test_inception_and_arcface_paths_on_random_weights(tmp_path, few):
     inception.torchvision_beside_cpu_torch()
     from pytorch_fid.inception import InceptionV3

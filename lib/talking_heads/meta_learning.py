@@ -376,8 +376,3 @@ def restore_weights(profile: Profile, state: dict[str, Tensor], device: str | to
         nets.discriminator.w0.copy_(state["d.w0"])
         nets.discriminator.b.copy_(state["d.b"])
     return nets.to(device)
-
-
-def variance_ratio(rows: Sequence[dict]) -> float:
-    """Variance of ê between videos over that within them, over logged steps."""
-    return float(np.mean([r["e_between"] for r in rows]) / max(1e-12, np.mean([r["e_within"] for r in rows])))

@@ -88,7 +88,7 @@ def weights_path(profile: Profile, variant: str, weights: str, results: Path) ->
         if not profile.reference_weights:
             raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
         path = Path(results) / "reference" / "weights" / f"{variant}.safetensors"
-        remedy = "it is part of the repository"
+        remedy = "it is not among the committed weights"
     else:
         path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
         remedy = "chapter 03_meta_learning trains it"

@@ -44,12 +44,12 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("00_start_here", "the map, and a talking head from the reference weights", (), ("figures/start_here.png",), 0.5),
-    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 4.5),
-    Chapter("02_networks_and_losses", "shapes, sizes, losses", (), ("tables/sizes.csv", "figures/losses.png"), 0.5),
+    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 3.5),
+    Chapter("02_networks_and_losses", "shapes, sizes, losses", (), ("tables/sizes.csv", "figures/losses.png"), 0.2),
     Chapter("03_meta_learning", "meta-learning from nothing, for its budget", ("01_speakers_and_landmarks",),
-            ("figures/meta_learning.png", "figures/meta_curves.png"), 4.5),
+            ("figures/meta_learning.png", "figures/meta_curves.png"), 2.5),
     Chapter("04_fine_tuning", "one new person, before and after", ("01_speakers_and_landmarks", "03_meta_learning"),
-            ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.5),
+            ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.7),
     Chapter("05_comparison", "Table 1 for our method", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "figures/figure4.png"), 8.0),
 )

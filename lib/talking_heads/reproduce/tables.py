@@ -65,6 +65,10 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         rows.append([corpus_name(profile), method, t, metric, value, low, high, people, n, seeds, paper, say, run_id])
 
     nan = float("nan")
+    for method in (m for m in protocol.METHODS if m not in set(frames["method"])):  # its weights are not there
+        for t in sorted(frames["T"].unique()):
+            for metric in ("SSIM", "CSIM-judge", "landmark error", *NEEDS, "USER"):
+                add(method, t, metric, nan, nan, nan, 0, 0, 0)
     for (method, t), part in frames.groupby(["method", "T"], sort=False):
         people, seeds = part["person"].nunique(), part["seed"].nunique()
         shape = (people, len(part), seeds)
@@ -86,15 +90,15 @@ def wide(table: pd.DataFrame, metrics_: list[str]) -> pd.DataFrame:
     """The paper's layout: a row for each method and T, a column for each metric, "value [low, high] (paper)"."""
     def text(r: pd.Series) -> str:
         if np.isnan(r["value"]):
-            what = "people's answers" if r["metric"] == "USER" else f"weights fetch {NEEDS[r['metric']]}"
-            return f"not run: needs {what}" + ("" if np.isnan(r["paper_value"]) else f" (paper {r['paper_value']:g})")
+            needs = {"USER": ": needs people's answers"} | {m: f": needs weights fetch {n}" for m, n in NEEDS.items()}
+            return f"not run{needs.get(r['metric'], '') if r['n_people'] else ''}" + ("" if np.isnan(r["paper_value"]) else f" (paper {r['paper_value']:g})")
         digits = 1 if abs(r["value"]) >= 10 else 3
         interval_ = "" if np.isnan(r["ci_low"]) else f" [{r['ci_low']:.{digits}f}, {r['ci_high']:.{digits}f}]"
         return f"{r['value']:.{digits}f}{interval_}" + ("" if np.isnan(r["paper_value"]) else f" (paper {r['paper_value']:g})")
 
     cells = table.assign(cell=table.apply(text, axis=1)).pivot(index=["T", "method"], columns="metric", values="cell")
     order = [(t, m) for t in sorted(table["T"].unique()) for m in protocol.METHODS if (t, m) in cells.index]
-    return cells.loc[order, [m for m in metrics_ if m in cells.columns]].reset_index()
+    return cells.loc[order, [m for m in metrics_ if m in cells.columns]].fillna("not run").reset_index()
 
 
 def markdown(table: pd.DataFrame) -> str:
