@@ -96,7 +96,8 @@ def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
 
 def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_path, clip):
     """The tail of a damaged file is never filled up with repeated frames."""
-    film(tmp_path / "in/a.mp4", clip) if (tmp_path / "in").mkdir() is None else None
+    (tmp_path / "in").mkdir()
+    film(tmp_path / "in/a.mp4", clip)
     with av.open(str(tmp_path / "in/a.mp4")) as c:
         packets = [p.pos for p in c.demux(c.streams.video[0]) if p.pos]
     data = bytearray((tmp_path / "in/a.mp4").read_bytes())
@@ -253,7 +254,8 @@ def test_224_square_videos_take_the_same_crop_in_training_and_at_inference(tmp_p
     big = make_clip(3, 1, 0, 4, 12.5, 224, sound=False)
     square = keep_inside(clip_square(big.landmarks), 224, 224)
     assert crop(big.frames[0], square, 256).shape == (256, 256, 3)
-    film(tmp_path / "in/a.mp4", big, sound=False) if not (tmp_path / "in").mkdir() else None
+    (tmp_path / "in").mkdir()
+    film(tmp_path / "in/a.mp4", big, sound=False)
     prepare.prepare(tmp_path / "in", tmp_path / "out", prepare.Settings(256, 0), quiet=True)
     frames, points = Store(tmp_path / "out", "test").read(0, np.arange(4))
     again = np.stack([crop(f, square, 256) for f in big.frames])

@@ -193,7 +193,7 @@ class MetaLearner:
             episode = self.sampler.next(self.device)
             x, y, i = flat_targets(episode)
             with self.cast:
-                each = embed_each(e, episode)
+                each = e.embed_each(episode.x_s, episode.y_s)
                 e_hat = each.mean(1)
                 x_hat = g(y, e_hat.repeat_interleave(p.targets, 0))
             if adversarial:
@@ -267,12 +267,6 @@ class MetaLearner:
         self.sampler.restore(state["sampler"])
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
-
-
-def embed_each(embedder: Embedder, episode: Episode) -> Tensor:
-    """The K embeddings of every video: (B, K, N)."""
-    b, k = episode.x_s.shape[:2]
-    return embedder(episode.x_s.flatten(0, 1), episode.y_s.flatten(0, 1)).reshape(b, k, -1)
 
 
 def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .judges.networks import AttributeNet, PersonNet, at_side
+from .judges.networks import WEIGHTS, AttributeNet, PersonNet, at_side
 from .tensors import load_weights
 from .weights import find
 
-JUDGE_WEIGHTS = Path(__file__).parent / "judges" / "weights"
 VGG_WIDTHS = (64, 128, 256, 512, 512)
 VGG_DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}
 TAPS = {"vgg19": (1, 6, 11, 20, 29), "vggface": (1, 6, 11, 18, 25)}
@@ -93,7 +92,7 @@ def embedded_extractor(name: str, weight: float) -> Extractor:
 
     Its layers are scaled so that frames of two people differ by 1 in each: without that the deepest layer drowns the others.
     """
-    state, about = load_weights(JUDGE_WEIGHTS / f"{name}.safetensors")
+    state, about = load_weights(WEIGHTS / f"{name}.safetensors")
     outputs = len(state["head.3.bias"])
     net = {"attributes": AttributeNet, "people": PersonNet}[name](outputs)
     net.load_state_dict(state)

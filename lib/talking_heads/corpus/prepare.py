@@ -49,9 +49,7 @@ def split_of(person: str, folder: str, layout: str) -> str:
     """
     if folder in SPLITS:
         return folder
-    if folder == "test" or (layout == "voxceleb1" and person in VOXCELEB1_TEST):
-        return "test"
-    if layout == "folder":
+    if layout == "folder" or (layout == "voxceleb1" and person in VOXCELEB1_TEST):
         return "test"
     return "validation" if int(hashlib.sha256(person.encode()).hexdigest(), 16) % 50 == 0 else "meta"
 
@@ -132,16 +130,15 @@ def prepare_clip(path: Path, settings: Settings, most: int, detect: Detect | Non
     height, width = clip.frames[0].shape[:2]
     notes = [clip.note] if clip.note else []
     faces = np.ones(len(clip.frames), int)
-    if sidecar(path).exists():
+    given = sidecar(path).exists()
+    if given:
         known = read_sidecar(sidecar(path), len(clip.frames))
     else:
         points, faces = detect(clip.frames)
         known = {"landmarks": points}
     good = np.isfinite(known["landmarks"]).all((1, 2))
-    if sidecar(path).exists() and not good.all():
-        notes.append(f"landmarks not finite in {int((~good).sum())} frames, which are left out")
-    elif not good.all():
-        notes.append(f"no face in {int((~good).sum())} of {len(good)} frames, which are left out")
+    if lost := int((~good).sum()):
+        notes.append(f"landmarks not finite in {lost} frames, which are left out" if given else f"no face in {lost} of {len(good)} frames, which are left out")
     if (faces > 1).any():
         notes.append(f"two or more faces in {int((faces > 1).sum())} frames, which are left out")
         good &= faces <= 1

@@ -6,11 +6,14 @@ of another architecture and trained on other people, measures CSIM-judge and FD-
 see them at 64².
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SIDE = 64
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def at_side(x: Tensor, side: int = SIDE) -> Tensor:

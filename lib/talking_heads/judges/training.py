@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..corpus.episodes import to_tensor
 from ..corpus.speakers.clips import speaker
 from ..corpus.speakers.pool import Pool, make_pool
 from ..corpus.speakers.traits import NAMES, VOICE, unit_vector
 from ..tensors import save_weights
-from .networks import AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
+from .networks import WEIGHTS, AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
 
-WEIGHTS = Path(__file__).parent / "weights"
 SEED = 1
 # pools of rendered people; they overlap neither with each other nor with any profile's corpus
 POOLS = {
@@ -43,7 +43,7 @@ def trait_table(name: str) -> np.ndarray:
 
 def to_input(images: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
     """(B, S, S, 3) uint8 -> (B, 3, S, S) in [-1, 1]; with ``rng``, moved, scaled, tinted and blurred at random."""
-    x = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = to_tensor(images)
     if rng is None:
         return x
     b = len(x)

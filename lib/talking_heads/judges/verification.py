@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..corpus.episodes import to_tensor
 from ..corpus.speakers.traits import NAMES, VOICE
 from .networks import IdentityJudge
 
@@ -21,11 +22,10 @@ def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
     return float((refused[at] + accepted[at]) / 2)
 
 
-def embed(net: IdentityJudge, images: np.ndarray, batch: int = 256) -> torch.Tensor:
+@torch.no_grad()
+def embed(net: IdentityJudge, images: np.ndarray) -> torch.Tensor:
     """(n, S, S, 3) uint8 -> (n, 128)."""
-    from .training import to_input
-    with torch.no_grad():
-        return torch.cat([net(to_input(images[k:k + batch])) for k in range(0, len(images), batch)])
+    return torch.cat([net(x) for x in to_tensor(images).split(128)])
 
 
 def scores(net: IdentityJudge, folder: Path) -> dict[str, np.ndarray]:

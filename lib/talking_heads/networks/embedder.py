@@ -46,7 +46,10 @@ class Embedder(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return sum_pool(self.stack(x, y)[-1], self.pool)
 
+    def embed_each(self, x: Tensor, y: Tensor) -> Tensor:
+        """K frames of each of B videos, (B, K, 3, H, W), to their embeddings (B, K, N)."""
+        return self(x.flatten(0, 1), y.flatten(0, 1)).unflatten(0, x.shape[:2])
+
     def embed(self, x: Tensor, y: Tensor) -> Tensor:
-        """Equation (1) and (7): K frames of each of B videos, (B, K, 3, H, W), to the mean embedding (B, N)."""
-        b, k = x.shape[:2]
-        return self(x.flatten(0, 1), y.flatten(0, 1)).reshape(b, k, -1).mean(1)
+        """Equations (1) and (7): K frames of each of B videos, (B, K, 3, H, W), to the mean embedding (B, N)."""
+        return self.embed_each(x, y).mean(1)

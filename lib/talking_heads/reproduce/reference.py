@@ -18,6 +18,7 @@ from ..corpus import build
 from ..corpus.episodes import PoolVideos, Videos, flat_sheet
 from ..corpus.speakers.pool import LiveVideos
 from ..devices import choose
+from ..judges.networks import WEIGHTS
 from ..judges.training import POOLS, SEED, pool
 from ..meta_learning import MetaLearner, Networks, export, meta_learn, restore_weights
 from ..perceptual import make_extractors
@@ -53,8 +54,7 @@ def train_variant(profile: Profile, variant: str, videos: Videos, runs: Path, pe
 
 
 def judge_digest(name: str) -> str:
-    from ..perceptual import JUDGE_WEIGHTS
-    path = JUDGE_WEIGHTS / f"{name}.safetensors"
+    path = WEIGHTS / f"{name}.safetensors"
     return sha256(path)[:16] if path.exists() else "fetched"
 
 
@@ -126,8 +126,10 @@ def keep(profile: Profile, results: Path) -> Path:
     Raises ValueError where a chapter of the run is not ok.
     """
     source, target = Path(results) / profile.name, Path(results) / "reference"
-    if bad := [n for n, o in read_status(source).items() if o.status != "ok"] or ([] if (source / "status.json").exists() else ["everything"]):
-        raise ValueError(f"{source}: {', '.join(bad)} not ok; run ./run_all.sh --profile {profile.name} first")
+    outcomes = read_status(source)
+    bad = [n for n, o in outcomes.items() if o.status != "ok"]
+    if bad or not outcomes:
+        raise ValueError(f"{source}: {', '.join(bad) or 'no chapter has run'}, not ok; run ./run_all.sh --profile {profile.name} first")
     for name in ("tables", "figures", "notebooks"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
