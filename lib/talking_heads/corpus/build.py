@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..profiles import Profile, key
 from .prepare import Settings, prepare
+from .speakers.clips import rendering
 from .speakers.write import write_speakers
 from .store import Store
 
@@ -12,9 +13,9 @@ SPEAKER_FIELDS = ("seed", "image_size", "meta_people", "meta_videos", "meta_fram
 
 
 def folder(profile: Profile, data: Path | str) -> Path:
-    """Where a profile's corpus lies: by its settings where it is rendered, ``<data>/<layout>`` where it is the user's own."""
+    """Where a profile's corpus lies: by its settings and the renderer where it is rendered, ``<data>/<layout>`` where it is the user's own."""
     if profile.corpus == "speakers":
-        return Path(data) / f"speakers-{key(profile, *SPEAKER_FIELDS)}"
+        return Path(data) / f"speakers-{key(profile, *SPEAKER_FIELDS)}-{rendering()}"
     return Path(data) / profile.corpus_layout
 
 

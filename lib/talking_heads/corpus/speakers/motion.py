@@ -41,7 +41,7 @@ def draw_motion(rng: np.random.Generator, times: np.ndarray, segments: list[Segm
     skew = 0.12 * smooth_walk(rng, times, 2.0)
     pose["brow_left"], pose["brow_right"] = np.clip(brows + skew, -0.3, 1), np.clip(brows - skew, -0.3, 1)
     pose["frown"] = np.clip(0.35 * smooth_walk(rng, times, 2.2) - 0.1, 0, 1)
-    # the gaze jumps, the lids close for a fifth of a second
+    # the gaze jumps; the lids follow it down, and close for a fifth of a second
     jumps = np.sort(rng.uniform(0, times[-1] + 0.1, rng.poisson(1.2 * times[-1]) + 1))
     fixation = np.searchsorted(jumps, times)
     targets = rng.uniform(-1, 1, (len(jumps) + 1, 2)) * [0.8, 0.6]
@@ -49,5 +49,5 @@ def draw_motion(rng: np.random.Generator, times: np.ndarray, segments: list[Segm
     blink = np.zeros(n)
     for at in np.arange(rng.uniform(0, 2.0), times[-1] + 0.2, 2.2) + rng.uniform(-0.6, 0.6):
         blink = np.maximum(blink, np.clip(1.25 - np.abs(times - at) / 0.12, 0, 1))
-    pose["blink_left"] = pose["blink_right"] = np.clip(blink + rng.uniform(0, 0.12), 0, 1)
+    pose["blink_left"] = pose["blink_right"] = np.clip(blink + 0.4 * pose["gaze_y"].clip(0) + rng.uniform(0, 0.12), 0, 1)
     return {name: np.asarray(track, np.float32) for name, track in pose.items()}

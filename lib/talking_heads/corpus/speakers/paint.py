@@ -123,16 +123,15 @@ def head(d: Tensor, radius: Tensor, skin_radius: Tensor, cavity: Tensor, normal:
     front = smoothstep(d[:, 2], 0.02, 0.16)
     is_hair = ((radius - skin_radius) / 0.012 - 0.2).clamp(0, 1)
     colour = skin(d, x, y, front, face, seeds)
-    colour = mouth(colour, x, y, front, face, pixel)
+    colour, wet = mouth(colour, x, y, front, face, pixel)
     colour = nose(colour, x, y, front, face, pixel)
-    wet = torch.zeros_like(x)
     for side in (-1, 1):
         colour, eye = eyes(colour, x, y, front, side, face, pixel)
         colour = brows(colour, x, y, front, side, face, pixel)
         wet = torch.maximum(wet, eye)
     diffuse, gloss = light_on(normal, style)
     occlusion = (1 - 2.6 * cavity.clamp(0, 0.12)) * (1 + 0.5 * cavity.clamp(-0.06, 0))
-    lit = mix(diffuse * occlusion[:, None], diffuse.mean(1, keepdim=True) * 0.25 + 0.75, 0.6 * wet)
+    lit = mix(diffuse * occlusion[:, None], diffuse.mean(1, keepdim=True) * 0.25 + 0.75, 0.8 * wet)
     hair = hair_colour(face)
     angle = torch.atan2(d[:, 0], d[:, 2])
     flow = waves(torch.stack([angle * 1.5, d[:, 1] * 0.25, angle.cos()], 1), seeds + 7, 11.0, 4)
@@ -179,8 +178,8 @@ def skin(d: Tensor, x: Tensor, y: Tensor, front: Tensor, face: Face, seeds: Tens
     return mix(colour, beard, 0.90 * growth)
 
 
-def mouth(colour: Tensor, x: Tensor, y: Tensor, front: Tensor, face: Face, pixel: Tensor) -> Tensor:
-    """Lips, teeth and tongue."""
+def mouth(colour: Tensor, x: Tensor, y: Tensor, front: Tensor, face: Face, pixel: Tensor) -> tuple[Tensor, Tensor]:
+    """Lips, teeth and tongue; returns the colours and where the inside of the mouth shows."""
     t = face.traits
     u = (x / face.mouth_half).clamp(-1, 1)
     upper_outer, upper_inner, lower_inner, lower_outer = face.lips(u)
@@ -197,13 +196,14 @@ def mouth(colour: Tensor, x: Tensor, y: Tensor, front: Tensor, face: Face, pixel
     opened = edge(y - upper_inner, pixel) * edge(lower_inner - y, pixel) * within
     wide_open = smoothstep(gap, 0.006, 0.03)
     inside = rgb(0.20, 0.06, 0.06, x)
-    teeth = edge(upper_inner + 0.075 - y, pixel) * smoothstep(-u.abs(), -0.92, -0.70)
+    teeth = edge(upper_inner + 0.06 + 0.07 * (1 - u * u) - y, pixel) * smoothstep(-u.abs(), -0.98, -0.80)
     inside = mix(inside, rgb(0.93, 0.90, 0.84, x), teeth * 0.95)
     tongue = bump(x, 0.12, y - lower_inner + 0.01, 0.05) * smoothstep(gap, 0.06, 0.14) * (1 - teeth)
     inside = mix(inside, rgb(0.68, 0.27, 0.27, x), 0.8 * tongue)
-    colour = mix(colour, inside, opened * wide_open)
+    shows = opened * wide_open
+    colour = mix(colour, inside, shows)
     line = torch.exp(-(((y - 0.5 * (upper_inner + lower_inner)) / (0.012 + 0.6 * pixel)) ** 2)) * within * (1 - wide_open)
-    return mix(colour, rgb(0.24, 0.08, 0.08, x), 0.75 * line)
+    return mix(colour, rgb(0.24, 0.08, 0.08, x), 0.75 * line), shows
 
 
 def nose(colour: Tensor, x: Tensor, y: Tensor, front: Tensor, face: Face, pixel: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .clips import make_clip
+from .clips import make_clip, rendering
 
 
 class Pool:
@@ -41,7 +41,7 @@ def _render_people(folder: str, about: dict, people: list[int]) -> list[int]:
 def make_pool(folder: Path, *, seed: int, first: int, people: int, videos: int, frames: int, size: int,
               fps: float = 2.5, workers: int | None = None) -> Pool:
     """Render people ``first`` ... ``first + people - 1`` of the corpus ``seed``, or what is missing of them."""
-    about = dict(seed=seed, first=first, people=people, videos=videos, frames=frames, size=size, fps=fps)
+    about = dict(seed=seed, first=first, people=people, videos=videos, frames=frames, size=size, fps=fps, rendering=rendering())
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "pool.json").exists() and json.loads((folder / "pool.json").read_text()) == about:
         return Pool(folder)

@@ -56,6 +56,11 @@ def map_coordinates(x: Tensor, y: Tensor, z: Tensor, length: Tensor) -> Tensor:
     return torch.stack([x * shrink, y * shrink], -1)
 
 
+def crown(dy: Tensor) -> Tensor:
+    """What a skull is broader than an egg around its top, as a share of the radius."""
+    return 0.07 * torch.exp(-(((dy + 0.72) / 0.24) ** 2))
+
+
 def skin_radius(d: Tensor, face: Face) -> Tensor:
     """Radius of the skin at directions d (1, 3, N) -> (B, N)."""
     t = face.traits
@@ -65,9 +70,9 @@ def skin_radius(d: Tensor, face: Face) -> Tensor:
     ax, front = x.abs(), torch.sigmoid((dz - 0.05) / 0.06)
     # skull, jaw, chin
     taper = smoothstep(dy, 0.35, 0.88) * smoothstep(dx.abs(), 0.04, 0.45)
-    shape = 1 + (t["jaw_width"] - 0.03) * taper
+    shape = 1 + (t["jaw_width"] - 0.03) * taper + crown(dy)
     shape = shape - 0.36 * smoothstep(dy, 0.12, 0.72) * torch.sigmoid((0.02 - dz) / 0.09)
-    shape = shape - 0.26 * torch.sigmoid((dy - 0.955) / 0.016)
+    shape = shape - 0.26 * torch.sigmoid((dy - 0.955) / 0.025)
     shape = shape + 0.90 * face.drop * smoothstep(dy, 0.50, 0.92) * front
     shape = shape + t["temples"] * bump(dx.abs() - 0.80, 0.25, dy + 0.25, 0.22)
     r = s * shape
@@ -105,7 +110,7 @@ def skin_radius(d: Tensor, face: Face) -> Tensor:
     r = r + (0.042 + 0.3 * t["upper_lip"] + face.pout) * torch.exp(-(((y - mid_up) / (0.35 * face.upper_lip + 0.035)) ** 2)) * lip
     r = r + (0.040 + 0.3 * t["lower_lip"] + face.pout) * torch.exp(-(((y - mid_low) / (0.35 * face.lower_lip + 0.035)) ** 2)) * lip
     r = r - 0.030 * torch.exp(-(((y - lower_outer - 0.06) / 0.05) ** 2)) * lip
-    opened = torch.sigmoid((y - upper_inner) / 0.012) * torch.sigmoid((lower_inner - y) / 0.012) * lip
+    opened = torch.sigmoid((y - upper_inner - 0.10) / 0.015) * torch.sigmoid((lower_inner - y) / 0.012) * lip  # behind the teeth
     r = r - 0.10 * opened * smoothstep(face.drop, 0.01, 0.06)
     r = r - 0.03 * t["wrinkles"] * torch.exp(-(((ax - 0.20 - 0.30 * (y - 0.42)) / 0.035) ** 2)) * smoothstep(y, 0.36, 0.50) * smoothstep(-y, -0.85, -0.70) * front
     r = r + t["beard_length"] * beard_mask(x, y, face) * smoothstep(t["beard"], 0.5, 0.8) * torch.sigmoid((dz + 0.15) / 0.05)
@@ -163,7 +168,7 @@ def hair_radius(d: Tensor, face: Face, seeds: Tensor) -> Tensor:
     groove = 0.05 * bump(angle - 0.9 * t["hair_part"], 0.07, (height - 0.95).clamp_max(0), 0.5) * (1 - fringe)
     above = height - line
     thickness = (above.clamp_min(0) / 0.22).clamp_max(1).sqrt()
-    r = s * (1 + (volume - groove) * thickness) - 2.5 * (-above).clamp_min(0)
+    r = s * (1 + crown(dy) + (volume - groove) * thickness) - 2.5 * (-above).clamp_min(0)
     # what hangs down: a curtain beside and behind the face
     length = t["hair_length"]
     reach = 0.35 + 1.75 * smoothstep(length, 0.30, 0.95)
@@ -172,7 +177,7 @@ def hair_radius(d: Tensor, face: Face, seeds: Tensor) -> Tensor:
     down = reach / dy.clamp_min(0.05)
     drape = (across ** -6 + down ** -6) ** (-1 / 6) + curl
     opening = 0.40 + 0.05 * torch.sin(height * 5 + seeds[:, None])
-    drape = drape.clamp_max(2.3) - 5 * (opening - a).clamp_min(0) - 6 * (height - 0.25).clamp_min(0)
+    drape = drape.clamp_max(2.3) - 5 * (opening - a).clamp_min(0) - 0.5 * height.clamp_min(0) - 6 * (height - 0.32).clamp_min(0)
     r = torch.maximum(r, torch.where(length > 0.30, drape, -torch.ones_like(drape)))
     return torch.where(t["hair_amount"] < 0.12, torch.full_like(r, -1.0), r)
 
