@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from talking_heads import profiles
 from talking_heads.meta_learning import build
-from talking_heads.networks.blocks import EPS, AdaptiveInstanceNorm, ResidualBlock, SelfAttention, instance_norm, sum_pool
+from talking_heads.networks.blocks import EPS, AdaptiveInstanceNorm, InstanceNorm, ResidualBlock, SelfAttention, double, halve, sum_pool
 from talking_heads.networks.discriminator import FineTunedDiscriminator
 
 
@@ -25,6 +25,8 @@ def test_paper_size_has_exactly_the_papers_parameters(name):
     sizes = json.loads(done.stdout)
     assert (sizes["embedder"], sizes["discriminator_convnet"], sizes["generator"]) == (14_907_265, 19_626_881, 38_073_925)
     assert sizes["person_parameters"] == 13_056
+    assert (sizes["pix2pixhd_generator"], sizes["pix2pixhd_discriminator"]) == (182_443_267, 5_535_618)
+    assert (sizes["x2face_embedding"], sizes["x2face_driving"]) == (39_157_760, 25_614_080)
 
 
 def test_self_attention_starts_as_identity_and_matches_its_definition():
@@ -68,9 +70,17 @@ def test_no_normalisation_follows_the_adaptive_one(profile):
     assert (g.synthesise(y, psi) - g.synthesise(y, brighter)).abs().mean() > 1e-3
 
 
+@pytest.mark.parametrize("ours, theirs", [(double, lambda x: F.interpolate(x, scale_factor=2)), (halve, lambda x: F.avg_pool2d(x, 2))])
+def test_resampling_and_its_gradient_are_pytorchs(ours, theirs):
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    weight = torch.randn_like(theirs(x))
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(torch.autograd.grad((ours(x) * weight).sum(), x), torch.autograd.grad((theirs(x) * weight).sum(), x))
+
+
 def test_flat_input_gives_finite_gradients(profile):
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)
-    instance_norm(x).sum().backward()
+    InstanceNorm(3)(x).sum().backward()
     assert torch.isfinite(x.grad).all()
     g = build(profile, 1).generator
     g(torch.full((1, 3, 32, 32), -1.0), torch.zeros(1, profile.embedding)).mean().backward()

@@ -8,13 +8,20 @@ from pathlib import Path
 
 
 def sizes(args: argparse.Namespace) -> None:
+    import torch
+
+    from .baselines.training import build_pix2pixhd, build_x2face
     from .meta_learning import build
     from .profiles import load
     profile = load(args.profile)
-    nets = build(profile, 1)
-    count = lambda m: sum(p.numel() for p in m.parameters())
-    table = {"embedder": count(nets.embedder), "discriminator_convnet": count(nets.discriminator.convnet),
-             "generator": count(nets.generator), "person_parameters": nets.generator.person_parameters}
+    with torch.device("meta"):  # counted, never filled
+        nets, x2face = build(profile, 1), build_x2face(profile)
+        pix2pixhd, patches = build_pix2pixhd(profile)
+    modules = {"embedder": nets.embedder, "discriminator_convnet": nets.discriminator.convnet, "generator": nets.generator,
+               "pix2pixhd_generator": pix2pixhd, "pix2pixhd_discriminator": patches,
+               "x2face_embedding": x2face.embedding, "x2face_driving": x2face.driving}
+    table = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
+    table["person_parameters"] = nets.generator.person_parameters
     if args.json:
         print(json.dumps(table))
     else:
@@ -30,6 +37,11 @@ def judges(args: argparse.Namespace) -> None:
 def meta_learn(args: argparse.Namespace) -> None:
     from .reproduce.reference import train_reference
     train_reference(args.profile, args.variant, args.data, args.results, args.minutes * 60, args.device)
+
+
+def search(args: argparse.Namespace) -> None:
+    from .reproduce.search import search as run
+    run(args.profile, args.shots, args.data, args.results, args.device)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -115,6 +127,12 @@ def main(argv: list[str] | None = None) -> int:
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
+
+    c = commands.add_parser("search", help="try fine-tuning's rates and epochs on the validation people")
+    c.add_argument("--profile", default="laptop-full")
+    c.add_argument("--shots", type=int, default=8, help="T")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=search)
 
     c = commands.add_parser("keep", help="copy a finished run to results/reference")
     c.add_argument("--profile", default="laptop-full")

@@ -77,9 +77,9 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
                        optimisers: Sequence[torch.optim.Optimizer], cast: torch.autocast) -> dict[str, float]:
     """One update of D on L_DSC, equation (6): real frames x against generated ones x̂, which are not updated."""
     with cast:
-        r_fake, _ = discriminate(x_hat.detach(), y, i)
-        r_real, _ = discriminate(x, y, i)
-    loss = losses.discriminator_loss(r_fake.float(), r_real.float())
+        r, _ = discriminate(torch.cat([x_hat.detach(), x]), torch.cat([y, y]), None if i is None else torch.cat([i, i]))
+    r_fake, r_real = r.float().chunk(2)
+    loss = losses.discriminator_loss(r_fake, r_real)
     for optimiser in optimisers:
         optimiser.zero_grad()
     loss.backward()
@@ -120,7 +120,7 @@ def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discri
 
 
 def adam(parameters, rate: float, beta1: float) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=rate, betas=(float(beta1), 0.999), eps=1e-5)
+    return torch.optim.Adam(parameters, lr=rate, betas=(float(beta1), 0.999), eps=1e-5, fused=True)
 
 
 def loss_weights(profile: Profile) -> Weights:

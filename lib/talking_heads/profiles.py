@@ -50,6 +50,16 @@ class Profile:
     generator_attention_up: int
     spectral_norm_generator: bool  # in G and E; D always has it
     pool: str  # "sum_relu" or "relu_sum"
+    # baselines
+    pix2pixhd_channels: list[int]  # of the generator, from full resolution down
+    pix2pixhd_blocks: int
+    pix2pixhd_discriminator: int  # width of the first layer
+    pix2pixhd_halvings: int  # of the patch discriminators; three give patches of 70²
+    pix2pixhd_rate: float
+    x2face_channels: list[int]
+    x2face_embedding: int
+    x2face_driving: int
+    x2face_rate: float
     # losses
     extractors: list[str]  # "vgg19", "vggface" or the embedded "attributes", "people"
     content_weights: list[float]  # one per extractor

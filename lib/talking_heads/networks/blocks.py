@@ -17,11 +17,6 @@ def conv(c_in: int, c_out: int, kernel: int, spectral: bool, bias: bool = True) 
     return normalised(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), spectral)
 
 
-def instance_norm(x: Tensor) -> Tensor:
-    """Every channel of every image (B, C, H, W) to zero mean and unit variance."""
-    return F.group_norm(x, x.shape[1], eps=EPS)
-
-
 class InstanceNorm(nn.Module):
     """Instance normalisation with learned scale and shift (Ulyanov et al. 2016)."""
 
@@ -43,8 +38,11 @@ class AdaptiveInstanceNorm(nn.Module):
         self.offset = -1  # where its slice of ψ̂ begins; the generator sets it
 
     def forward(self, x: Tensor, psi: Tensor) -> Tensor:
-        scale, shift = psi[:, self.offset:self.offset + 2 * self.channels, None, None].chunk(2, dim=1)
-        return instance_norm(x) * scale + shift
+        part = psi[:, self.offset:self.offset + 2 * self.channels].float().expand(len(x), -1)
+        scale, shift = part.chunk(2, dim=1)
+        # every channel of every image is a group of its own, with its own scale and shift: one pass over memory
+        flat = x.reshape(1, -1, *x.shape[2:])
+        return F.group_norm(flat, flat.shape[1], scale.flatten(), shift.flatten(), eps=EPS).view_as(x)
 
 
 class NoNorm(nn.Module):
@@ -52,10 +50,41 @@ class NoNorm(nn.Module):
         return x
 
 
-def double(x: Tensor) -> Tensor:
-    """Nearest-neighbour upsampling by two; unlike ``F.interpolate`` it stays in bf16 under autocast."""
+def _repeat(x: Tensor) -> Tensor:
     b, c, h, w = x.shape
     return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
+
+
+def _mean(x: Tensor) -> Tensor:
+    rows = x[:, :, ::2] + x[:, :, 1::2]
+    return 0.25 * (rows[..., ::2] + rows[..., 1::2])
+
+
+class Double(torch.autograd.Function):
+    """Nearest-neighbour upsampling by two. Like :class:`Halve` it stays in bf16 under autocast, where PyTorch's own is slow on CPUs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return _repeat(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return 4 * _mean(gradient)
+
+
+class Halve(torch.autograd.Function):
+    """Average pooling by two."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return 0.25 * _repeat(gradient)
+
+
+double, halve = Double.apply, Halve.apply
 
 
 class ResidualBlock(nn.Module):
@@ -86,7 +115,7 @@ class ResidualBlock(nn.Module):
         if self.resample == "up":
             return h + double(self.skip(x))
         if self.resample == "down":
-            return F.avg_pool2d(h, 2) + self.skip(F.avg_pool2d(x, 2))
+            return halve(h) + self.skip(halve(x))
         return h + self.skip(x)
 
 

@@ -1,0 +1,66 @@
+"""Rates and epochs of fine-tuning, chosen on the validation people: ``python -m talking_heads search``.
+
+No test person is read. The table says for every pair of rates how a head does on hold-out frames after some epochs, and
+whether D' still tells real from generated frames.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..corpus import build
+from ..devices import choose
+from ..evaluation import judges, metrics, protocol
+from ..fine_tuning import FineTuning, fine_tune, set_up
+from ..perceptual import make_extractors
+from ..profiles import Profile, load
+from ..progress import Progress
+from .reference import load_networks
+
+RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4), (2e-5, 1e-4)
+EPOCHS = (10, 20, 40, 80)
+PEOPLE = 3
+
+
+def search(profile_name: str, t: int, data: Path, results: Path, device: str) -> pd.DataFrame:
+    """Fine-tune ``PEOPLE`` validation people on ``t`` frames at every pair of rates; one row for every pair and number of epochs.
+
+    The rows also go to ``<results>/<profile>/tables/tuning_search_T<t>.csv``, best mean of SSIM and CSIM-judge first.
+    """
+    profile, chosen = load(profile_name), choose(device)
+    build.ensure(profile, data, str(chosen))
+    store = build.store(profile, data, "validation")
+    nets, _ = load_networks(profile, "ft", "reference", results, chosen)
+    extractors = [e.to(chosen) for e in make_extractors(profile)]
+    tasks = protocol.tasks(store, profile, PEOPLE)
+    frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
+              for k in tasks]
+    pairs, rows = list(product(RATES, DISCRIMINATOR_RATES)), []
+    progress = Progress("searching", len(pairs) * len(frames), "heads")
+    for (rate, d_rate), (train, test) in product(pairs, frames):
+        tried = load(profile_name, tune_rate=rate, tune_discriminator_rate=d_rate, tune_epochs=max(EPOCHS))
+        per_epoch = -(-t // tried.tune_batch)
+
+        def look(step: int, tuning: FineTuning) -> None:
+            if step // per_epoch in EPOCHS and step % per_epoch == 0:
+                images = protocol.drive(tuning.head.eval(), test.y, tried)
+                tuning.head.train()
+                last = tuning.rows[-5:]
+                rows.append({"tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,
+                             "SSIM": np.mean([metrics.ssim(a, b) for a, b in zip(images, test.images)]),
+                             "CSIM-judge": metrics.cosine(judges.identity_features(images), judges.identity_features(test.images)).mean(),
+                             "landmark error": metrics.landmark_error(judges.find_landmarks(images), test.points).mean(),
+                             "real minus fake": np.mean([r["r_real"] - r["r_fake"] for r in last])})
+
+        fine_tune(set_up(nets, train.x, train.y, tried, extractors), profile.seed, watch=look)
+        progress.add(1)
+    table = pd.DataFrame(rows).groupby(["tune_rate", "tune_discriminator_rate", "epochs"], as_index=False).mean()
+    order = -(table["SSIM"] + table["CSIM-judge"]) / 2
+    table = table.assign(T=t, people=len(frames)).loc[order.sort_values().index]
+    path = Path(results) / profile.name / "tables" / f"tuning_search_T{t}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.4f")
+    print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
+    return table

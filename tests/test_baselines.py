@@ -1,0 +1,91 @@
+"""Pix2pixHD and X2Face: shapes, the details that their papers fix, and exact resumption."""
+
+import pytest
+import torch
+
+from talking_heads import profiles
+from talking_heads.baselines import pix2pixhd, training
+from talking_heads.baselines.x2face import X2Face, sample
+
+
+@pytest.fixture
+def smoke():
+    return profiles.load("smoke")
+
+
+def test_patches_are_seventy_pixels_wide():
+    """The receptive field of one score, seen in its gradient."""
+    torch.manual_seed(0)
+    d = pix2pixhd.PatchDiscriminator(width=8)
+    for m in d.modules():  # an instance norm would tie a score to the whole picture
+        if isinstance(m, torch.nn.Sequential):
+            for k, layer in enumerate(m):
+                if isinstance(layer, torch.nn.InstanceNorm2d):
+                    m[k] = torch.nn.Identity()
+    xy = torch.randn(1, 6, 160, 160, requires_grad=True)
+    score = d(xy)[-1]
+    score[0, 0, score.shape[2] // 2, score.shape[3] // 2].backward()
+    seen = xy.grad[0].abs().sum(0).nonzero()
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [70, 70]
+
+
+def test_scales_see_other_sizes_and_have_other_weights(smoke):
+    _, d = training.build_pix2pixhd(smoke)
+    full, half = d(torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32))
+    assert full[0].shape[-1] > half[0].shape[-1] and len(full) == smoke.pix2pixhd_halvings + 2
+    assert not torch.equal(d.scales[0].stages[0][0].weight, d.scales[1].stages[0][0].weight)
+
+
+def test_feature_matching_weight():
+    one, zero = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    loss = pix2pixhd.feature_matching([[one] * 4 + [one]] * 2, [[zero] * 4 + [one * 9]] * 2, halvings=3)
+    assert loss.item() == pytest.approx(4 / 4 / 2 * 8)  # two scales of four layers; scores do not count
+
+
+def test_generator_has_no_affine_norms_and_reflects_its_border():
+    g = pix2pixhd.GlobalGenerator([4, 8], blocks=1)
+    assert all(not m.affine for m in g.modules() if isinstance(m, torch.nn.InstanceNorm2d))
+    assert all(m.padding == (0, 0) for m in g.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (1, 1))
+
+
+def test_sampling_counts_in_corners():
+    """align_corners=True: a flow of 2 / (S - 1) is one pixel, and none is the picture itself."""
+    x = torch.rand(1, 3, 9, 9)
+    flow = torch.zeros(1, 2, 9, 9)
+    torch.testing.assert_close(sample(x, flow), x)
+    flow[:, 0] = 2 / 8
+    torch.testing.assert_close(sample(x, flow)[..., :-1], x[..., 1:])
+
+
+def test_confidence_decides_between_sources():
+    model = X2Face([4, 4, 4], embedding=4, driving=4).eval()
+    sources = torch.rand(1, 2, 3, 16, 16)
+    alone = [model.embed(sources[:, i:i + 1]) for i in range(2)]
+    both = model.embed(sources)
+    low, high = torch.minimum(*alone), torch.maximum(*alone)
+    assert (both >= low - 1e-5).all() and (both <= high + 1e-5).all() and not torch.allclose(both, alone[0])
+
+
+def test_no_batch_norm_on_first_bottleneck_and_output_and_no_biases():
+    model = X2Face([4, 8, 8], embedding=4, driving=4)
+    for warper in (model.embedding, model.driving):
+        assert len(warper.down) - len(warper.down_norms) == 2 and len(warper.up) - len(warper.up_norms) == 1
+        assert all(c.bias is None for c in [*warper.down, *warper.up])
+
+
+@pytest.mark.parametrize("variant", ["pix2pixhd", "x2face"])
+def test_a_baseline_resumes_exactly(smoke, videos, variant):
+    from talking_heads.perceptual import make_extractors
+    extractors = make_extractors(smoke)
+
+    def learner():
+        return training.BaselineLearner(smoke, variant, videos, extractors)
+
+    straight, first = learner(), learner()
+    rows = [straight.train_step() for _ in range(4)]
+    for _ in range(2):
+        first.train_step()
+    second = learner()
+    second.restore(first.state())
+    again = [second.train_step() for _ in range(2)]
+    assert again == rows[2:]
