@@ -38,16 +38,20 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), lab
     return figure
 
 
-def curves(rows: Sequence[dict], names: Sequence[str], labels: dict[str, str] | None = None, smooth: int = 25) -> Figure:
-    """Logged values over steps, one panel each: every step faint, a running mean strong."""
+def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smooth: int = 25) -> Figure:
+    """Logged values over steps: a panel for each name, or for several that share one; every step faint, a running mean strong."""
     table = pd.DataFrame(rows)
-    names = [n for n in names if n in table]
-    figure, axes = plt.subplots(1, len(names), figsize=(2.7 * len(names), 2.3), squeeze=False)
-    for axis, name in zip(axes[0], names):
-        part = table[["step", name]].dropna()
-        axis.plot(part["step"], part[name], color="tab:blue", alpha=0.25, lw=0.8)
-        axis.plot(part["step"], part[name].rolling(smooth, min_periods=1).mean(), color="tab:blue", lw=1.5)
-        axis.set_title((labels or {}).get(name, name), fontsize=9)
+    groups = [((name,) if isinstance(name, str) else name, title) for name, title in panels.items()]
+    groups = [(names, title) for names, title in groups if set(names) <= set(table)]
+    figure, axes = plt.subplots(1, len(groups), figsize=(2.7 * len(groups), 2.3), squeeze=False)
+    for axis, (names, title) in zip(axes[0], groups):
+        for name, colour in zip(names, ("tab:blue", "tab:orange", "tab:green")):
+            part = table[["step", name]].dropna()
+            axis.plot(part["step"], part[name], color=colour, alpha=0.25, lw=0.8)
+            axis.plot(part["step"], part[name].rolling(smooth, min_periods=1).mean(), color=colour, lw=1.5, label=name)
+        if len(names) > 1:
+            axis.legend(fontsize=6)
+        axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
     figure.tight_layout(pad=0.4)

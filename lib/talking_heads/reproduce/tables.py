@@ -10,9 +10,10 @@ from ..evaluation.statistics import interval
 from ..profiles import Profile
 
 COLUMNS = ["corpus", "method", "T", "metric", "value", "ci_low", "ci_high", "n_people", "n_frames", "n_seeds", "paper_value", "verdict", "run_id"]
+SHOWN = ["SSIM", "CSIM-judge", "landmark error", "mouth correlation", "eyes correlation", "FD-judge", "KD-judge x 1000", "FID", "KID", "CSIM", "USER"]
 VERDICTS = ("within CI", "within tolerance", "better", "worse", "not comparable", "not run")
 TOLERANCE = 0.05  # of the paper's value
-LOWER_IS_BETTER = {"FID", "KID", "USER", "FD-judge", "KD-judge", "landmark error"}
+LOWER_IS_BETTER = {"FID", "KID", "USER", "FD-judge", "KD-judge x 1000", "landmark error"}
 # what a metric needs that may not be there, and how to get it
 NEEDS = {"FID": "inception", "KID": "inception", "CSIM": "arcface"}
 
@@ -80,7 +81,7 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         made, true = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)
-            add(method, t, "KD-judge", metrics.kernel_distance(made, true), nan, nan, *shape)
+            add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made, true), nan, nan, *shape)
         for metric in (*NEEDS, "USER"):
             add(method, t, metric, (extra or {}).get((method, t, metric), nan), nan, nan, *shape)
     return pd.DataFrame(rows, columns=COLUMNS)
