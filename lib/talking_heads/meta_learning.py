@@ -50,7 +50,7 @@ def build(profile: Profile, videos: int) -> Networks:
         Embedder(p.embedder_channels, p.embedder_attention, p.pool, spectral),
         Generator(p.generator_down, p.generator_up, p.generator_bottleneck, p.embedding,
                   p.generator_attention_down, p.generator_attention_up, spectral),
-        Discriminator(ConvNet(p.discriminator_channels, p.discriminator_attention, p.pool), videos, p.embedding))
+        Discriminator(ConvNet(p.discriminator_channels, p.discriminator_attention, p.pool_discriminator), videos, p.embedding))
 
 
 def autocast(precision: str, device: str | torch.device) -> torch.autocast:
@@ -276,7 +276,7 @@ def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:
 
 TRAINING_FIELDS = ("seed", "image_size", "line_width", "embedding", "embedder_channels", "embedder_attention", "discriminator_channels",
                    "discriminator_attention", "generator_down", "generator_up", "generator_bottleneck", "generator_attention_down",
-                   "generator_attention_up", "spectral_norm_generator", "pool", "extractors", "content_weights", "adversarial_weight",
+                   "generator_attention_up", "spectral_norm_generator", "pool", "pool_discriminator", "extractors", "content_weights", "adversarial_weight",
                    "feature_matching_weight", "feature_matching_reduce", "match_weight", "match_pulls", "k_shot", "k_min", "targets",
                    "batch_videos", "meta_steps", "meta_epochs", "content_steps", "discriminator_steps", "rate", "discriminator_rate", "table_rate", "table_start",
                    "rate_decay", "beta1", "discriminator_beta1", "ema", "precision")

@@ -49,7 +49,8 @@ class Profile:
     generator_attention_down: int
     generator_attention_up: int
     spectral_norm_generator: bool  # in G and E; D always has it
-    pool: str  # "sum_relu" or "relu_sum"
+    pool: str  # of E: "sum_relu", "relu_sum" or "relu_mean"
+    pool_discriminator: str  # of V
     # baselines
     pix2pixhd_channels: list[int]  # of the generator, from full resolution down
     pix2pixhd_blocks: int

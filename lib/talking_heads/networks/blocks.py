@@ -138,8 +138,10 @@ class SelfAttention(nn.Module):
 def sum_pool(h: Tensor, order: str) -> Tensor:
     """Features (B, C, H, W) to vectors (B, C): sum over space and ReLU, in the named order.
 
-    "sum_relu" is the paper's text (section 3.4), "relu_sum" what the same laboratory's later code does.
+    "sum_relu" is the paper's text (section 3.4), "relu_sum" what the same laboratory's later code does, "relu_mean" the
+    latter over the number of positions.
     """
     if order == "sum_relu":
         return F.relu(h.float().sum((2, 3)))
-    return F.relu(h).float().sum((2, 3))
+    h = F.relu(h).float()
+    return h.mean((2, 3)) if order == "relu_mean" else h.sum((2, 3))
