@@ -30,7 +30,7 @@ def expected(why):
     return pytest.mark.xfail(strict=True, reason=why)
 
 
-NO_FF = expected("FF is not trained yet: it needs twice FT's 2,700 steps; 1,390 were made and not committed")
+NO_FF = expected("FF is not trained yet: it needs twice FT's 2,800 steps")
 
 
 @pytest.mark.parametrize("variant", ["ft", pytest.param("ff", marks=NO_FF)])
