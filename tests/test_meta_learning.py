@@ -165,7 +165,7 @@ def test_alarm_on_nan_on_a_lost_game_and_on_equal_outputs():
 
 
 def test_a_game_that_really_collapses_raises_the_alarm(profile, videos, extractors, tmp_path):
-    """A discriminator twenty times too fast dies within a hundred steps and scores everything alike."""
-    m = learner(profile, videos, extractors, content_steps=0, meta_steps=400, discriminator_rate=0.02, rate=0.0, table_rate=0.1, rate_decay=False)
+    """A discriminator that sums over space and is forty times too fast dies within a hundred steps and scores everything alike."""
+    m = learner(profile, videos, extractors, pool_discriminator="relu_sum", content_steps=0, meta_steps=400, discriminator_rate=0.02, rate=0.0, table_rate=0.1, rate_decay=False)
     with pytest.raises(Collapsed, match="it has died"):
         meta_learn(m, tmp_path)
