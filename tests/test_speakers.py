@@ -43,7 +43,8 @@ def test_every_trait_changes_the_picture(name):
     base = BASE | ({"beard": 0.0, "moustache": 0.0} if name in ("chin_cleft", "wrinkles", "mole_x", "mole_y") else {})
     (low, _), (high, _) = picture({**base, name: t.low}), picture({**base, name: t.high})
     changed = ((low - high).abs().amax(0) > 0.02).float().mean().item()
-    assert changed > 0.0005, f"{name} changes {changed:.2%} of the pixels"  # a mole is that small; most change far more
+    least = 0.0005 if name.startswith("mole") else 0.0015  # a mole is that small
+    assert changed > least, f"{name} changes {changed:.2%} of the pixels"
 
 
 @pytest.mark.parametrize("name", VOICE)
