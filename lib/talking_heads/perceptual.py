@@ -101,7 +101,6 @@ def embedded_extractor(name: str, weight: float) -> Extractor:
 
 def make_extractors(profile) -> list[Extractor]:
     """The extractors that a profile's content loss names. Raises FileNotFoundError where fetched weights are missing."""
-    from .weights import find
     out = []
     for name, weight in zip(profile.extractors, profile.content_weights, strict=True):
         out.append(vgg_extractor(name, find(name), weight) if name in TAPS else embedded_extractor(name, weight))
