@@ -13,8 +13,6 @@ from talking_heads.corpus.speakers.clips import make_clip
 from talking_heads.evaluation.protocol import Frames
 
 
-
-
 class RenderedVideos:
     """Four videos of two people, in memory."""
 

@@ -138,6 +138,13 @@ def run_cells(folder: Path, store: Store, profile: Profile, ft: Networks, ff: Ne
     return paths
 
 
+def scores(images: np.ndarray, truth: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of generated frames (n, S, S, 3) against the true ones with their landmarks (n, 68, 2): (n,) each."""
+    return {"SSIM": np.array([metrics.ssim(a, b) for a, b in zip(images, truth)]),
+            "CSIM-judge": metrics.cosine(judges.identity_features(images), judges.identity_features(truth)),
+            "landmark error": metrics.landmark_error(judges.find_landmarks(images), points)}
+
+
 def measure(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]]:
     """One row for every method, T, person, seed and hold-out frame; and judge features (generated, true) per method and T."""
     rows, features = [], {}
@@ -150,15 +157,11 @@ def measure(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[tuple[str, int], 
             wanted_mouth, wanted_eyes = openings(points)
             for method in (m for m in METHODS if m in cell_):
                 images = cell_[method]
-                found, made = judges.find_landmarks(images), judges.identity_features(images)
-                mouth, eyes = openings(found)
-                frame = pd.DataFrame({
+                made = judges.identity_features(images)
+                mouth, eyes = openings(judges.find_landmarks(images))
+                rows.append(pd.DataFrame({
                     "method": method, "T": t, "person": person, "seed": seed, "frame": np.arange(len(images)),
-                    "SSIM": [metrics.ssim(a, b) for a, b in zip(images, truth)],
-                    "CSIM-judge": metrics.cosine(made, true_features),
-                    "landmark error": metrics.landmark_error(found, points),
-                    "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes})
-                rows.append(frame)
+                    **scores(images, truth, points), "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
                 known = features.setdefault((method, t), ([], []))
                 known[0].append(made)
                 known[1].append(true_features)

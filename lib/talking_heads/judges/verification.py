@@ -31,20 +31,22 @@ def embed(net: IdentityJudge, images: np.ndarray) -> torch.Tensor:
 def scores(net: IdentityJudge, folder: Path) -> dict[str, np.ndarray]:
     """CSIM-judge of frame pairs from different videos: same person, different people, impostors matched in skin and hair.
 
-    A person's matched impostors are the five people nearest in skin and hair traits.
+    A person's matched impostors are the five people nearest in skin and hair traits. "same video" has pairs of different
+    frames of one video: what a repeated training frame would score.
     """
     from .training import pool, trait_table
     data = pool("verification_test", folder)
     people, videos, frames = data.images.shape[:3]
     e = embed(net, data.images.reshape(-1, *data.images.shape[3:])).reshape(people, videos, frames, -1).numpy()
     same = np.concatenate([(e[:, a] @ e[:, b].transpose(0, 2, 1)).ravel() for a in range(videos) for b in range(a)])
+    one_video = (e @ e.transpose(0, 1, 3, 2))[:, :, *np.triu_indices(frames, 1)].ravel()
     flat = e[:, :2].reshape(people, 2 * frames, -1)
     looks = trait_table("verification_test")[:, [VISIBLE_NAMES.index(n) for n in LOOKS]]
     gap = np.abs(looks[:, None] - looks[None]).sum(-1) + 1e3 * np.eye(people)
     nearest = np.argsort(gap, axis=1)[:, :5]
     matched = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in nearest[i]])
     different = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in range(people) if i != j])
-    return {"same": same, "different": different, "matched": matched}
+    return {"same": same, "different": different, "matched": matched, "same video": one_video}
 
 
 def verify(net: IdentityJudge, folder: Path) -> dict[str, float]:

@@ -4,6 +4,7 @@ No test person is read. The table says for every pair of rates how a head does o
 whether D' still tells real from generated frames.
 """
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import pandas as pd
 
 from ..corpus import build
 from ..devices import choose
-from ..evaluation import judges, metrics, protocol
+from ..evaluation import protocol
 from ..fine_tuning import FineTuning, fine_tune, set_up
 from ..perceptual import make_extractors
 from ..profiles import Profile, load
 from ..progress import Progress
-from .reference import load_networks
+from .reference import digest, load_networks
 
 RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4), (2e-5, 1e-4)
 EPOCHS = (10, 20, 40, 80)
@@ -37,9 +38,14 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     tasks = protocol.tasks(store, profile, PEOPLE)
     frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
               for k in tasks]
-    pairs, rows = list(product(RATES, DISCRIMINATOR_RATES)), []
-    progress = Progress("searching", len(pairs) * len(frames), "heads")
-    for (rate, d_rate), (train, test) in product(pairs, frames):
+    log = Path(results) / profile.name / "runs" / f"search_T{t}_{digest(profile, 'reference', results)}.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(r["tune_rate"], r["tune_discriminator_rate"], r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
+    todo = [(pair, k) for pair in product(RATES, DISCRIMINATOR_RATES) for k in range(len(tasks)) if (*pair, tasks[k].person) not in done]
+    progress = Progress("searching", len(todo), "heads")
+    for (rate, d_rate), k in todo:
+        train, test = frames[k]
         tried = load(profile_name, tune_rate=rate, tune_discriminator_rate=d_rate, tune_epochs=max(EPOCHS))
         per_epoch = -(-t // tried.tune_batch)
 
@@ -48,15 +54,15 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
                 images = protocol.drive(tuning.head.eval(), test.y, tried)
                 tuning.head.train()
                 last = tuning.rows[-5:]
-                rows.append({"tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,
-                             "SSIM": np.mean([metrics.ssim(a, b) for a, b in zip(images, test.images)]),
-                             "CSIM-judge": metrics.cosine(judges.identity_features(images), judges.identity_features(test.images)).mean(),
-                             "landmark error": metrics.landmark_error(judges.find_landmarks(images), test.points).mean(),
+                rows.append({"person": tasks[k].person, "tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,
+                             **{name: v.mean() for name, v in protocol.scores(images, test.images, test.points).items()},
                              "real minus fake": np.mean([r["r_real"] - r["r_fake"] for r in last])})
 
         fine_tune(set_up(nets, train.x, train.y, tried, extractors), profile.seed, watch=look)
+        with open(log, "a") as out:
+            out.writelines(json.dumps(r, default=float) + "\n" for r in rows[-len(EPOCHS):])
         progress.add(1)
-    table = pd.DataFrame(rows).groupby(["tune_rate", "tune_discriminator_rate", "epochs"], as_index=False).mean()
+    table = pd.DataFrame(rows).drop(columns="person").groupby(["tune_rate", "tune_discriminator_rate", "epochs"], as_index=False).mean()
     order = -(table["SSIM"] + table["CSIM-judge"]) / 2
     table = table.assign(T=t, people=len(frames)).loc[order.sort_values().index]
     path = Path(results) / profile.name / "tables" / f"tuning_search_T{t}.csv"

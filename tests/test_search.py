@@ -1,0 +1,37 @@
+"""The search for fine-tuning rates: one row for every choice, on validation people, and nothing twice."""
+
+import pytest
+
+from talking_heads import profiles
+from talking_heads.corpus import build
+from talking_heads.evaluation import protocol
+from talking_heads.meta_learning import build as build_networks
+from talking_heads.reproduce import search as module
+
+
+def test_an_interrupted_search_goes_on(monkeypatch, tmp_path, extractors):
+    profile = profiles.load("smoke")
+    networks, begun = build_networks(profile, 1), []
+
+    def fine_tune(tuning, *args, **kwargs):
+        begun.append(tuning)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(tuning, *args, **kwargs)
+
+    real = module.fine_tune
+    for name, value in {"load_networks": lambda *_: (networks, {}), "make_extractors": lambda _: extractors, "digest": lambda *_: "test",
+                        "RATES": (1e-4, 1e-3), "DISCRIMINATOR_RATES": (1e-4,), "EPOCHS": (1, 2), "PEOPLE": 1, "fine_tune": fine_tune}.items():
+        monkeypatch.setattr(module, name, value)
+    search = lambda: module.search("smoke", 1, tmp_path, tmp_path / "results", "cpu")
+    with pytest.raises(KeyboardInterrupt):
+        search()
+    table = search()
+    assert len(begun) == 3, "the first head is not tuned again"
+    assert sorted(zip(table["tune_rate"], table["epochs"])) == [(1e-4, 1), (1e-4, 2), (1e-3, 1), (1e-3, 2)]
+    best = (table["SSIM"] + table["CSIM-judge"]).tolist()
+    assert best == sorted(best, reverse=True) and (tmp_path / "results/smoke/tables/tuning_search_T1.csv").exists()
+    validation = {t.person for t in protocol.tasks(build.store(profile, tmp_path, "validation"), profile, 1)}
+    tests = set(build.store(profile, tmp_path, "test").people())
+    log = next((tmp_path / "results/smoke/runs").glob("search_T1_*.jsonl")).read_text()
+    assert all(person in log for person in validation) and not any(f'"{person}"' in log for person in tests)
