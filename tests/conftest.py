@@ -10,7 +10,18 @@ from talking_heads import profiles
 from talking_heads.corpus.episodes import to_tensor
 from talking_heads.corpus.landmarks import draw_all
 from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.evaluation.protocol import Frames
+from talking_heads.evaluation.methods import Frames
+
+
+def pytest_addoption(parser):
+    parser.addoption("--paper-size", action="store_true", help="also exercise the paper's own sizes: minutes for each profile, up to 24 GiB")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--paper-size"):
+        for item in items:
+            if "paper_size" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="on request: ./run_all.sh test --paper-size"))
 
 
 class RenderedVideos:

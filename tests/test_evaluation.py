@@ -9,11 +9,13 @@ import torch
 
 from talking_heads import profiles
 from talking_heads.corpus import build
-from talking_heads.evaluation import inception, judges, metrics, protocol
+from talking_heads.baselines.training import build_pix2pixhd, build_x2face
+from talking_heads.evaluation import inception, judges, methods, metrics, protocol
+from talking_heads.evaluation.observer import CHANCE, draw_triplets, observe
 from talking_heads.evaluation.statistics import holds, interval, paired, person_means
 from talking_heads.judges.verification import equal_error_rate
 from talking_heads.meta_learning import build as build_networks
-from talking_heads.reproduce import tables
+from talking_heads.reproduce import reference, tables
 
 
 def test_ssim_against_its_definition():
@@ -106,18 +108,23 @@ def test_the_papers_table_is_complete():
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, profile, extractors):
+    """All methods of Table 1 and of the ablations, with networks as they are born, on two people."""
     root = tmp_path_factory.mktemp("evaluation")
     build.ensure(profile, root)
     people = build.store(profile, root, "test")
     torch.manual_seed(0)
-    ft, ff = build_networks(profile, 1), build_networks(profile, 1)
-    run = lambda: protocol.run_cells(root / "cells", people, profile, ft, ff, extractors, torch.device("cpu"), "test")
-    paths = run()
-    return people, paths, run
+    nets = {v: build_networks(profile, 1) for v in ("ft", "ff", "small", "no-match")}
+    nets |= {"x2face": [build_x2face(profile)], "pix2pixhd": list(build_pix2pixhd(profile))}
+    w = {"w.mean": torch.zeros(profile.embedding), "w.std": torch.ones(profile.embedding)}
+    loaded = reference.Loaded(nets, {v: f"{v}'s key" for v in nets}, {"no-match": w}, "")
+    rows = reference.table1_methods(loaded, profile, extractors)
+    rows += [m for m in reference.ablation_methods(loaded, profile, extractors, torch.randn(3, profile.embedding)) if m.name in methods.ABLATIONS]
+    run = lambda chosen=rows: protocol.run_cells(root / "cells", people, profile, chosen, profile.shots, torch.device("cpu"))
+    return people, run(), run, rows
 
 
 def test_few_shot_and_hold_out_frames_lie_in_different_halves(evaluated, profile):
-    people, _, _ = evaluated
+    people = evaluated[0]
     for task in protocol.tasks(people, profile):
         half = people.frame_count(task.number) // 2
         assert task.few_shot.max() < half <= task.hold_out.min() and len(set(task.few_shot)) == max(profile.shots)
@@ -127,34 +134,50 @@ def test_few_shot_and_hold_out_frames_lie_in_different_halves(evaluated, profile
 
 
 def test_cells_hold_all_methods_on_the_same_frames_and_are_not_computed_twice(evaluated, profile):
-    people, paths, run = evaluated
+    people, paths, run, rows = evaluated
     assert len(paths) == profile.test_people * len(profile.shots) * profile.tune_seeds
     times = [p.stat().st_mtime_ns for p in paths]
     paths[0].unlink()
     assert run() == paths and [p.stat().st_mtime_ns for p in paths][1:] == times[1:]
     with np.load(paths[0]) as c:
-        assert set(protocol.METHODS) <= set(c.files) and all(c[m].shape == c["truth"].shape for m in protocol.METHODS)
-        assert not np.array_equal(c[protocol.BEFORE], c[protocol.AFTER])
+        made = {m.name: c[m.name] for m in rows}
+        truth = c["truth"]
+    assert set(methods.TABLE1) <= set(made) and set(methods.ABLATIONS) - {methods.NO_MATCH_ONE_SHOT} <= set(made)
+    assert all(images.shape == truth.shape and images.dtype == np.uint8 for images in made.values())
+    different = [methods.BEFORE, methods.AFTER, methods.OURS, methods.RANDOM_E, methods.RANDOM_PSI, methods.NORMAL_PSI, methods.OTHERS_E, methods.NO_MATCH,
+                 methods.NO_ADVERSARIAL, methods.X2FACE, methods.PIX2PIXHD]
+    assert len({made[name].tobytes() for name in different}) == len(different)
+
+
+def test_frames_of_other_weights_are_computed_anew_and_only_these(evaluated):
+    _, paths, run, rows = evaluated
+    before = np.load(paths[0])[methods.NEAREST].copy()
+    marked = methods.Method(methods.NEAREST, "other weights", lambda train, test, seed: np.zeros_like(test.images))
+    run([marked])
+    with np.load(paths[0]) as c:
+        assert not c[methods.NEAREST].any() and str(c[protocol.key_of(methods.NEAREST)]) == "other weights" and methods.AFTER in c
+    run()
+    assert np.array_equal(np.load(paths[0])[methods.NEAREST], before)
 
 
 def test_trivial_rows_are_what_they_say(few):
-    nearest = protocol.nearest_frames(few, few.points[[2, 0]] + 0.1)
+    nearest = methods.nearest_frames(few, few.points[[2, 0]] + 0.1)
     assert np.array_equal(nearest, few.images[[2, 0]])
 
 
 def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
-    _, paths, _ = evaluated
-    frames, features = protocol.measure(paths)
-    table = tables.table1(frames, features, profile, "run", inception.measure(paths))
+    paths = evaluated[1]
+    frames, features = protocol.measure(paths, methods.TABLE1)
+    table = tables.table1(frames, features, profile, "run", inception.measure(paths, methods.TABLE1))
     assert list(table.columns) == tables.COLUMNS and set(table["verdict"]) == {"not comparable", "not run"}
-    assert set(table["method"]) == set(protocol.METHODS) and set(table["T"]) == set(profile.shots)
-    ssim = table[(table["metric"] == "SSIM") & (table["method"] == protocol.AFTER)]
+    assert set(table["method"]) == set(methods.TABLE1) and set(table["T"]) == set(profile.shots)
+    ssim = table[(table["metric"] == "SSIM") & (table["method"] == methods.AFTER)]
     assert (ssim["ci_low"] <= ssim["value"]).all() and (ssim["value"] <= ssim["ci_high"]).all() and ssim["n_people"].eq(2).all()
     assert table.loc[table["metric"] == "FID", "value"].isna().all()
     shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID", "USER"])
-    assert len(shown) == len(profile.shots) * len(protocol.METHODS) and shown["FID"].str.contains("weights fetch inception").all()
+    assert len(shown) == len(profile.shots) * len(methods.TABLE1) and shown["FID"].str.contains("weights fetch inception").all()
     assert shown.loc[(shown["T"] == 1) & (shown["method"] == "Ours-FT"), "USER"].item() == "not run: needs people's answers (paper 0.46)"
     made = tables.write(table, shown, tmp_path / "t", "table1", "caption")
     assert [p.name for p in made] == ["table1.csv", "table1.md", "table1.tex"] and r"\begin{tabular}" in made[2].read_text()
@@ -163,11 +186,11 @@ def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_
 
 
 def test_a_method_without_weights_has_its_rows_and_they_say_not_run(evaluated, profile):
-    frames, features = protocol.measure(evaluated[1])
-    table = tables.table1(frames[frames["method"] != protocol.FEED_FORWARD], features, profile, "run")
+    frames, features = protocol.measure(evaluated[1], methods.TABLE1)
+    table = tables.table1(frames[frames["method"] != methods.FEED_FORWARD], features, profile, "run")
     shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID"]).query("method == 'Ours-FF'")
     assert len(shown) == len(profile.shots) and shown["SSIM"].tolist() == ["not run (paper 0.61)", "not run", "not run (paper 0.64)"]
-    assert table[table["method"] == protocol.FEED_FORWARD]["verdict"].eq("not run").all()
+    assert table[table["method"] == methods.FEED_FORWARD]["verdict"].eq("not run").all()
 
 
 def test_inception_and_arcface_paths_on_random_weights(tmp_path, few):
@@ -210,3 +233,31 @@ def test_profiles_of_the_paper_follow_its_protocol():
         assert (p.content_weights, p.feature_matching_weight, p.match_weight) == ([1e-2, 2e-3], 10, 80)
         assert (p.meta_epochs, p.pool, p.spectral_norm_generator, p.content_steps) == (75, "sum_relu", True, 0)
     assert profiles.load("laptop").test_people >= 6 and profiles.load("laptop-full").test_people == 24
+
+
+def test_observer_finds_noise_and_is_at_chance_with_real_frames(profile):
+    """Fakes that are noise are found by an observer that knew other noise; fakes that are real frames are not."""
+    rng = np.random.default_rng(0)
+    people = [f"p{i}" for i in range(6)]
+    face = {p: rng.integers(60, 200, (1, 4, 4, 3)).repeat(8, 1).repeat(8, 2) for p in people}
+    frames = lambda p, n, noise: (face[p].repeat(n, 0) + rng.normal(0, noise, (n, 32, 32, 3))).clip(0, 255).astype(np.uint8)
+    reals = {p: frames(p, 8, 4) for p in people}
+    fakes = {"noisy": {p: frames(p, 8, 60) for p in people}, "noisier": {p: frames(p, 8, 80) for p in people}, "perfect": {p: frames(p, 8, 4) for p in people}}
+    seen = observe(fakes, reals, steps=60, each=24).groupby("method")["USER-proxy"].mean()
+    assert seen["noisy"] > 0.8 and seen["noisier"] > 0.8
+    assert abs(seen["perfect"] - CHANCE) < 0.25
+    with pytest.raises(ValueError, match="two groups"):
+        observe({"noisy": fakes["noisy"]}, reals)
+
+
+def test_triplets_hold_one_fake_in_its_place():
+    fakes, reals = np.full((2, 8, 8, 3), 255, np.uint8), np.zeros((3, 8, 8, 3), np.uint8)
+    x, place = draw_triplets(fakes, reals, 40, np.random.default_rng(0))
+    bright = x.mean((2, 3, 4)) > 0
+    assert (bright.sum(1) == 1).all() and torch.equal(bright.int().argmax(1), place) and set(place.tolist()) == {0, 1, 2}
+
+
+def test_sharpness_falls_with_blur(few):
+    import cv2
+    soft = np.stack([cv2.GaussianBlur(i, (5, 5), 1.5) for i in few.images])
+    assert (metrics.sharpness(soft) < metrics.sharpness(few.images)).all()

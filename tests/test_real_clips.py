@@ -9,7 +9,7 @@ import pytest
 from talking_heads import profiles
 from talking_heads.corpus import prepare
 from talking_heads.corpus.store import Store
-from talking_heads.evaluation import metrics, protocol
+from talking_heads.evaluation import methods, metrics, protocol
 from talking_heads.fine_tuning import fine_tune, set_up
 from talking_heads.perceptual import make_extractors
 from talking_heads.reproduce import reference
@@ -29,9 +29,9 @@ def test_clips_are_prepared_and_one_head_learns_and_is_driven(tmp_path):
     import torch
     cpu = torch.device("cpu")
     train, test = (protocol.load(store, task.number, f, profile, cpu) for f in (task.few_shot, task.hold_out))
-    before = protocol.feed_forward(nets, train, test.y, profile)
+    before = methods.feed_forward(nets, train, test.y, profile)
     head = fine_tune(set_up(nets, train.x, train.y, profile, make_extractors(profile)), epochs=12)
-    after = protocol.drive(head, test.y, profile)
+    after = methods.drive(head, test.y, profile)
     score = [np.mean([metrics.ssim(a, b) for a, b in zip(images, test.images)]) for images in (before, after)]
     print(f"SSIM on hold-out frames of {task.person}: before {score[0]:.3f}, after {score[1]:.3f}")
     assert after.shape == test.images.shape and score[1] > score[0] + 0.02

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from talking_heads import profiles
-from talking_heads.evaluation import protocol
+from talking_heads.evaluation import methods
 from talking_heads.reproduce import reference, tables
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -63,19 +63,19 @@ def gain(differences, a, ta, b, tb, metric):
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
 @pytest.mark.parametrize("t", [8, 32])
 def test_fine_tuning_closes_the_identity_gap(differences, t, metric):
-    assert gain(differences, protocol.AFTER, t, protocol.BEFORE, t, metric)["low"] > 0
+    assert gain(differences, methods.AFTER, t, methods.BEFORE, t, metric)["low"] > 0
 
 
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
 @pytest.mark.parametrize("more, fewer", [(8, 1), (32, 8)])
 def test_more_frames_are_better(differences, more, fewer, metric):
-    assert gain(differences, protocol.AFTER, more, protocol.AFTER, fewer, metric)["low"] > 0
+    assert gain(differences, methods.AFTER, more, methods.AFTER, fewer, metric)["low"] > 0
 
 
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge", "landmark error"])
-@pytest.mark.parametrize("trivial", protocol.TRIVIAL)
+@pytest.mark.parametrize("trivial", methods.TRIVIAL)
 def test_better_than_the_trivial_rows(differences, trivial, metric):
-    assert gain(differences, protocol.AFTER, 8, trivial, 8, metric)["low"] > 0
+    assert gain(differences, methods.AFTER, 8, trivial, 8, metric)["low"] > 0
 
 
 def value(table1, method, t, metric):
@@ -85,10 +85,10 @@ def value(table1, method, t, metric):
 @pytest.mark.parametrize("opening", ["mouth", pytest.param("eyes", marks=expected(
     "0.797 on generated frames; the landmark judge itself reaches 0.86 on true frames"))])
 def test_mouth_and_eyes_follow(table1, opening):
-    assert value(table1, protocol.AFTER, 8, f"{opening} correlation") >= 0.8
+    assert value(table1, methods.AFTER, 8, f"{opening} correlation") >= 0.8
 
 
-@pytest.mark.parametrize("method", [protocol.BEFORE, pytest.param(protocol.FEED_FORWARD, marks=NO_FF)])
+@pytest.mark.parametrize("method", [methods.BEFORE, pytest.param(methods.FEED_FORWARD, marks=NO_FF)])
 def test_a_likeness_before_fine_tuning(table1, method):
     different = json.loads((REFERENCE / "verification.json").read_text())["different_95"]
     assert value(table1, method, 8, "CSIM-judge") > different

@@ -35,13 +35,23 @@ def judges(args: argparse.Namespace) -> None:
 
 
 def meta_learn(args: argparse.Namespace) -> None:
-    from .reproduce.reference import train_reference
+    from .reproduce.trainings import train_reference
     train_reference(args.profile, args.variant, args.data, args.results, args.minutes * 60, args.device)
 
 
 def search(args: argparse.Namespace) -> None:
     from .reproduce.search import search as run
     run(args.profile, args.shots, args.data, args.results, args.device)
+
+
+def exercise(args: argparse.Namespace) -> None:
+    import tempfile
+
+    from .reproduce.exercise import exercise as run
+    with tempfile.TemporaryDirectory() as folder:
+        stages = run(args.profile, args.clips, Path(folder), args.device)
+    if args.json:
+        print(stages.to_json(orient="records"))
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -123,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--variant", choices=["ft", "ff"], required=True)
+    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"], required=True)
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
@@ -133,6 +143,13 @@ def main(argv: list[str] | None = None) -> int:
     c.add_argument("--shots", type=int, default=8, help="T")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=search)
+
+    c = commands.add_parser("exercise", help="go through a profile once, at its sizes, with two steps of training: time and memory")
+    c.add_argument("--profile", default="voxceleb1")
+    c.add_argument("--clips", type=Path, help="a folder of videos; rendered speakers by default")
+    c.add_argument("--device", default="auto")
+    c.add_argument("--json", action="store_true")
+    c.set_defaults(run=exercise)
 
     c = commands.add_parser("keep", help="copy a finished run to results/reference")
     c.add_argument("--profile", default="laptop-full")

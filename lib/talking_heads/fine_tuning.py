@@ -19,11 +19,11 @@ from .profiles import Profile
 class Head(nn.Module):
     """G'(y; ψ, ψ'): one person's generator; ψ' starts as P ê_NEW and is a parameter of its own."""
 
-    def __init__(self, generator: Generator, e_new: Tensor):
+    def __init__(self, generator: Generator, e_new: Tensor, psi: Tensor | None = None):
         super().__init__()
         self.generator = copy.deepcopy(generator)
         with torch.no_grad():
-            psi = self.generator.projection(e_new.reshape(1, -1)).float()
+            psi = self.generator.projection(e_new.reshape(1, -1)).float() if psi is None else psi.clone()
         self.psi = nn.Parameter(psi)
         self.generator.projection.requires_grad_(False)  # P has done its work
 
@@ -67,15 +67,15 @@ class FineTuning:
 
 
 def set_up(nets: Networks, x: Tensor, y: Tensor, profile: Profile, extractors: Sequence, *,
-           adversarial: bool = True, e_new: Tensor | None = None, w: Tensor | None = None) -> FineTuning:
+           adversarial: bool = True, e_new: Tensor | None = None, psi: Tensor | None = None, w: Tensor | None = None) -> FineTuning:
     """G' and D' for T frames x with landmark images y, (T, 3, H, W), from meta-learned networks.
 
-    ``adversarial``, ``e_new`` and ``w`` are what the ablations change: no L'_ADV, another ê_NEW, another w'.
+    ``adversarial``, ``e_new``, ``psi`` and ``w`` are what the ablations change: no L'_ADV, another ê_NEW, ψ' or w'.
     """
     nets.embedder.eval(), nets.generator.eval(), nets.discriminator.eval()
     with torch.no_grad():
         e = nets.embedder.embed(x[None], y[None])[0] if e_new is None else e_new  # equation (7)
-    head = Head(nets.generator, e)
+    head = Head(nets.generator, e, psi)
     discriminator = FineTunedDiscriminator(nets.discriminator, e, w)
     return FineTuning(head.train(), discriminator.train(), x, y, profile, extractors, adversarial)
 

@@ -27,7 +27,7 @@ from .profiles import Profile, key
 from .tensors import save_weights
 
 CLIP = 100.0  # norm of the gradient of E and G; some ten times what is usual
-VARIANTS = ("ft", "ff")  # with L_MCH; without it and twice as long
+WITHOUT_MATCH = ("ff", "no-match", "no-match-one-shot")  # variants that leave out L_MCH
 
 
 @dataclass
@@ -158,6 +158,11 @@ class Alarm:
             raise Collapsed(f"step {row['step']}: for {self.window} steps all generated frames are alike; lower rate")
 
 
+def total_steps(profile: Profile, sampler: EpisodeSampler) -> int:
+    """Steps of a training: of the profile, or of its epochs of one episode a video."""
+    return profile.meta_epochs * math.ceil(len(sampler.usable) / profile.batch_videos) or profile.meta_steps
+
+
 class MetaLearner:
     """Networks, their averages, optimisers and the sampler: everything that a checkpoint holds."""
 
@@ -176,9 +181,8 @@ class MetaLearner:
         self.table_optimiser = torch.optim.SparseAdam([d.table.weight], lr=p.table_rate, betas=(float(p.discriminator_beta1), 0.999), eps=1e-5)
         self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
         self.cast = autocast(p.precision, device)
-        self.step = 0
-        per_epoch = math.ceil(len(self.sampler.usable) / p.batch_videos)
-        self.total = (p.meta_epochs * per_epoch or p.meta_steps) * (2 if variant == "ff" else 1)
+        self.step, self.content_steps = 0, p.content_steps
+        self.total = total_steps(p, self.sampler) * (2 if variant == "ff" else 1)
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:
@@ -199,7 +203,7 @@ class MetaLearner:
             if adversarial:
                 row |= discriminator_step(d, x, x_hat, y, i, (self.discriminator_optimiser, self.table_optimiser), self.cast)
         match = None
-        if adversarial and self.variant == "ft":
+        if adversarial and self.variant not in WITHOUT_MATCH:
             w = d.table(episode.i)
             match = losses.match_loss(e_hat, w.detach() if p.match_pulls == "embedder" else w)
             self.table_optimiser.zero_grad()
@@ -247,6 +251,13 @@ class MetaLearner:
             torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
             for a, b in zip(mean.buffers(), net.buffers()):
                 a.copy_(b)
+
+    @torch.no_grad()
+    def draw(self, episode: Episode) -> Tensor:
+        """The averaged networks' targets of an episode: (B * M, 3, H, W)."""
+        embedder, generator = self.ema
+        with self.cast:
+            return generator(episode.y_t.flatten(0, 1), embedder.embed(episode.x_s, episode.y_s).repeat_interleave(episode.y_t.shape[1], 0))
 
     # -- on disk ------------------------------------------------------------------------------
     def state(self) -> dict:
@@ -302,11 +313,12 @@ def load_checkpoint(path: Path, profile: Profile) -> dict:
 
 
 def meta_learn(learner: MetaLearner, folder: Path, *, until: int | None = None, seconds: float = math.inf,
-               save_every: float = 120.0, sheet: Callable[[MetaLearner], None] | None = None, sheet_every: int = 500) -> MetaLearner:
+               save_every: float = 120.0, watch: Callable[[MetaLearner], dict | None] | None = None, watch_every: int = 100) -> MetaLearner:
     """Train to step ``until`` (the profile's end by default) or for ``seconds``; call again to go on.
 
     ``folder`` gets ``checkpoint.pt`` (by rename, every ``save_every`` seconds and at the end),
-    ``content.pt`` at the end of the content steps, and ``stats.jsonl``, a row a step. Raises :class:`Collapsed`.
+    ``content.pt`` at the end of the content steps, and ``stats.jsonl``, a row a step; every ``watch_every`` steps the row
+    also holds what ``watch(learner)`` returns. The baselines' learners are trained by this loop too. Raises :class:`Collapsed`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "stats.jsonl"
@@ -322,18 +334,18 @@ def meta_learn(learner: MetaLearner, folder: Path, *, until: int | None = None, 
     with open(log, "a") as out:
         while learner.step < until and time.time() - start < seconds:
             row = learner.train_step()
+            if watch and learner.step % watch_every == 0:
+                row |= watch(learner) or {}
             out.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}) + "\n")
             alarm.check(row)
             now = time.time()
             if now - said > 15 or learner.step == until:
                 said = now
                 pace = (now - start) / (learner.step - first)
-                terms = ", ".join(f"{k} {row[k]:.3f}" for k in ("cnt", "adv", "fm", "mch", "dsc") if k in row)
+                terms = ", ".join(f"{k} {row[k]:.3f}" for k in ("cnt", "l1", "adv", "fm", "mch", "dsc") if k in row)
                 print(f"  {learner.variant} step {learner.step}/{until}, {terms}, {pace:.2f} s a step, {pace * (until - learner.step) / 60:.0f} min left", flush=True)
-            if learner.step == learner.profile.content_steps:
+            if learner.step == learner.content_steps:
                 save_checkpoint(folder / "content.pt", learner.state())
-            if sheet and learner.step % sheet_every == 0:
-                sheet(learner)
             if now - saved > save_every:
                 saved = now
                 out.flush()

@@ -87,6 +87,12 @@ def vgg_extractor(name: str, path: Path, weight: float) -> Extractor:
     return Extractor(layers, TAPS[name], weight, **CAFFE[name])
 
 
+def random_extractors(profile) -> list[Extractor]:
+    """Untrained extractors of a profile's layout: enough to time a step, useless for a loss."""
+    return [Extractor(vgg_layers(n), TAPS[n], w, **CAFFE[n]) if n in TAPS else embedded_extractor(n, w)
+            for n, w in zip(profile.extractors, profile.content_weights, strict=True)]
+
+
 def embedded_extractor(name: str, weight: float) -> Extractor:
     """One of the two embedded feature networks: "attributes" for VGG19, "people" for VGGFace.
 

@@ -57,6 +57,7 @@ class Profile:
     pix2pixhd_discriminator: int  # width of the first layer
     pix2pixhd_halvings: int  # of the patch discriminators; three give patches of 70²
     pix2pixhd_rate: float
+    pix2pixhd_tune_rate: float
     x2face_channels: list[int]
     x2face_embedding: int
     x2face_driving: int
@@ -75,6 +76,8 @@ class Profile:
     targets: int  # target frames per embedding
     batch_videos: int
     meta_steps: int  # of FT; FF takes twice as many
+    small_share: float  # of the people, as the small corpus; 1 where the corpus is the paper's small one
+    small_steps: int  # of trainings on it
     meta_epochs: int  # where not 0, counts in epochs of one episode per video instead of steps
     chapter_steps: int  # of the chapter that always trains from nothing
     content_steps: int  # L_CNT alone, before the discriminator joins; FT and FF share them
@@ -88,6 +91,7 @@ class Profile:
     discriminator_beta1: float
     ema: float
     precision: str  # "auto" (bf16 where the device is good at it) or "fp32"
+    variants: list[str]  # what is trained: see reproduce/trainings.py
     reference_weights: bool  # whether the committed weights fit this profile
     # fine-tuning
     tune_epochs: int
@@ -100,6 +104,11 @@ class Profile:
     holdout_frames: int
     shots: list[int]  # T
     tune_seeds: int
+    observer_steps: int  # of the USER-proxy's observers
+    stability_steps: int  # of the trainings with and without L_FM
+    stability_seeds: int  # of each; 0 shows the reference's
+    timing_profile: str  # whose sizes Table 2 times beside this profile's
+    timing_seconds: float  # at most, for each row
 
 
 def names() -> list[str]:

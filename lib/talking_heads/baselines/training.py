@@ -3,16 +3,21 @@
 A learner draws the same episodes as ours does, so that every method sees the same frames of the same people.
 """
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
-from ..corpus.episodes import EpisodeSampler, Videos
-from ..meta_learning import autocast, training_key
+from ..corpus.episodes import Episode, EpisodeSampler, Videos
+from ..fine_tuning import batches
+from ..meta_learning import autocast, total_steps, training_key
 from ..profiles import Profile
+from ..tensors import save_weights
 from . import pix2pixhd
 from .pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from .x2face import X2Face
@@ -53,7 +58,7 @@ def pix2pixhd_step(x: Tensor, y: Tensor, generator: GlobalGenerator, discriminat
     g_optimiser.zero_grad()
     (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
     g_optimiser.step()
-    return row | {k: v.item() for k, v in terms.items()} | {"output_spread": x_hat.detach().float().std(0).mean().item()}
+    return row | {k: v.item() for k, v in terms.items()} | {"output_spread": x_hat.detach().float().std(0, unbiased=False).mean().item()}
 
 
 def x2face_step(x_s: Tensor, x_t: Tensor, model: X2Face, identity: Sequence, optimiser: torch.optim.Optimizer,
@@ -72,7 +77,7 @@ def x2face_step(x_s: Tensor, x_t: Tensor, model: X2Face, identity: Sequence, opt
     optimiser.zero_grad()
     sum(terms.values()).backward()
     optimiser.step()
-    return {k: v.item() for k, v in terms.items()} | {"output_spread": x_hat.detach().float().std(0).mean().item()}
+    return {k: v.item() for k, v in terms.items()} | {"output_spread": x_hat.detach().float().std(0, unbiased=False).mean().item()}
 
 
 class BaselineLearner:
@@ -84,12 +89,12 @@ class BaselineLearner:
         self.profile, self.variant, self.device, self.extractors = p, variant, device, extractors
         self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
         self.cast = autocast(p.precision, device)
-        self.step = 0
+        self.step, self.content_steps = 0, 0  # no steps to share with another training
         self.nets = [n.to(device) for n in (build_pix2pixhd(p) if variant == "pix2pixhd" else (build_x2face(p),))]
         rate = p.pix2pixhd_rate if variant == "pix2pixhd" else p.x2face_rate
         betas = (0.5, 0.999) if variant == "pix2pixhd" else (0.9, 0.999)
         self.optimisers = [torch.optim.Adam(n.parameters(), lr=rate, betas=betas, fused=True) for n in self.nets]
-        self.total = p.meta_steps
+        self.total = total_steps(p, self.sampler)
 
     def train_step(self) -> dict[str, float]:
         episode = self.sampler.next(self.device)
@@ -101,6 +106,23 @@ class BaselineLearner:
             row = x2face_step(episode.x_s, episode.x_t, self.nets[0], self.extractors[-1:] if second else (), self.optimisers[0], self.cast)
         self.step += 1
         return {"step": self.step - 1} | row
+
+    @torch.no_grad()
+    def draw(self, episode: Episode) -> Tensor:
+        """The targets of an episode as the baseline generates them: (B * M, 3, H, W)."""
+        net = self.nets[0].eval()
+        with self.cast:
+            if self.variant == "pix2pixhd":
+                out = net(episode.y_t.flatten(0, 1))
+            else:
+                out = net(episode.x_s.repeat_interleave(episode.x_t.shape[1], 0), episode.x_t.flatten(0, 1))
+        net.train()
+        return out
+
+    def export(self, path: Path, about: dict) -> None:
+        """The networks as fp16 safetensors."""
+        state = {f"{n}.{k}": v for n, net in enumerate(self.nets) for k, v in net.state_dict().items()}
+        save_weights(path, state, {**about, "variant": self.variant, "step": self.step}, half=True)
 
     def state(self) -> dict:
         return {"key": training_key(self.profile), "variant": self.variant, "step": self.step,
@@ -115,3 +137,25 @@ class BaselineLearner:
         self.sampler.restore(state["sampler"])
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
+
+
+def restore_baseline(profile: Profile, variant: str, state: dict[str, Tensor], device: str | torch.device = "cpu") -> list[torch.nn.Module]:
+    """Pix2pixHD's generator and discriminator, or X2Face, with exported weights. Raises ValueError for another layout."""
+    nets = list(build_pix2pixhd(profile)) if variant == "pix2pixhd" else [build_x2face(profile)]
+    try:
+        for n, net in enumerate(nets):
+            net.load_state_dict({k.split(".", 1)[1]: v for k, v in state.items() if k.startswith(f"{n}.")})
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit profile {profile.name}: {error}") from error
+    return [net.to(device) for net in nets]
+
+
+def fine_tune_pix2pixhd(generator: GlobalGenerator, discriminator: MultiscaleDiscriminator, x: Tensor, y: Tensor, profile: Profile,
+                        extractors: Sequence, seed: int = 0) -> GlobalGenerator:
+    """A generator of its own for T frames x with landmark images y, (T, 3, H, W): as many epochs as ours gets."""
+    g, d = copy.deepcopy(generator).train(), copy.deepcopy(discriminator).train()
+    optimisers = tuple(torch.optim.Adam(n.parameters(), lr=profile.pix2pixhd_tune_rate, betas=(0.5, 0.999), fused=True) for n in (g, d))
+    cast = autocast(profile.precision, x.device)
+    for index in batches(len(x), profile.tune_batch, profile.tune_epochs, np.random.default_rng(seed)):
+        pix2pixhd_step(x[index], y[index], g, d, extractors, optimisers, cast)
+    return g.eval()

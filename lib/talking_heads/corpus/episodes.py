@@ -39,6 +39,25 @@ class PoolVideos:
         return str(video // self.per_person)
 
 
+class Subset:
+    """Some videos of others, renumbered."""
+
+    def __init__(self, videos: Videos, numbers: list[int]):
+        self.videos, self.numbers = videos, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def frame_count(self, video: int) -> int:
+        return self.videos.frame_count(self.numbers[video])
+
+    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.videos.read(self.numbers[video], frames)
+
+    def person(self, video: int) -> str:
+        return self.videos.person(self.numbers[video])
+
+
 class Episode(NamedTuple):
     """B videos: what E sees, (B, K, 3, H, W), the targets, (B, M, 3, H, W), and the videos' numbers, (B,)."""
 
@@ -105,20 +124,3 @@ class EpisodeSampler:
         k = len(drawn[0][1])
         return Episode(x[:, :k], y[:, :k], x[:, k:], y[:, k:],
                        torch.tensor([v for v, _, _ in drawn], device=device))
-
-
-def flat_sheet(sampler: EpisodeSampler, averaged: tuple, device: str | torch.device) -> np.ndarray:
-    """A picture of how far training is: for eight fixed videos a frame E sees, landmarks, generated and real target."""
-    state = sampler.state()
-    sampler.rng, sampler.order = np.random.default_rng(0), np.empty(0, np.int64)
-    rows = []
-    embedder, generator = averaged
-    with torch.no_grad():
-        for _ in range(2):
-            e = sampler.next(device)
-            x_hat = generator(e.y_t[:, 0], embedder.embed(e.x_s, e.y_s))
-            for strip in (e.x_s[:, 0], e.y_t[:, 0], x_hat, e.x_t[:, 0]):
-                rows.append(np.concatenate(list(to_image(strip)), 1))
-    sampler.rng = np.random.default_rng()
-    sampler.restore(state)
-    return np.concatenate(rows)

@@ -9,7 +9,6 @@ import torch
 
 from .. import weights
 from . import metrics
-from .protocol import METHODS
 
 # Five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al. 2019)
 ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)
@@ -81,7 +80,7 @@ def arcface_features(images: np.ndarray, points: np.ndarray, session=None) -> np
     return np.concatenate([session.run(None, {session.get_inputs()[0].name: x[k:k + 32]})[0] for k in range(0, len(x), 32)])
 
 
-def measure(paths: Sequence[Path]) -> dict[tuple[str, int, str], float]:
+def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int, str], float]:
     """FID, KID and CSIM by (method, T, metric), each where its network is there; says in a line what is not."""
     out: dict[tuple[str, int, str], float] = {}
     have = {}
@@ -95,7 +94,7 @@ def measure(paths: Sequence[Path]) -> dict[tuple[str, int, str], float]:
     groups: dict[tuple[str, int], list] = {}
     for path in paths:
         with np.load(path) as cell:
-            for method in (m for m in METHODS if m in cell):
+            for method in (m for m in names if m in cell):
                 t = int(path.stem.rsplit("_", 2)[1][1:])
                 groups.setdefault((method, t), []).append((cell[method], cell["truth"], cell["points"]))
     for (method, t), parts in groups.items():

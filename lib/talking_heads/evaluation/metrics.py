@@ -49,6 +49,12 @@ def landmark_error(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.linalg.norm(found - wanted, axis=-1).mean(-1) / scale
 
 
+def sharpness(images: np.ndarray) -> np.ndarray:
+    """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers it."""
+    grey = images.astype(np.float32).mean(-1)
+    return np.hypot(np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]).mean((1, 2))
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation; nan where one side does not vary."""
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")

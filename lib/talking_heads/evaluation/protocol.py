@@ -13,22 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from ..corpus.episodes import to_image, to_tensor
+from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all, openings
 from ..corpus.store import Store
-from ..fine_tuning import fine_tune, set_up
-from ..meta_learning import Networks, autocast
 from ..profiles import Profile, key
 from ..progress import Progress
 from . import judges, metrics
-
-BEFORE, AFTER, FEED_FORWARD = "Ours-FT before fine-tuning", "Ours-FT", "Ours-FF"
-NEAREST, MEAN = "nearest training frame", "mean training frame"
-METHODS = (FEED_FORWARD, BEFORE, AFTER, NEAREST, MEAN)
-TRIVIAL = (NEAREST, MEAN)
-
+from .methods import Frames, Method
 
 @dataclass(frozen=True)
 class Task:
@@ -58,105 +50,84 @@ def tasks(store: Store, profile: Profile, people: int | None = None) -> list[Tas
     return out
 
 
-@dataclass
-class Frames:
-    """Frames with their landmarks: images (n, S, S, 3) uint8, points (n, 68, 2), tensors x and y (n, 3, S, S)."""
-
-    images: np.ndarray
-    points: np.ndarray
-    x: Tensor
-    y: Tensor
-
-
 def load(store: Store, number: int, frames: np.ndarray, profile: Profile, device: torch.device) -> Frames:
     images, points = store.read(number, frames)
     return Frames(images, points, to_tensor(images, device), to_tensor(draw_all(points, profile.image_size, profile.line_width), device))
 
 
-@torch.no_grad()
-def feed_forward(nets: Networks, train: Frames, y: Tensor, profile: Profile) -> np.ndarray:
-    """G(y, ê_NEW): frames (n, S, S, 3) without any fine-tuning."""
-    with autocast(profile.precision, y.device):
-        e = nets.embedder.eval().embed(train.x[None], train.y[None])
-        return to_image(torch.cat([nets.generator.eval()(part, e) for part in y.split(32)]))
-
-
-@torch.no_grad()
-def drive(head: torch.nn.Module, y: Tensor, profile: Profile) -> np.ndarray:
-    """G'(y): frames (n, S, S, 3) of a fine-tuned head."""
-    with autocast(profile.precision, y.device):
-        return to_image(torch.cat([head(part) for part in y.split(32)]))
-
-
-def nearest_frames(train: Frames, points: np.ndarray) -> np.ndarray:
-    """For every wanted pose the training frame with the nearest landmarks."""
-    distance = ((train.points[None] - points[:, None]) ** 2).sum((2, 3))
-    return train.images[distance.argmin(1)]
-
-
-def cell(task: Task, t: int, seed: int, store: Store, profile: Profile, ft: Networks, ff: Networks | None,
-         extractors: Sequence, device: torch.device) -> dict[str, np.ndarray]:
-    """Hold-out frames of all methods for one person at T = ``t``: method -> (n, S, S, 3), and the truth."""
-    train = load(store, task.number, task.few_shot[:t], profile, device)
-    test = load(store, task.number, task.hold_out, profile, device)
-    mean = train.images.astype(np.float32).mean(0).round().astype(np.uint8)
-    out = {"truth": test.images, "points": test.points, "source": train.images[0],
-           BEFORE: feed_forward(ft, train, test.y, profile),
-           NEAREST: nearest_frames(train, test.points), MEAN: np.broadcast_to(mean, test.images.shape).copy()}
-    if ff is not None:
-        out[FEED_FORWARD] = feed_forward(ff, train, test.y, profile)
-    start = time.time()
-    head = fine_tune(set_up(ft, train.x, train.y, profile, extractors), seed)
-    out["seconds"] = np.array(time.time() - start)
-    out[AFTER] = drive(head, test.y, profile)
-    return out
-
-
 CELL_FIELDS = ("seed", "image_size", "line_width", "extractors", "content_weights", "feature_matching_weight", "tune_epochs", "tune_batch",
-               "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "holdout_frames", "shots", "beta1", "discriminator_beta1", "precision")
+               "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "pix2pixhd_tune_rate", "holdout_frames", "beta1",
+               "discriminator_beta1", "precision")
 
 
-def run_cells(folder: Path, store: Store, profile: Profile, ft: Networks, ff: Networks | None, extractors: Sequence,
-              device: torch.device, weights_key: str) -> list[Path]:
-    """Compute the cells that are missing below ``folder``; returns all of them.
+def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Method], shots: Sequence[int], device: torch.device) -> list[Path]:
+    """Compute what is missing below ``folder``; returns the files of all cells.
 
-    Cells of other settings or weights (``weights_key``) lie in other folders and are never mixed in.
+    A cell holds the truth, a source frame, every method's frames, their seconds and the key of the weights they are about.
+    Frames of other weights are computed anew; cells of other settings lie in another folder.
     """
-    folder = folder / f"{key(profile, *CELL_FIELDS)}-{weights_key}"
+    folder = folder / key(profile, *CELL_FIELDS)
     folder.mkdir(parents=True, exist_ok=True)
-    grid = [(task, t, s) for s in range(profile.tune_seeds) for task in tasks(store, profile) for t in profile.shots]
-    paths = [folder / f"{task.person}_T{t}_seed{s}.npz" for task, t, s in grid]
-    todo = [(path, *g) for path, g in zip(paths, grid) if not path.exists()]
-    steps = lambda t: profile.tune_epochs * -(-t // profile.tune_batch) * min(t, profile.tune_batch)
-    progress = Progress("evaluating", sum(steps(t) for _, _, t, _ in todo), "fine-tuning frames")
-    for path, task, t, s in todo:
-        arrays = cell(task, t, s, store, profile, ft, ff, extractors, device)
+    paths, todo = [], []
+    for seed in range(profile.tune_seeds):
+        for task in tasks(store, profile):
+            for t in shots:
+                path = folder / f"{task.person}_T{t}_seed{seed}.npz"
+                paths.append(path)
+                known = dict(np.load(path)) if path.exists() else {}
+                missing = [m for m in methods if str(known.get(key_of(m.name))) != m.key]
+                if missing:
+                    todo.append((path, task, t, seed, missing))
+    progress = Progress("evaluating", sum(len(missing) for *_, missing in todo), "sets of frames")
+    for path, task, t, seed, missing in todo:
+        train = load(store, task.number, task.few_shot[:t], profile, device)
+        test = load(store, task.number, task.hold_out, profile, device)
+        arrays = dict(np.load(path)) if path.exists() else {}
+        arrays |= {"truth": test.images, "points": test.points, "source": train.images[0]}
+        for method in missing:
+            start = time.time()
+            arrays[method.name] = method.make(train, test, seed)
+            arrays[f"seconds of {method.name}"], arrays[key_of(method.name)] = np.array(time.time() - start), np.array(method.key)
+            progress.add(1)
         temporary = path.with_suffix(".tmp.npz")
         np.savez_compressed(temporary, **arrays)
         os.replace(temporary, path)
-        progress.add(steps(t))
     return paths
 
 
+def found(folder: Path, profile: Profile) -> list[Path]:
+    """The cells of these settings that are there. Raises FileNotFoundError where there are none."""
+    paths = sorted((folder / key(profile, *CELL_FIELDS)).glob("*_seed*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no evaluated frames; run chapter 05_comparison first")
+    return paths
+
+
+def key_of(name: str) -> str:
+    """Where a cell keeps the key of a method's weights."""
+    return f"weights of {name}"
+
+
 def scores(images: np.ndarray, truth: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of generated frames (n, S, S, 3) against the true ones with their landmarks (n, 68, 2): (n,) each."""
+    """Every metric of generated frames (n, S, S, 3) against the true ones with their landmarks (n, 68, 2): (n,) each."""
     return {"SSIM": np.array([metrics.ssim(a, b) for a, b in zip(images, truth)]),
             "CSIM-judge": metrics.cosine(judges.identity_features(images), judges.identity_features(truth)),
-            "landmark error": metrics.landmark_error(judges.find_landmarks(images), points)}
+            "landmark error": metrics.landmark_error(judges.find_landmarks(images), points),
+            "sharpness": metrics.sharpness(images) / metrics.sharpness(truth)}
 
 
-def measure(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]]:
+def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]]:
     """One row for every method, T, person, seed and hold-out frame; and judge features (generated, true) per method and T."""
     rows, features = [], {}
     for path in paths:
         person, t, seed = path.stem.rsplit("_", 2)
         t, seed = int(t[1:]), int(seed[4:])
-        with np.load(path) as cell_:
-            truth, points = cell_["truth"], cell_["points"]
+        with np.load(path) as cell:
+            truth, points = cell["truth"], cell["points"]
             true_features = judges.identity_features(truth)
             wanted_mouth, wanted_eyes = openings(points)
-            for method in (m for m in METHODS if m in cell_):
-                images = cell_[method]
+            for method in (m for m in names if m in cell):
+                images = cell[method]
                 made = judges.identity_features(images)
                 mouth, eyes = openings(judges.find_landmarks(images))
                 rows.append(pd.DataFrame({
@@ -166,6 +137,28 @@ def measure(paths: Sequence[Path]) -> tuple[pd.DataFrame, dict[tuple[str, int], 
                 known[0].append(made)
                 known[1].append(true_features)
     return pd.concat(rows, ignore_index=True), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in features.items()}
+
+
+def other_videos(store: Store, profile: Profile) -> dict[str, np.ndarray]:
+    """Real frames of each test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
+    out = {}
+    for task in tasks(store, profile):
+        numbers = [n for n in store.people()[task.person] if n != task.number]
+        if not numbers:
+            raise ValueError(f"{task.person}: has one video only; a triplet needs real frames of others")
+        out[task.person] = np.concatenate([store.read(n, np.arange(store.frame_count(n)))[0] for n in numbers])
+    return out
+
+
+def fakes(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
+    """Generated frames by "method@T" and person, and the method that each belongs to."""
+    out: dict[str, dict[str, np.ndarray]] = {}
+    for path in paths:
+        person, t, _ = path.stem.rsplit("_", 2)
+        with np.load(path) as cell:
+            for name in (n for n in names if n in cell):
+                out.setdefault(f"{name}@{t[1:]}", {})[person] = cell[name]
+    return out, {label: label.split("@")[0] for label in out}
 
 
 def per_person(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:

@@ -7,6 +7,7 @@ from .. import profiles
 from ..corpus import build
 from ..devices import choose
 from ..profiles import Profile
+from ..tensors import load_weights
 from ..weights import PRETRAINED, status
 from . import reference, report, runner
 
@@ -22,12 +23,11 @@ def resolve_weights(profile: Profile, weights: str | None) -> str:
 def describe_weights(profile: Profile, weights: str, results: Path) -> str:
     """What the tables are about, in words."""
     said = []
-    for variant in ("ft", "ff"):
+    for variant in profile.variants:
         try:
-            _, about = reference.load_weights(reference.weights_path(profile, variant, weights, results))
-            said.append(reference.describe(about))
+            said.append(reference.describe(load_weights(reference.weights_path(profile, variant, weights, results))[1]))
         except FileNotFoundError:
-            said.append(f"{variant.upper()} weights: not there")
+            said.append(f"{variant} weights: not there")
     return f"{'Committed reference weights' if weights == 'reference' else 'Weights trained from nothing in this run'}. " + "; ".join(said) + "."
 
 
@@ -42,7 +42,7 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one chapter at a time")
     relative = lambda p: os.path.relpath(p, notebooks)
-    inputs = tuple(results / "reference" / "weights" / f"{v}.safetensors" for v in ("ft", "ff")) if weights == "reference" else ()
+    inputs = tuple(results / "reference" / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
     run = runner.Run(profile, {"profile": name, "weights": weights, "device": str(chosen), "data": relative(data), "results": relative(results)},
                      notebooks, results / name, inputs,
                      environment={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))})

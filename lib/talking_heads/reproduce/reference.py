@@ -1,82 +1,24 @@
-"""Weights of meta-learned networks: training them, and finding the ones a chapter should use.
-
-The reference's people are rendered for it, apart from any profile's corpus: once into a pool on a CPU, as training goes on
-a GPU. The content steps, the same for both variants, are trained once and shared.
-"""
+"""Weights of trained networks: finding the ones a chapter should use, and keeping a run as the reference."""
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
-from PIL import Image
+from torch import Tensor
 
-from ..corpus import build
-from ..corpus.episodes import PoolVideos, Videos, flat_sheet
-from ..corpus.speakers.pool import LiveVideos
-from ..devices import choose
-from ..judges.networks import WEIGHTS
-from ..judges.training import POOLS, SEED, pool
-from ..meta_learning import MetaLearner, Networks, export, meta_learn, restore_weights
-from ..perceptual import make_extractors
-from ..profiles import Profile, load
+from ..baselines.training import restore_baseline
+from ..evaluation import methods
+from ..evaluation.methods import Method
+from ..meta_learning import Networks, restore_weights
+from ..profiles import Profile
 from ..tensors import load_weights, sha256
-from .git import commit
 from .runner import read_status
-
-LIVE_PEOPLE = 20_000
-
-
-def train_variant(profile: Profile, variant: str, videos: Videos, runs: Path, people: dict, *, seconds: float = math.inf,
-                  device: torch.device = torch.device("cpu"), command: str = "") -> Path:
-    """Train a variant, or go on with it, for ``seconds``; returns its exported weights, written after every slice."""
-    extractors = [e.to(device) for e in make_extractors(profile)]
-    learner = MetaLearner(profile, variant, videos, extractors, device)
-    folder = runs / f"meta-{variant}"
-    other = runs / f"meta-{'ff' if variant == 'ft' else 'ft'}" / "content.pt"
-    if not (folder / "checkpoint.pt").exists() and other.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(other, folder / "checkpoint.pt")
-
-    def sheet(learner: MetaLearner) -> None:
-        Image.fromarray(flat_sheet(learner.sampler, learner.ema, device)).save(folder / f"step{learner.step:06d}.png")
-
-    meta_learn(learner, folder, seconds=seconds, sheet=sheet)
-    about = {"profile": profile.name, "seed": profile.seed, "steps": learner.step, "of": learner.total, "commit": commit(), "command": command,
-             "people": people, "device": str(device), "extractors": {n: judge_digest(n) for n in profile.extractors},
-             "lineage": f"content steps 0-{profile.content_steps} shared by ft and ff, then this variant alone"}
-    export(learner, folder / "weights.safetensors", about)
-    print(f"  {variant}: step {learner.step}/{learner.total}, weights in {folder / 'weights.safetensors'}", flush=True)
-    return folder / "weights.safetensors"
-
-
-def judge_digest(name: str) -> str:
-    path = WEIGHTS / f"{name}.safetensors"
-    return sha256(path)[:16] if path.exists() else "fetched"
-
-
-def train_reference(profile_name: str, variant: str, data: Path, results: Path, seconds: float, device: str) -> None:
-    """``python -m talking_heads meta-learn``: the weights that are committed as the reference."""
-    profile, chosen = load(profile_name), choose(device)
-    if chosen.type == "cuda":
-        first = POOLS["features"]["first"]
-        videos: Videos = LiveVideos(SEED, first, LIVE_PEOPLE, POOLS["features"]["videos"], 16, profile.image_size, chosen)
-        people = {"seed": SEED, "first": first, "people": LIVE_PEOPLE, "rendered": "as training goes"}
-    else:
-        videos, people = PoolVideos(pool("features", data / "pools")), {"seed": SEED, **POOLS["features"]}
-    train_variant(profile, variant, videos, results / profile.name / "runs", people, seconds=seconds, device=chosen,
-                  command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {variant}")
-
-
-def train_from_corpus(profile: Profile, variants: Sequence[str], data: Path, results: Path, device: torch.device) -> list[Path]:
-    """``--weights scratch``: train on the profile's own corpus and nothing that was committed."""
-    videos = build.store(profile, data, "meta")
-    people = {"corpus": str(build.folder(profile, data).name), "videos": len(videos)}
-    return [train_variant(profile, v, videos, Path(results) / profile.name / "runs", people, device=device,
-                          command=f"./run_all.sh --profile {profile.name} --weights scratch") for v in variants]
 
 
 def weights_path(profile: Profile, variant: str, weights: str, results: Path) -> Path:
@@ -105,19 +47,101 @@ def load_networks(profile: Profile, variant: str, weights: str, results: Path, d
 
 def describe(about: dict) -> str:
     """A line that every table about these weights shows."""
-    return (f"{about['variant'].upper()} weights: profile {about['profile']}, step {about['step']} of {about['of']}, "
-            f"{about['people'].get('people', about['people'].get('videos', '?'))} {'people' if 'people' in about['people'] else 'videos'}, code {about['commit'] or 'unknown'}")
+    people = about["people"]
+    number = people.get("people", people.get("videos", 0))
+    return (f"{about['variant']} weights: profile {about['profile']}, step {about['step']} of {about['of']}, "
+            f"{round(number * people.get('share', 1))} {'people' if 'people' in people else 'videos'}, code {about['commit'] or 'unknown'}")
 
 
 def digest(profile: Profile, weights: str, results: Path) -> str:
-    """Twelve hex digits of the weights of both variants: results of other weights are never mixed in."""
-    known = []
-    for variant in ("ft", "ff"):
-        try:
-            known.append(sha256(weights_path(profile, variant, weights, results)))
-        except FileNotFoundError:
-            known.append("absent")
+    """Twelve hex digits of all of a profile's weights, as they are now."""
+    known = [weights_key(profile, v, weights, results) for v in profile.variants]
     return hashlib.sha256("".join(known).encode()).hexdigest()[:12]
+
+
+def weights_key(profile: Profile, variant: str, weights: str, results: Path) -> str:
+    """Twelve hex digits of a variant's file, or "absent"."""
+    try:
+        return sha256(weights_path(profile, variant, weights, results))[:12]
+    except FileNotFoundError:
+        return "absent"
+
+
+@dataclass
+class Loaded:
+    """What could be loaded of a profile's weights: networks and keys by variant, and what the tables say about them."""
+
+    networks: dict[str, Any]
+    keys: dict[str, str]
+    states: dict[str, dict]
+    said: str
+
+
+def load_all(profile: Profile, weights: str, results: Path, device: torch.device = torch.device("cpu"), only: Sequence[str] | None = None) -> Loaded:
+    """Networks of every variant of the profile (or of ``only``) that is there."""
+    out, said = Loaded({}, {}, {}, ""), []
+    for variant in only or profile.variants:
+        try:
+            state, about = load_weights(weights_path(profile, variant, weights, results))
+        except FileNotFoundError as gap:
+            said.append(f"{variant} not run: {gap}")
+            continue
+        restore = restore_baseline if variant in ("x2face", "pix2pixhd") else None
+        out.networks[variant] = restore(profile, variant, state, device) if restore else restore_weights(profile, state, device)
+        out.keys[variant], out.states[variant] = weights_key(profile, variant, weights, results), state
+        said.append(describe(about))
+    out.said = ". ".join(said)
+    return out
+
+
+def table1_methods(loaded: Loaded, profile: Profile, extractors: Sequence) -> list[Method]:
+    """Table 1's methods, as far as their weights are there, and the rows that learn nothing."""
+    nets, keys, out = loaded.networks, loaded.keys, []
+    if "ft" in nets:
+        out += methods.ours(nets["ft"], keys["ft"], profile, extractors, methods.BEFORE, methods.AFTER)
+    if "ff" in nets:
+        out += methods.ours(nets["ff"], keys["ff"], profile, extractors, methods.FEED_FORWARD, "")[:1]
+    if "small" in nets:
+        out += methods.ours(nets["small"], keys["small"], profile, extractors, methods.OURS_BEFORE, methods.OURS)
+    out += methods.baselines(nets["x2face"][0] if "x2face" in nets else None, nets.get("pix2pixhd"), keys, profile, extractors)
+    return out + methods.trivial()
+
+
+def ablation_methods(loaded: Loaded, profile: Profile, extractors: Sequence, e_hats: Tensor) -> list[Method]:
+    """The ablations' methods and the full model, on the small corpus; ``e_hats`` are validation people's embeddings by "small"."""
+    nets, keys = loaded.networks, dict(loaded.keys)
+    no_match = {}
+    for variant, name in (("no-match", methods.NO_MATCH), ("no-match-one-shot", methods.NO_MATCH_ONE_SHOT)):
+        if variant in nets:
+            no_match[name] = (nets[variant], loaded.states[variant]["w.mean"], loaded.states[variant]["w.std"])
+            keys[name] = keys[variant]
+    full = methods.ours(nets["small"], keys["small"], profile, extractors, methods.OURS_BEFORE, methods.OURS)
+    return [*methods.ablations(nets["small"], no_match, e_hats, keys, profile, extractors), *full]
+
+
+def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
+    """Logged rows of the trainings behind the weights, thinned: variant -> rows."""
+    if weights == "reference":
+        kept = Path(results) / "reference" / "curves.json"
+        return json.loads(kept.read_text()) if kept.exists() else {}
+    return thinned(profile, Path(results) / profile.name / "runs")
+
+
+def thinned(profile: Profile, runs: Path, every: int = 20) -> dict[str, list[dict]]:
+    """Every ``every``-th row of each training's log, and all rows with a validation loss."""
+    out = {}
+    for variant in profile.variants:
+        log = runs / f"meta-{variant}" / "stats.jsonl"
+        if log.exists():
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            out[variant] = [r for i, r in enumerate(rows) if i % every == 0 or "validation" in r]
+    return out
+
+
+def kept_table(name: str, results: Path, otherwise: pd.DataFrame) -> pd.DataFrame:
+    """A table of the reference results; ``otherwise`` where it is not there."""
+    path = Path(results) / "reference" / "tables" / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else otherwise
 
 
 def keep(profile: Profile, results: Path) -> Path:
@@ -135,8 +159,6 @@ def keep(profile: Profile, results: Path) -> Path:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
     for name in ("status.json", "records.jsonl", "index.html", "verification.json"):
         shutil.copy(source / name, target / name)
-    log = Path(results) / "laptop-full" / "runs" / "meta-ft" / "stats.jsonl"
-    if log.exists():
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        (target / "runs-ft.json").write_text(json.dumps(rows[::20]))
+    if logs := thinned(profile, Path(results) / "laptop-full" / "runs"):
+        (target / "curves.json").write_text(json.dumps(logs))
     return target

@@ -17,7 +17,10 @@ CAPTIONS = {
     "start_here": "A talking head from the reference weights", "speakers": "The corpus: one row a person, other clothes and light in every video",
     "landmarks": "Frames, landmarks and landmark images", "losses": "What the losses see", "meta_learning": "Meta-learning from nothing for its budget, beside the reference",
     "meta_curves": "Losses and scores of meta-learning", "identity_gap": "The identity gap before and after fine-tuning", "tuning_curves": "Fine-tuning",
-    "figure4": "As the paper's Figure 4",
+    "figure3": "As the paper's Figure 3: the small corpus", "figure4": "As the paper's Figure 4: the large corpus",
+    "figure6": "As the paper's Figure 6: ablations", "figure10": "As the paper's Figure 10: one person at every T, small corpus",
+    "figure11": "As the paper's Figure 11: many people, small corpus", "figure12": "As the paper's Figure 12: one person at every T, large corpus",
+    "figure13": "As the paper's Figure 13: many people, large corpus",
 }
 
 PAGE = jinja2.Template("""<!doctype html>

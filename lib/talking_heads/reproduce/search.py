@@ -13,12 +13,12 @@ import pandas as pd
 
 from ..corpus import build
 from ..devices import choose
-from ..evaluation import protocol
+from ..evaluation import methods, protocol
 from ..fine_tuning import FineTuning, fine_tune, set_up
 from ..perceptual import make_extractors
 from ..profiles import Profile, load
 from ..progress import Progress
-from .reference import digest, load_networks
+from .reference import load_networks, weights_key
 
 RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4), (2e-5, 1e-4)
 EPOCHS = (10, 20, 40, 80)
@@ -38,7 +38,7 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     tasks = protocol.tasks(store, profile, PEOPLE)
     frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
               for k in tasks]
-    log = Path(results) / profile.name / "runs" / f"search_T{t}_{digest(profile, 'reference', results)}.jsonl"
+    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights_key(profile, 'ft', 'reference', results)}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["tune_rate"], r["tune_discriminator_rate"], r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
@@ -51,7 +51,7 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
 
         def look(step: int, tuning: FineTuning) -> None:
             if step // per_epoch in EPOCHS and step % per_epoch == 0:
-                images = protocol.drive(tuning.head.eval(), test.y, tried)
+                images = methods.drive(tuning.head.eval(), test.y, tried)
                 tuning.head.train()
                 last = tuning.rows[-5:]
                 rows.append({"person": tasks[k].person, "tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,

@@ -1,19 +1,22 @@
 """Tables with the paper's numbers beside ours, as .csv, .md and .tex."""
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation import metrics, protocol
+from ..evaluation import methods, metrics, protocol
 from ..evaluation.statistics import interval
 from ..profiles import Profile
 
 COLUMNS = ["corpus", "method", "T", "metric", "value", "ci_low", "ci_high", "n_people", "n_frames", "n_seeds", "paper_value", "verdict", "run_id"]
-SHOWN = ["SSIM", "CSIM-judge", "landmark error", "mouth correlation", "eyes correlation", "FD-judge", "KD-judge x 1000", "FID", "KID", "CSIM", "USER"]
+SHOWN = ["SSIM", "CSIM-judge", "landmark error", "mouth correlation", "eyes correlation", "FD-judge", "KD-judge x 1000", "USER-proxy",
+         "FID", "KID", "CSIM", "USER"]
 VERDICTS = ("within CI", "within tolerance", "better", "worse", "not comparable", "not run")
 TOLERANCE = 0.05  # of the paper's value
-LOWER_IS_BETTER = {"FID", "KID", "USER", "FD-judge", "KD-judge x 1000", "landmark error"}
+LOWER_IS_BETTER = {"FID", "KID", "USER", "USER-proxy", "FD-judge", "KD-judge x 1000", "landmark error"}
 # what a metric needs that may not be there, and how to get it
 NEEDS = {"FID": "inception", "KID": "inception", "CSIM": "arcface"}
 
@@ -44,47 +47,61 @@ def verdict(metric: str, value: float | None, low: float | None, high: float | N
     return "better" if (value < paper) == (metric in LOWER_IS_BETTER) else "worse"
 
 
-def paper_value(profile: Profile, method: str, t: int, metric: str) -> float:
-    """The paper's number for a row: from the same corpus, or from VoxCeleb2 for procedural speakers; nan where it has none."""
-    corpus = corpus_name(profile) if is_papers(profile) else "VoxCeleb2"
-    name = "Ours" if corpus == "VoxCeleb1" and method == protocol.AFTER else method
-    rows = paper_numbers().query("corpus == @corpus and method == @name and T == @t and metric == @metric")
+def paper_value(method: str, t: int, metric: str) -> float:
+    """The paper's number for a row: of VoxCeleb1 for methods of the small corpus, of VoxCeleb2 for the large one; nan where it has none."""
+    corpus = {methods.SMALL: "VoxCeleb1", methods.LARGE: "VoxCeleb2"}.get(methods.CORPUS.get(method, ""))
+    rows = paper_numbers().query("corpus == @corpus and method == @method and T == @t and metric == @metric")
     return float(rows["value"].iloc[0]) if len(rows) else float("nan")
 
 
-def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, extra: dict | None = None) -> pd.DataFrame:
-    """Table 1's rows for our method: every metric of every method and T with its interval over people.
+def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, extra: dict | None = None,
+           observed: pd.DataFrame | None = None, names: Sequence[str] = methods.TABLE1) -> pd.DataFrame:
+    """Every metric of every method of ``names`` and every T, with its interval over people.
 
-    ``extra`` maps (method, T, metric) to a value where Inception or ArcFace measured one; metrics that need networks that
-    are not there have a row without a value and the verdict "not run".
+    ``extra`` maps (method, T, metric) to a value where Inception or ArcFace measured one, ``observed`` holds columns method,
+    T, person and USER-proxy; what was not measured has a row without a value and the verdict "not run".
     """
     rows = []
+    nan = float("nan")
 
     def add(method: str, t: int, metric: str, value: float, low: float, high: float, people: int, n: int, seeds: int) -> None:
-        paper = paper_value(profile, method, t, metric)
+        paper = paper_value(method, t, metric)
         say = verdict(metric, value, None if np.isnan(low) else low, high, paper, is_papers(profile))
-        rows.append([corpus_name(profile), method, t, metric, value, low, high, people, n, seeds, paper, say, run_id])
+        size = methods.CORPUS.get(method, "")
+        rows.append([corpus_name(profile) + (f", {size}" if size else ""), method, t, metric, value, low, high, people, n, seeds, paper, say, run_id])
 
-    nan = float("nan")
-    for method in (m for m in protocol.METHODS if m not in set(frames["method"])):  # its weights are not there
-        for t in sorted(frames["T"].unique()):
-            for metric in ("SSIM", "CSIM-judge", "landmark error", *NEEDS, "USER"):
+    def add_means(method: str, t: int, metric: str, means: np.ndarray, *shape: int) -> None:
+        add(method, t, metric, float(means.mean()), *(interval(means) if len(means) > 1 else (nan, nan)), *shape)
+
+    for method, t in product(names, sorted(frames["T"].unique())):
+        part = frames[(frames["method"] == method) & (frames["T"] == t)]
+        if not len(part):  # its weights are not there
+            for metric in ("SSIM", "CSIM-judge", "landmark error", "USER-proxy", *NEEDS, "USER"):
                 add(method, t, metric, nan, nan, nan, 0, 0, 0)
-    for (method, t), part in frames.groupby(["method", "T"], sort=False):
-        people, seeds = part["person"].nunique(), part["seed"].nunique()
-        shape = (people, len(part), seeds)
+            continue
+        shape = (part["person"].nunique(), len(part), part["seed"].nunique())
         for metric in ("SSIM", "CSIM-judge", "landmark error"):
-            means = protocol.per_person(frames, method, t, metric).to_numpy()
-            add(method, t, metric, float(means.mean()), *(interval(means) if people > 1 else (nan, nan)), *shape)
+            add_means(method, t, metric, protocol.per_person(frames, method, t, metric).to_numpy(), *shape)
         for opening in ("mouth", "eyes"):
             add(method, t, f"{opening} correlation", metrics.correlation(part[opening].to_numpy(), part[f"{opening} wanted"].to_numpy()), nan, nan, *shape)
         made, true = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)
             add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made, true), nan, nan, *shape)
+        if observed is not None and len(seen := observed[(observed["method"] == method) & (observed["T"] == t)]):
+            add_means(method, t, "USER-proxy", seen["USER-proxy"].to_numpy(), *shape)
         for metric in (*NEEDS, "USER"):
             add(method, t, metric, (extra or {}).get((method, t, metric), nan), nan, nan, *shape)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table2(rows: pd.DataFrame, profile: Profile, device: str) -> pd.DataFrame:
+    """Measured seconds beside the paper's, with the rank of each method at its size, phase and T in both."""
+    known = pd.read_csv(Path(__file__).with_name("paper_timings.csv"))
+    table = rows.merge(known, on=["method", "phase", "T"], how="left").assign(device=device, verdict="not comparable")
+    where = ["size", "phase", "T"]
+    table["rank"], table["paper rank"] = (table.groupby(where)[c].rank() for c in ("seconds", "paper_value"))
+    return table.sort_values([*where, "seconds"], ignore_index=True)
 
 
 def wide(table: pd.DataFrame, metrics_: list[str]) -> pd.DataFrame:
@@ -98,7 +115,7 @@ def wide(table: pd.DataFrame, metrics_: list[str]) -> pd.DataFrame:
         return f"{r['value']:.{digits}f}{interval_}" + ("" if np.isnan(r["paper_value"]) else f" (paper {r['paper_value']:g})")
 
     cells = table.assign(cell=table.apply(text, axis=1)).pivot(index=["T", "method"], columns="metric", values="cell")
-    order = [(t, m) for t in sorted(table["T"].unique()) for m in protocol.METHODS if (t, m) in cells.index]
+    order = list(dict.fromkeys(zip(table.sort_values("T", kind="stable")["T"], table.sort_values("T", kind="stable")["method"])))
     return cells.loc[order, [m for m in metrics_ if m in cells.columns]].fillna("not run").reset_index()
 
 

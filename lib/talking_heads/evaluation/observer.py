@@ -1,0 +1,89 @@
+"""USER-proxy: an observer that looks for the fake among three images of one person (section 4's user study, without people).
+
+Two of the three are real and from other videos of the person, so a fake gives itself away by how it looks or by who it
+shows. The observer never saw the method nor the people it is tested on. Chance is one third; lower is better for a method.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..corpus.episodes import to_tensor
+
+CHANCE = 1 / 3
+FOLDS = 2
+
+
+class Observer(nn.Module):
+    """Scores how likely each of three images (B, 3, 3, S, S) is the fake: (B, 3) logits."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 96)):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for a, b in zip((3, *widths), widths):
+            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.head = nn.Sequential(nn.Linear(8 * widths[-1], 96), nn.ReLU(), nn.Linear(96, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        others = (z.sum(1, keepdim=True) - z) / 2
+        return self.head(torch.cat([z, (z - others).abs()], -1))[..., 0]
+
+
+def draw_triplets(fakes: np.ndarray, reals: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """``count`` shuffled triplets of one person from fakes (n, S, S, 3) and reals of other videos (m, S, S, 3).
+
+    Returns images (count, 3, 3, S, S) and the place of the fake (count,).
+    """
+    images = np.stack([np.stack([fakes[rng.integers(len(fakes))], *reals[rng.choice(len(reals), 2, replace=False)]]) for _ in range(count)])
+    order = np.argsort(rng.random((count, 3)), axis=1)
+    shuffled = np.take_along_axis(images, order[:, :, None, None, None], 1)
+    return to_tensor(shuffled), torch.from_numpy((order == 0).argmax(1))
+
+
+def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, np.ndarray], people: list[str], steps: int,
+                   seed: int, batch: int = 24) -> Observer:
+    """An observer that knows the given methods (a dictionary person -> frames each) and people."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    observer = Observer().train()
+    optimiser = torch.optim.AdamW(observer.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        drawn = [draw_triplets(fakes[rng.integers(len(fakes))][p], reals[p], 1, rng) for p in rng.choice(people, batch)]
+        x, place = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
+        loss = F.cross_entropy(observer(x), place, label_smoothing=0.05)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return observer.eval()
+
+
+def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, np.ndarray], groups: Mapping[str, str] | None = None,
+            steps: int = 200, each: int = 32, seed: int = 0) -> pd.DataFrame:
+    """How often the observer finds each method's fakes: columns method, person, USER-proxy.
+
+    ``fakes`` maps a method to its frames of every person, ``reals`` a person to frames of other videos. Methods of the same
+    group (the same one at another T, say) are left out together. Raises ValueError for fewer than two groups or people.
+    """
+    groups = {m: (groups or {}).get(m, m) for m in fakes}
+    people = sorted(reals)
+    if len(set(groups.values())) < 2 or len(people) < FOLDS:
+        raise ValueError(f"cross-fitting needs two groups of methods and {FOLDS} people; there are {len(set(groups.values()))} and {len(people)}")
+    rows = []
+    for fold in range(FOLDS):
+        tested = people[fold::FOLDS]
+        for group in dict.fromkeys(groups.values()):
+            observer = train_observer([fakes[m] for m in fakes if groups[m] != group], reals, [p for p in people if p not in tested], steps, seed)
+            for method in (m for m in fakes if groups[m] == group):
+                for person in tested:
+                    x, place = draw_triplets(fakes[method][person], reals[person], each, np.random.default_rng([seed, people.index(person)]))
+                    with torch.no_grad():
+                        rows.append((method, person, (observer(x).argmax(1) == place).float().mean().item()))
+    return pd.DataFrame(rows, columns=["method", "person", "USER-proxy"])

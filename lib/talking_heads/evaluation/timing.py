@@ -1,0 +1,200 @@
+"""How long things take (section A.1, Table 2): a prediction from operations and bytes, then the measurement.
+
+Weights do not matter for time, so the paper's sizes are timed on networks as they are born. Long runs are measured over a few
+steps and extrapolated, and their rows say so.
+"""
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
+from ..fine_tuning import set_up
+from ..meta_learning import autocast, build
+from ..profiles import Profile
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass
+class Timing:
+    """Seconds over repetitions: median and quartiles; peak memory in bytes."""
+
+    median: float
+    low: float
+    high: float
+    repetitions: int
+    memory: int
+
+    def times(self, factor: float) -> "Timing":
+        """The same for ``factor`` repetitions in a row: an extrapolation."""
+        return Timing(self.median * factor, self.low * factor, self.high * factor, self.repetitions, self.memory)
+
+
+def measure(work: Callable[[], object], device: torch.device, repetitions: int = 100, seconds: float = 20.0, warm_up: int = 2) -> Timing:
+    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``."""
+    for _ in range(warm_up):
+        work()
+    synchronise(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    spent, start = [], time.perf_counter()
+    while len(spent) < repetitions and (len(spent) < 3 or time.perf_counter() - start < seconds):
+        before = time.perf_counter()
+        work()
+        synchronise(device)
+        spent.append(time.perf_counter() - before)
+    low, median, high = np.quantile(spent, [0.25, 0.5, 0.75])
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Timing(float(median), float(low), float(high), len(spent), memory)
+
+
+# -- the prediction ---------------------------------------------------------------------------
+class _Bytes(TorchDispatchMode):
+    """Counts the bytes that operations read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not function._schema.is_mutable and "view" not in function.__name__:
+            self.total += sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, Tensor))
+        return out
+
+
+def operations(work: Callable[[], object]) -> tuple[float, float]:
+    """Floating-point operations and bytes moved of one call of ``work``, counted while it runs."""
+    with FlopCounterMode(display=False) as flops:
+        work()
+    with _Bytes() as moved:
+        work()
+    return float(flops.get_total_flops()), float(moved.total)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine reaches: operations and bytes a second."""
+
+    flops: float
+    bandwidth: float
+
+    def predict(self, flops: float, moved: float) -> float:
+        """Seconds, if arithmetic and memory took turns and each ran at the measured rate."""
+        return flops / self.flops + moved / self.bandwidth
+
+
+def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Machine:
+    """The device's own rates: a 3×3 convolution of 128 channels for arithmetic, a large copy for memory."""
+    cast = autocast(precision, device)
+    x, conv = torch.randn(8, 128, size, size, device=device), torch.nn.Conv2d(128, 128, 3, padding=1).to(device)
+    big = torch.randn(2 ** 24, device=device)
+
+    @torch.no_grad()
+    def convolve() -> None:
+        with cast:
+            conv(x)
+
+    done = 2 * 9 * 128 * 128 * 8 * size * size / measure(convolve, device, 20, 2.0).median
+    return Machine(done, 2 * big.numel() * 4 / measure(big.clone, device, 20, 2.0).median)
+
+
+# -- what Table 2 times -----------------------------------------------------------------------
+@dataclass
+class Case:
+    """A row of Table 2: ``work`` is one step (or one frame), of which the row counts ``steps``."""
+
+    method: str
+    phase: str  # "few-shot learning" or "inference"
+    t: int
+    steps: int
+    work: Callable[[], object]
+
+
+def steps_of(profile: Profile, t: int) -> int:
+    """Fine-tuning steps on T frames: an epoch is ceil(T / batch) steps."""
+    return profile.tune_epochs * -(-t // profile.tune_batch)
+
+
+def cases(profile: Profile, extractors: Sequence, device: torch.device, methods: Sequence[str], shots: Sequence[int]) -> Iterator[Case]:
+    """Rows of Table 2, one network in memory at a time. Weights are as they are born."""
+    p = profile
+    cast = autocast(p.precision, device)
+    frames = lambda n: torch.rand(n, 3, p.image_size, p.image_size, device=device) * 2 - 1
+
+    def without_gradients(f: Callable) -> Callable:
+        def run():
+            with torch.no_grad(), cast:
+                return f()
+        return run
+
+    if "X2Face" in methods:
+        model = build_x2face(p).to(device).eval()
+        for t in shots:
+            x = frames(t)[None]
+            yield Case("X2Face", "few-shot learning", t, 1, without_gradients(lambda: model.embed(x)))
+        x, driver = frames(1), frames(1)
+        yield Case("X2Face", "inference", 1, 1, without_gradients(lambda: model.drive(x, driver)))
+        del model
+    if "Pix2pixHD" in methods:
+        g, d = (n.to(device) for n in build_pix2pixhd(p))
+        optimisers = tuple(torch.optim.Adam(n.parameters(), lr=1e-6, betas=(0.5, 0.999)) for n in (g, d))
+        for t in shots:
+            x, y = frames(min(t, p.tune_batch)), frames(min(t, p.tune_batch))
+            yield Case("Pix2pixHD", "few-shot learning", t, steps_of(p, t), lambda: pix2pixhd_step(x, y, g, d, extractors, optimisers, cast))
+        one = frames(1)
+        g.eval()
+        yield Case("Pix2pixHD", "inference", 1, 1, without_gradients(lambda: g(one)))
+        del g, d, optimisers
+    if "Ours" in methods or "Ours-FF" in methods:
+        nets = build(p, 1).to(device)
+        one = frames(1)
+        nets.embedder.eval(), nets.generator.eval()
+        for t in shots if "Ours-FF" in methods else ():
+            x, y = frames(t)[None], frames(t)[None]
+            yield Case("Ours-FF", "few-shot learning", t, 1, without_gradients(lambda: nets.generator.projection(nets.embedder.embed(x, y))))
+        for t in shots if "Ours" in methods else ():
+            x, y = frames(min(t, p.tune_batch)), frames(min(t, p.tune_batch))
+            tuning = set_up(nets, x, y, p, extractors)
+            index = torch.arange(len(x), device=device)
+            yield Case("Ours", "few-shot learning", t, steps_of(p, t), lambda: tuning.step(index))
+            del tuning
+        psi = torch.zeros(1, nets.generator.person_parameters, device=device)
+        yield Case("Ours", "inference", 1, 1, without_gradients(lambda: nets.generator.synthesise(one, psi)))
+
+
+def table2(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, seconds: float = 20.0,
+           methods: Sequence[str] = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF"), shots: Sequence[int] = (1, 8, 32)) -> list[dict]:
+    """Predict and measure every case; a row each, in the order of :func:`cases`."""
+    rows = []
+    for case in cases(profile, extractors, device, methods, shots):
+        predicted = machine.predict(*operations(case.work)) * case.steps
+        timing = measure(case.work, device, seconds=seconds).times(case.steps)
+        rows.append({"method": case.method, "phase": case.phase, "T": case.t, "predicted": predicted, "seconds": timing.median,
+                     "low": timing.low, "high": timing.high, "steps": case.steps, "measured": timing.repetitions,
+                     "memory": timing.memory, "note": "" if case.steps <= timing.repetitions else f"extrapolated from {timing.repetitions} of {case.steps} steps"})
+        print(f"  {case.method} {case.phase} T = {case.t}: {timing.median:.3g} s", flush=True)
+        gc.collect()
+    return rows
+
+
+def clocks() -> str:
+    """Clock rates of the processors as the system reports them."""
+    info = Path("/proc/cpuinfo")
+    mhz = [float(line.split(":")[1]) for line in info.read_text().splitlines() if line.startswith("cpu MHz")] if info.exists() else []
+    return f"{os.cpu_count()} cores" + (f" at {min(mhz):.0f} to {max(mhz):.0f} MHz" if mhz else "")

@@ -1,0 +1,171 @@
+"""What is trained on many people: FT and FF on the large corpus; on the small one ours, its ablations, and the baselines.
+
+The reference's people are rendered for it, apart from any profile's corpus: once into a pool on a CPU, as training goes on
+a GPU. The content steps are the same for variants that differ in L_MCH alone; they are trained once and shared.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import losses
+from ..baselines.training import BaselineLearner
+from ..corpus import build
+from ..corpus.episodes import Episode, EpisodeSampler, PoolVideos, Subset, Videos, to_image
+from ..corpus.speakers.pool import LiveVideos
+from ..devices import choose
+from ..judges.networks import WEIGHTS
+from ..judges.training import POOLS, SEED, pool
+from ..meta_learning import Collapsed, MetaLearner, export, meta_learn
+from ..perceptual import make_extractors
+from ..profiles import Profile, load
+from ..tensors import sha256
+from .git import commit
+
+LIVE_PEOPLE = 20_000
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its corpus, its learner, and what it changes in the profile."""
+
+    about: str
+    small: bool = False  # on the profile's small share of the people
+    learner: Callable = MetaLearner
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+TRAININGS = {
+    "ft": Training("with L_MCH, made for fine-tuning"),
+    "ff": Training("without L_MCH and twice as long, made to be used as it is"),
+    "small": Training("as ft, on the small corpus", small=True),
+    "no-match": Training("without L_MCH, on the small corpus", small=True),
+    "no-match-one-shot": Training("without L_MCH and with K = 1, on the small corpus", small=True, changes={"k_shot": 1, "k_min": 1}),
+    "pix2pixhd": Training("Pix2pixHD, on the small corpus", small=True, learner=BaselineLearner),
+    "x2face": Training("X2Face, on the small corpus", small=True, learner=BaselineLearner),
+}
+
+
+def settings(profile: Profile, name: str) -> Profile:
+    """The profile as a training reads it: with its own changes and, on the small corpus, its own number of steps."""
+    training = TRAININGS[name]
+    steps = {"meta_steps": profile.small_steps} if training.small else {}
+    return dataclasses.replace(profile, **steps, **training.changes)
+
+
+def share(videos: Videos, part: float) -> Videos:
+    """The videos of the first ``part`` of the people; all of them for 1."""
+    if part >= 1:
+        return videos
+    people = list(dict.fromkeys(videos.person(v) for v in range(len(videos))))
+    chosen = set(people[:max(2, round(part * len(people)))])
+    return Subset(videos, [v for v in range(len(videos)) if videos.person(v) in chosen])
+
+
+def save_sheet(episodes: list[Episode], made: list[Tensor], path: Path) -> None:
+    """A picture of how far a training is: for each video what E sees, the landmarks, the generated and the true target."""
+    rows = [[e.x_s[:, 0], e.y_t[:, 0], x_hat.unflatten(0, e.x_t.shape[:2])[:, 0], e.x_t[:, 0]] for e, x_hat in zip(episodes, made)]
+    Image.fromarray(np.concatenate([np.concatenate(list(to_image(strip)), 1) for row in rows for strip in row])).save(path)
+
+
+def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs: Path, people: dict, *, seconds: float = math.inf,
+          device: torch.device = torch.device("cpu"), command: str = "") -> Path:
+    """Run a training, or go on with it, for ``seconds``; returns its exported weights, written after every slice.
+
+    Every hundred steps the content loss on fixed episodes of ``validation`` goes into the log.
+    """
+    training, p = TRAININGS[name], settings(profile, name)
+    if training.small:
+        videos, people = share(videos, p.small_share), {**people, "share": p.small_share}
+    learner = training.learner(p, name, videos, [e.to(device) for e in make_extractors(p)], device)
+    folder = runs / f"meta-{name}"
+    for other in (n for n, t in TRAININGS.items() if (t.small, t.learner, t.changes) == (training.small, training.learner, training.changes)):
+        content = runs / f"meta-{other}" / "content.pt"
+        if training.learner is MetaLearner and content.exists() and not (folder / "checkpoint.pt").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(content, folder / "checkpoint.pt")
+
+    judged = [EpisodeSampler(validation, p.k_shot, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, seed).next(device) for seed in range(6)]
+
+    def watch(learner) -> dict[str, float]:
+        made = [learner.draw(e) for e in judged]
+        if learner.step % 500 == 0:
+            save_sheet(judged[:2], made[:2], folder / f"step{learner.step:06d}.png")
+        return {"validation": float(np.mean([losses.content_loss(x_hat, e.x_t.flatten(0, 1), learner.extractors).item() for x_hat, e in zip(made, judged)]))}
+
+    meta_learn(learner, folder, seconds=seconds, watch=watch)
+    about = {"profile": profile.name, "seed": p.seed, "steps": learner.step, "of": learner.total, "commit": commit(), "command": command,
+             "people": people, "device": str(device), "extractors": {n: judge_digest(n) for n in p.extractors}, "about": training.about,
+             "lineage": f"content steps 0-{p.content_steps} shared by variants that differ in L_MCH alone, then this one"}
+    if training.learner is MetaLearner:
+        export(learner, folder / "weights.safetensors", about)
+    else:
+        learner.export(folder / "weights.safetensors", about)
+    print(f"  {name}: step {learner.step}/{learner.total}, weights in {folder / 'weights.safetensors'}", flush=True)
+    return folder / "weights.safetensors"
+
+
+def judge_digest(name: str) -> str:
+    path = WEIGHTS / f"{name}.safetensors"
+    return sha256(path)[:16] if path.exists() else "fetched"
+
+
+def train_reference(profile_name: str, name: str, data: Path, results: Path, seconds: float, device: str) -> None:
+    """``python -m talking_heads meta-learn``: the weights that are committed as the reference."""
+    profile, chosen = load(profile_name), choose(device)
+    if chosen.type == "cuda":
+        first = POOLS["features"]["first"]
+        videos: Videos = LiveVideos(SEED, first, LIVE_PEOPLE, POOLS["features"]["videos"], 16, profile.image_size, chosen)
+        people = {"seed": SEED, "first": first, "people": LIVE_PEOPLE, "rendered": "as training goes"}
+    else:
+        videos, people = PoolVideos(pool("features", data / "pools")), {"seed": SEED, **POOLS["features"]}
+    train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), results / profile.name / "runs", people, seconds=seconds, device=chosen,
+          command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
+
+
+def train_from_corpus(profile: Profile, names: Sequence[str], data: Path, results: Path, device: torch.device) -> list[Path]:
+    """``--weights scratch``: train on the profile's own corpus and nothing that was committed."""
+    videos = build.store(profile, data, "meta")
+    people = {"corpus": str(build.folder(profile, data).name), "videos": len(videos)}
+    validation = build.store(profile, data, "validation")
+    return [train(profile, n, videos, validation, Path(results) / profile.name / "runs", people, device=device,
+                  command=f"./run_all.sh --profile {profile.name} --weights scratch") for n in names]
+
+
+def stability(profile: Profile, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
+    """Short trainings on the small corpus with and without L_FM, ``stability_seeds`` of each: when does one diverge?
+
+    Columns: match_fm ("with", "without"), seed, start and end (content loss when D joins and over the last steps), step (where
+    the alarm stopped it) and diverged: stopped, or ended higher than it started.
+    """
+    rows = []
+    videos = share(build.store(profile, data, "meta"), profile.small_share)
+    extractors = [e.to(device) for e in make_extractors(profile)]
+    for match_fm, seed in product(("with", "without"), range(profile.stability_seeds)):
+        steps, content = profile.stability_steps, profile.stability_steps // 3
+        p = dataclasses.replace(profile, seed=seed, meta_steps=steps, meta_epochs=0, content_steps=content,
+                                feature_matching_weight=profile.feature_matching_weight if match_fm == "with" else 0.0)
+        folder = Path(results) / profile.name / "runs" / f"stability-{match_fm}-{seed}"
+        try:
+            meta_learn(MetaLearner(p, "small", videos, extractors, device), folder)
+            stopped = 0
+        except Collapsed as alarm:
+            print(f"  {alarm}", flush=True)
+            stopped = 1
+        loss = [json.loads(line)["cnt"] for line in (folder / "stats.jsonl").read_text().splitlines()]
+        edge = max(1, content // 5)
+        start, end = float(np.mean(loss[content - edge:content])), float(np.mean(loss[-edge:]))
+        rows.append({"match_fm": match_fm, "seed": seed, "start": start, "end": end, "step": len(loss), "diverged": bool(stopped or end > start)})
+    return pd.DataFrame(rows, columns=["match_fm", "seed", "start", "end", "step", "diverged"])

@@ -1,0 +1,58 @@
+"""Table 2: operations counted, times measured, the paper's beside them; and the exercise of a profile."""
+
+import pandas as pd
+import pytest
+import torch
+
+from talking_heads import profiles
+from talking_heads.evaluation import timing
+from talking_heads.perceptual import make_extractors
+from talking_heads.reproduce import tables
+from talking_heads.reproduce.exercise import exercise
+
+CPU = torch.device("cpu")
+
+
+def test_operations_of_a_product():
+    a, b = torch.randn(30, 40), torch.randn(40, 50)
+    flops, moved = timing.operations(lambda: a @ b)
+    assert flops == 2 * 30 * 40 * 50 and moved == 4 * (30 * 40 + 40 * 50 + 30 * 50)
+
+
+def test_prediction_adds_arithmetic_and_memory():
+    assert timing.Machine(flops=10.0, bandwidth=4.0).predict(20.0, 8.0) == 4.0
+
+
+def test_measurement_warms_up_and_has_quartiles():
+    calls = []
+    t = timing.measure(lambda: calls.append(1), CPU, repetitions=10, warm_up=3)
+    assert len(calls) == 13 and t.repetitions == 10 and t.low <= t.median <= t.high and t.memory > 0
+    assert t.times(4).median == 4 * t.median
+
+
+def test_table_2_at_the_smoke_size():
+    p = profiles.load("smoke")
+    rows = pd.DataFrame(timing.table2(p, make_extractors(p), CPU, timing.rates(CPU, size=16), seconds=0.1, shots=p.shots)).assign(size=p.image_size)
+    learning = rows[rows["phase"] == "few-shot learning"]
+    assert len(learning) == 4 * len(p.shots) and len(rows) == len(learning) + 3 and (rows["predicted"] > 0).all() and (rows["seconds"] > 0).all()
+    tuned = learning[learning["method"].isin(["Ours", "Pix2pixHD"])]
+    assert (tuned["steps"] == [timing.steps_of(p, t) for t in tuned["T"]]).all() and learning.query("method == 'Ours-FF'")["steps"].eq(1).all()
+    both = tables.table2(rows, p, "a machine")
+    assert both.query("T == 1 and method == 'Ours' and phase == 'few-shot learning'")["paper_value"].item() == 43.84
+    assert both["verdict"].eq("not comparable").all() and set(both["rank"].dropna()) <= {1, 2, 3, 4}
+
+
+def test_steps_of_the_paper():
+    p = profiles.load("voxceleb1")
+    assert [timing.steps_of(p, t) for t in (1, 8, 32)] == [40, 40, 160]
+
+
+def test_an_exercise_goes_all_the_way(tmp_path):
+    stages = exercise("smoke", None, tmp_path, "cpu")
+    assert stages["stage"].tolist() == ["prepare", "meta-learning step 1", "meta-learning step 2", "fine-tuning step", "evaluation and table"]
+    assert (tmp_path / "tables/table1.md").read_text().startswith("An exercise of smoke")
+
+
+def test_exercise_of_a_profile_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="unknown profile"):
+        exercise("nothing", None, tmp_path, "cpu")
