@@ -53,10 +53,6 @@ CHAPTERS = (
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
              *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 20.0),
-    Chapter("06_ablations", "what each part is worth", ("01_speakers_and_landmarks", "03_meta_learning"),
-            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png"), 7.0),
-    Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 5.0),
-    Chapter("08_claims", "which of the paper's claims hold here", ("05_comparison", "06_ablations", "07_timing"), ("tables/claims.csv",), 0.5),
 )
 
 
