@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from talking_heads import profiles
+from talking_heads.__main__ import main
 from talking_heads.reproduce import matrix
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,31 @@ def test_the_fixed_packages_and_top_level():
                                                              "pyproject.toml", "LICENSE", "docs"}
 
 
+def test_the_readmes_own_clips_example(tmp_path, monkeypatch):
+    """The README's code learns a head from a prepared clip and leaves a video; two epochs do here."""
+    import numpy as np
+
+    from talking_heads.corpus import video
+    from talking_heads.corpus.speakers.clips import make_clip
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    clip = make_clip(4, 2, 0, 64, 12.5, 64)
+    (tmp_path / "my_videos").mkdir()
+    video.write(tmp_path / "my_videos/me.mp4", clip.frames, clip.fps, clip.sound)
+    np.savez(tmp_path / "my_videos/me.npz", landmarks=clip.landmarks)
+    monkeypatch.chdir(tmp_path)
+    prepare = re.search(r"python -m talking_heads (prepare .*)", (ROOT / "README.md").read_text()).group(1).split()
+    assert main(prepare) == 0
+    load = profiles.load
+    monkeypatch.setattr(profiles, "load", lambda name: load(name, tune_epochs=2))
+    exec(code, {})
+    assert len(video.read(tmp_path / "head.mp4").frames) == 32
+
+
+def test_strings_of_profiles_are_checked():
+    with pytest.raises(ValueError, match="pool is 'max'; there are: sum_relu, relu_sum, relu_mean"):
+        profiles.load("smoke", pool="max")
+
+
 def test_unknown_profiles_options_and_devices_are_refused_with_what_exists():
     done = run("run", "--profile", "desktop")
     assert done.returncode == 2 and all(name in done.stderr for name in profiles.names())
@@ -65,7 +91,7 @@ def test_unknown_profiles_options_and_devices_are_refused_with_what_exists():
 
 def test_dry_run_says_what_would_happen_and_does_nothing(tmp_path):
     done = run("--results", str(tmp_path / "r"), "--data", str(tmp_path / "d"), "run", "--profile", "voxceleb1", "--dry-run", check=True)
-    for word in ("05_comparison", "to be made", "your videos at", "vgg19-d01eb7cb.pth", "FT weights: not there"):
+    for word in ("05_comparison", "to be made", "your videos at", "vgg19-d01eb7cb.pth", "weights: not there"):
         assert word in done.stdout
     assert not (tmp_path / "r").exists() and not (tmp_path / "d").exists()
 

@@ -135,7 +135,7 @@ def test_few_shot_and_hold_out_frames_lie_in_different_halves(evaluated, profile
 
 def test_cells_hold_all_methods_on_the_same_frames_and_are_not_computed_twice(evaluated, profile):
     people, paths, run, rows = evaluated
-    assert len(paths) == profile.test_people * len(profile.shots) * profile.tune_seeds
+    assert len(paths) == profile.test_videos * len(profile.shots) * profile.tune_seeds
     times = [p.stat().st_mtime_ns for p in paths]
     paths[0].unlink()
     assert run() == paths and [p.stat().st_mtime_ns for p in paths][1:] == times[1:]
@@ -228,11 +228,11 @@ def test_landmark_judge_reads_clean_frames(videos):
 def test_profiles_of_the_paper_follow_its_protocol():
     for name in ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff"):
         p = profiles.load(name)
-        assert (p.test_people, p.holdout_frames, p.shots, p.tune_epochs, p.tune_batch, p.k_shot, p.k_min) == (50, 32, [1, 8, 32], 40, 8, 8, 8)
+        assert (p.test_videos, p.holdout_frames, p.shots, p.tune_epochs, p.tune_batch, p.k_shot, p.k_min) == (50, 32, [1, 8, 32], 40, 8, 8, 8)
         assert (p.rate, p.discriminator_rate, p.discriminator_steps, p.tune_rate, p.tune_discriminator_rate) == (5e-5, 2e-4, 2, 5e-5, 2e-4)
         assert (p.content_weights, p.feature_matching_weight, p.match_weight) == ([1e-2, 2e-3], 10, 80)
         assert (p.meta_epochs, p.pool, p.spectral_norm_generator, p.content_steps) == (75, "sum_relu", True, 0)
-    assert profiles.load("laptop").test_people >= 6 and profiles.load("laptop-full").test_people == 24
+    assert profiles.load("laptop").test_videos >= 6 and profiles.load("laptop-full").test_videos == 24
 
 
 def test_observer_finds_noise_and_is_at_chance_with_real_frames(profile):

@@ -16,7 +16,10 @@ def nets(profile):
     return build(profile, 3)
 
 
-def test_step_0_is_the_meta_learned_output_bit_for_bit(profile, nets, few):
+@pytest.mark.parametrize("spectral", [False, True], ids=["laptop's layers", "the paper's spectral norm"])
+def test_step_0_is_the_meta_learned_output_bit_for_bit(profile, few, spectral):
+    torch.manual_seed(0)
+    nets = build(dataclasses.replace(profile, spectral_norm_generator=spectral), 3)
     head = set_up(nets, few.x, few.y, profile, []).head.eval()
     with torch.no_grad():
         e = nets.embedder.embed(few.x[None], few.y[None])

@@ -42,3 +42,13 @@ def test_identity_judge_tells_impostors_with_like_skin_and_hair_apart(verificati
     rate = equal_error_rate(verification["same"], verification["matched"])
     print(f"equal error rate against matched impostors {rate:.3f}")
     assert rate <= 0.15
+
+
+def test_the_landmark_judge_reads_people_it_never_saw(pools):
+    """The result in the header of its weights is that of the committed network."""
+    from talking_heads.evaluation.judges import landmark_judge
+    from talking_heads.judges.verification import read_landmarks
+    found = read_landmarks(landmark_judge(), pools)
+    assert found["error"] <= 0.05 and found["mouth"] >= 0.9 and found["eyes"] >= 0.8, found
+    _, about = load_weights(WEIGHTS / "landmarks.safetensors")
+    assert {k: about[k] for k in found} == pytest.approx(found, abs=2e-3)

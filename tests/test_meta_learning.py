@@ -69,9 +69,10 @@ def test_discriminator_step_gives_the_generator_nothing(profile, videos):
     assert x_hat.grad is None and not torch.equal(before, m.nets.discriminator.w0) and row["dsc"] > 0
 
 
-def test_a_row_of_w_moves_only_when_its_video_was_drawn(profile, videos, extractors):
+@pytest.mark.parametrize("pulls", ["embedder", "both"])
+def test_a_row_of_w_moves_only_when_its_video_was_drawn(profile, videos, extractors, pulls):
     """With momentum, a dense Adam would go on moving the rows of earlier steps."""
-    m = learner(profile, videos, extractors, content_steps=0, discriminator_beta1=0.5, batch_videos=1, table_start="random", match_pulls="embedder")
+    m = learner(profile, videos, extractors, content_steps=0, discriminator_beta1=0.5, batch_videos=1, table_start="random", match_pulls=pulls)
     for _ in range(6):
         before = m.nets.discriminator.table.weight.detach().clone()
         drawn = []
@@ -85,13 +86,14 @@ def test_a_row_of_w_moves_only_when_its_video_was_drawn(profile, videos, extract
 
 @pytest.mark.parametrize("pulls", ["embedder", "both"])
 def test_match_term_pulls_whom_it_is_told_to(profile, videos, extractors, pulls):
-    m = learner(profile, videos, extractors, content_steps=0, match_pulls=pulls, discriminator_rate=0.0, table_start="random")
-    w = m.nets.discriminator.table.weight
-    m.table_optimiser.param_groups[0]["lr"] = 0.0
-    rows = [m.train_step() for _ in range(2)]
-    assert all(r["mch"] > 0 for r in rows)
-    assert "mch" not in learner(profile, videos, extractors, "ff", content_steps=0).train_step()
-    assert torch.isfinite(w).all()
+    """Against FF, which has no L_MCH and is the same otherwise: E moves elsewhere, W only where it is pulled too."""
+    ft, ff = (learner(profile, videos, extractors, v, content_steps=0, match_pulls=pulls, match_weight=100.0, table_start="random") for v in ("ft", "ff"))
+    row, other = ft.train_step(), ff.train_step()
+    assert row["mch"] > 0 and "mch" not in other
+    embedders = [torch.cat([p.ravel() for p in m.nets.embedder.parameters()]) for m in (ft, ff)]
+    assert not torch.equal(*embedders)
+    tables = [m.nets.discriminator.table.weight for m in (ft, ff)]
+    assert torch.equal(*tables) == (pulls == "embedder")
 
 
 def test_w_starts_as_the_embeddings_and_the_score_undecided(profile, videos, extractors):
@@ -130,6 +132,21 @@ def test_killed_and_resumed_training_ends_at_the_same_weights(profile, videos, e
                     (parts.nets.embedder, parts.nets.generator, parts.nets.discriminator, *parts.ema)):
         assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
     assert (tmp_path / "whole/stats.jsonl").read_text() == (tmp_path / "parts/stats.jsonl").read_text()
+
+
+def test_checkpoint_of_other_people_is_refused(profile, videos, extractors):
+    from talking_heads.corpus.episodes import Subset
+    with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
+        learner(profile, Subset(videos, [0, 1, 2]), extractors).restore(learner(profile, videos, extractors).state())
+
+
+def test_spread_of_embeddings_between_and_within_people(profile, videos, extractors):
+    m = learner(profile, videos, extractors)
+    found = m.spread(videos)
+    with torch.no_grad():
+        e = torch.stack([m.ema[0].embed(*(v[None] for v in _frames(m, videos, n)))[0] for n in range(4)]).unflatten(0, (2, 2))
+    assert found["e_people"] == pytest.approx(e.mean(1).var(0).mean().item(), rel=1e-4)
+    assert found["e_videos"] == pytest.approx(e.var(1).mean().item(), rel=1e-4)
 
 
 def test_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):

@@ -11,6 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from talking_heads import profiles
 from talking_heads.reproduce.runner import CHAPTERS
 from talking_heads.reproduce.tables import COLUMNS
 
@@ -59,7 +60,8 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4"}
     found = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file() and "runs" not in p.parts}
     assert found == wanted
-    assert {p.name.split("-")[0] if p.name.startswith("chapter-") else p.name for p in (results / "runs").iterdir()} == {"chapter", "comparison", "meta-ft", "meta-ff"}
+    runs = {p.name.split("-")[0] if p.name.startswith("chapter-") else p.name for p in (results / "runs").iterdir()}
+    assert runs == {"chapter", "cells", *(f"meta-{v}" for v in profiles.load("smoke").variants)}
     assert list(pd.read_csv(results / "tables/table1.csv").columns) == COLUMNS
     assert "Report: " in done.stdout and "| T | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
 

@@ -23,7 +23,7 @@ def test_clips_are_prepared_and_one_head_learns_and_is_driven(tmp_path):
     found = prepare.prepare(clips, tmp_path, prepare.Settings(64, 64), quiet=True)
     assert len(found) == len(list(clips.glob("*.mp4"))) and all(line["frames"] >= 32 for line in found), found
     store = Store(tmp_path, "test")
-    profile = profiles.load("laptop", shots=[1, 8, 8], holdout_frames=8, test_people=1)
+    profile = profiles.load("laptop", shots=[1, 8, 8], holdout_frames=8, test_videos=1)
     nets, _ = reference.load_networks(profile, "ft", "reference", Path(__file__).parents[1] / "results")
     (task,) = protocol.tasks(store, profile)
     import torch

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -135,6 +137,57 @@ def test_two_runs_at_once_do_not_mix(tmp_path):
         runner.run_chapters(run, say=lambda _: None)
     stop.set()
     other.join()
+    assert runner.run_chapters(run, say=lambda _: None)["a"].status == "ok"
+
+
+SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(300)"
+
+
+def _run(folder):
+    notebook(folder / "notebooks", "a", SLEEP)
+    runner.run_chapters(make(folder, Chapter("a", "")), say=lambda _: None)
+
+
+def _started(folder) -> tuple[multiprocessing.Process, list[int]]:
+    """A run in a process of its own, and the pids of its kernel and of papermill."""
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(folder,))
+    process.start()
+    pids, deadline = folder / "results/pids", time.time() + 60
+    while not pids.exists() or not pids.read_text():
+        assert time.time() < deadline
+        time.sleep(0.1)
+    return process, [int(v) for v in pids.read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_interrupted_run_takes_its_chapter_with_it(tmp_path):
+    process, pids = _started(tmp_path)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode not in (None, 0) and not any(map(_alive, pids))
+    notebook(tmp_path / "notebooks", "a", "1")
+    assert runner.run_chapters(make(tmp_path, Chapter("a", "")), say=lambda _: None)["a"].status == "ok"
+
+
+def test_a_killed_runs_chapter_keeps_the_lock_until_it_ends(tmp_path):
+    process, (kernel, papermill) = _started(tmp_path)
+    process.kill()
+    process.join(30)
+    run = make(tmp_path, Chapter("a", ""))
+    with pytest.raises(runner.Busy):
+        runner.run_chapters(run, say=lambda _: None)
+    for pid in (papermill, kernel):
+        os.kill(pid, signal.SIGKILL)
+    notebook(tmp_path / "notebooks", "a", "1")
+    deadline = time.time() + 20
+    while time.time() < deadline and (_alive(papermill) or _alive(kernel)):
+        time.sleep(0.1)
     assert runner.run_chapters(run, say=lambda _: None)["a"].status == "ok"
 
 

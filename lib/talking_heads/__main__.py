@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 
     c = commands.add_parser("judges", help="train the embedded judges again and write their weights into the package")
     c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks"])
-    c.add_argument("--minutes", type=float, default=6.0, help="for each")
+    c.add_argument("--minutes", type=float, help="for each; by default what the committed ones had")
     c.set_defaults(run=judges)
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")

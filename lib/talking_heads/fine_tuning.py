@@ -81,12 +81,10 @@ def set_up(nets: Networks, x: Tensor, y: Tensor, profile: Profile, extractors: S
 
 
 def batches(frames: int, batch: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Shuffled batches of min(T, ``batch``) frames: ceil(T / batch) steps an epoch."""
+    """Shuffled batches of min(T, ``batch``) frames: ceil(T / batch) steps an epoch, the last one filled up from the first."""
     size = min(frames, batch)
     for _ in range(epochs):
-        order = rng.permutation(frames)
-        for start in range(0, frames - size + 1, size):
-            yield order[start:start + size]
+        yield from np.resize(rng.permutation(frames), (-(-frames // size), size))
 
 
 def fine_tune(tuning: FineTuning, seed: int = 0, *, epochs: int | None = None,

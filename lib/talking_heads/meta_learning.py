@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +84,10 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
     for optimiser in optimisers:
         optimiser.zero_grad()
     loss.backward()
+    norm = nn.utils.get_total_norm([p.grad for g in optimisers[0].param_groups for p in g["params"] if p.grad is not None])
     for optimiser in optimisers:
         optimiser.step()
-    return {"dsc": loss.item(), "r_real": r_real.mean().item(), "r_fake": r_fake.mean().item()}
+    return {"dsc": loss.item(), "r_real": r_real.mean().item(), "r_fake": r_fake.mean().item(), "d_grad_norm": norm.item()}
 
 
 def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discriminator: nn.Module | None,
@@ -226,12 +228,9 @@ class MetaLearner:
         With thousands of videos and few visits to each, columns drawn at random would stay where they began, and
         L_MCH would pull ê to noise.
         """
-        d, videos, p = self.nets.discriminator, self.sampler.videos, self.profile
+        d, videos = self.nets.discriminator, self.sampler.videos
         for v in range(len(videos)):
-            x, points = videos.read(v, np.arange(min(p.k_shot, videos.frame_count(v))))
-            x, y = to_tensor(x, self.device), to_tensor(draw_all(points, p.image_size, p.line_width), self.device)
-            with self.cast:
-                d.table.weight[v] = self.ema[0].embed(x[None], y[None])[0].float()
+            d.table.weight[v] = self._embedding(videos, v)
         d.w0.copy_(-d.table.weight.mean(0))
 
     def _set_rates(self) -> None:
@@ -259,6 +258,26 @@ class MetaLearner:
         with self.cast:
             return generator(episode.y_t.flatten(0, 1), embedder.embed(episode.x_s, episode.y_s).repeat_interleave(episode.y_t.shape[1], 0))
 
+    @torch.no_grad()
+    def spread(self, videos: Videos, people: int = 12) -> dict[str, float]:
+        """Variance of ê between people, and within a person from video to video: an embedder that collapses loses the first."""
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for v in range(len(videos)):
+            numbers[videos.person(v)].append(v)
+        several = [n[:2] for n in numbers.values() if len(n) > 1][:people]
+        if len(several) < 2:
+            return {}
+        e_hats = torch.stack([torch.stack([self._embedding(videos, v) for v in pair]) for pair in several])
+        return {"e_people": e_hats.mean(1).var(0).mean().item(), "e_videos": e_hats.var(1).mean().item()}
+
+    def _embedding(self, videos: Videos, number: int) -> Tensor:
+        """ê of a video's first K frames, by the averaged embedder: (N,)."""
+        p = self.profile
+        x, points = videos.read(number, np.arange(min(p.k_shot, videos.frame_count(number))))
+        x, y = to_tensor(x, self.device), to_tensor(draw_all(points, p.image_size, p.line_width), self.device)
+        with self.cast:
+            return self.ema[0].embed(x[None], y[None])[0].float()
+
     # -- on disk ------------------------------------------------------------------------------
     def state(self) -> dict:
         n = self.nets
@@ -269,6 +288,9 @@ class MetaLearner:
                 "sampler": self.sampler.state(), "torch_rng": torch.get_rng_state()}
 
     def restore(self, state: dict) -> None:
+        """Raises ValueError for a checkpoint of other people: W has a column for each of their videos."""
+        if (known := state["networks"][2]["table.weight"].shape[0]) != len(self.sampler.videos):
+            raise ValueError(f"the checkpoint was trained on {known} videos, these are {len(self.sampler.videos)}; move it away to train anew")
         for net, values in zip((self.nets.embedder, self.nets.generator, self.nets.discriminator), state["networks"]):
             net.load_state_dict(values)
         for net, values in zip(self.ema, state["ema"]):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .judges.networks import WEIGHTS, AttributeNet, PersonNet, at_side
-from .tensors import load_weights
+from .tensors import load_weights, sha256
 from .weights import find
 
 VGG_WIDTHS = (64, 128, 256, 512, 512)
@@ -91,6 +91,12 @@ def random_extractors(profile) -> list[Extractor]:
     """Untrained extractors of a profile's layout: enough to time a step, useless for a loss."""
     return [Extractor(vgg_layers(n), TAPS[n], w, **CAFFE[n]) if n in TAPS else embedded_extractor(n, w)
             for n, w in zip(profile.extractors, profile.content_weights, strict=True)]
+
+
+def embedded_digest(name: str) -> str:
+    """Which weights an extractor has: sixteen digits of an embedded one's file, "fetched" for the others (see weights.py)."""
+    path = WEIGHTS / f"{name}.safetensors"
+    return sha256(path)[:16] if path.exists() else "fetched"
 
 
 def embedded_extractor(name: str, weight: float) -> Extractor:

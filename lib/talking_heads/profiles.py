@@ -100,7 +100,7 @@ class Profile:
     tune_discriminator_rate: float
     tune_adversarial_weight: float
     # protocol
-    test_people: int
+    test_videos: int  # to evaluate: one of every person, then a second one, until there are so many
     holdout_frames: int
     shots: list[int]  # T
     tune_seeds: int
@@ -109,6 +109,11 @@ class Profile:
     stability_seeds: int  # of each; 0 shows the reference's
     timing_profile: str  # whose sizes Table 2 times beside this profile's
     timing_seconds: float  # at most, for each row
+
+
+POOLS = ("sum_relu", "relu_sum", "relu_mean")
+CHOICES = {"corpus": ("speakers", "videos"), "corpus_layout": ("folder", "voxceleb1", "voxceleb2"), "pool": POOLS, "pool_discriminator": POOLS,
+           "feature_matching_reduce": ("mean", "sum"), "match_pulls": ("embedder", "both"), "table_start": ("random", "embeddings"), "precision": ("auto", "fp32")}
 
 
 def names() -> list[str]:
@@ -147,6 +152,9 @@ def make(name: str, values: dict[str, Any]) -> Profile:
     for key, kind in fields.items():
         if not _fits(values[key], kind):
             raise ValueError(f"profile {name}: {key} is {values[key]!r}, not {getattr(kind, '__name__', kind)}")
+    for key, known in CHOICES.items():
+        if values[key] not in known:
+            raise ValueError(f"profile {name}: {key} is {values[key]!r}; there are: {', '.join(known)}")
     return Profile(**{k: float(v) if fields[k] is float else v for k, v in values.items()})
 
 

@@ -40,6 +40,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}, about
 
 
+def code_digest(*patterns: str) -> str:
+    """Eight hex digits of the library's files that match (below ``talking_heads/``): they change whenever that code does."""
+    root = Path(__file__).parent
+    files = sorted({f for pattern in patterns for f in root.glob(pattern)})
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:8]
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from . import crops, video
 from .store import write_frames
 
 SPLITS = ("meta", "validation", "test")
+SHORT = 9  # frames of the shortest video that meta-learning draws
 SMALLEST_FACE = 12  # pixels across the landmarks' box
 # VoxCeleb1's speakers for verification tests (Nagrani et al. 2017)
 VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
@@ -124,17 +125,27 @@ def spread(n: int, most: int) -> np.ndarray:
     return np.arange(n) if not most or n <= most else np.linspace(0, n - 1, most).round().astype(int)
 
 
-def prepare_clip(path: Path, settings: Settings, most: int, detect: Detect | None) -> tuple[dict, dict[str, np.ndarray]]:
-    """One source to its manifest fields and its arrays (frames, landmarks, time, ...). Raises Rejected or UnreadableVideo."""
+class Look(NamedTuple):
+    """A source with its landmarks: which frames were looked at, and which of these are good."""
+
+    clip: video.Video
+    looked: np.ndarray  # (k,)
+    known: dict[str, np.ndarray]  # of these frames: landmarks (k, 68, 2), ...
+    good: np.ndarray  # (k,) bool
+    notes: list[str]
+
+
+def look(path: Path, most: int, detect: Detect | None) -> Look:
+    """Read a source and find its landmarks. Raises Rejected or UnreadableVideo."""
     clip = read_source(path)
-    height, width = clip.frames[0].shape[:2]
     notes = [clip.note] if clip.note else []
-    faces = np.ones(len(clip.frames), int)
     given = sidecar(path).exists()
+    looked = np.arange(len(clip.frames)) if given else spread(len(clip.frames), most)  # detecting costs more than all else
+    faces = np.ones(len(looked), int)
     if given:
         known = read_sidecar(sidecar(path), len(clip.frames))
     else:
-        points, faces = detect(clip.frames)
+        points, faces = detect([clip.frames[f] for f in looked])
         known = {"landmarks": points}
     good = np.isfinite(known["landmarks"]).all((1, 2))
     if lost := int((~good).sum()):
@@ -148,17 +159,23 @@ def prepare_clip(path: Path, settings: Settings, most: int, detect: Detect | Non
     box = float(np.median((points.max(1) - points.min(1)).max(1)))
     if box < SMALLEST_FACE:
         raise Rejected(f"the face is only {box:.0f} pixels large, {SMALLEST_FACE} are needed")
+    return Look(clip, looked, known, good, notes)
+
+
+def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple[dict, dict[str, np.ndarray]]:
+    """Manifest fields and arrays (frames, landmarks, time, ...) of a source, cropped around the landmarks ``framing`` (n, 68, 2)."""
+    clip, notes = seen.clip, list(seen.notes)
+    height, width = clip.frames[0].shape[:2]
     if height > width:
         notes.append(f"portrait format {width}×{height}")
-    chosen = np.flatnonzero(good)[spread(int(good.sum()), most)]
-    square = crops.keep_inside(crops.clip_square(points), width, height)
-    arrays = {"frames": np.stack([crops.crop(clip.frames[f], square, settings.size) for f in chosen]),
-              "landmarks": crops.to_crop(known["landmarks"][chosen], square, settings.size),
-              "time": (chosen / clip.fps if clip.fps else chosen).astype(np.float32)}
-    if "pupils" in known:
-        arrays["pupils"] = crops.to_crop(known["pupils"][chosen], square, settings.size)
-    if "hidden" in known:
-        arrays["hidden"] = known["hidden"][chosen]
+    chosen = np.flatnonzero(seen.good)[spread(int(seen.good.sum()), most)]
+    if clip.fps and len(chosen) < SHORT:
+        notes.append(f"short: {len(chosen)} frames, an episode of K = 8 needs {SHORT}")
+    square = crops.keep_inside(crops.clip_square(framing), width, height)
+    arrays = {"frames": np.stack([crops.crop(clip.frames[f], square, settings.size) for f in seen.looked[chosen]]),
+              "time": (seen.looked[chosen] / clip.fps if clip.fps else chosen).astype(np.float32)}
+    for name, values in seen.known.items():
+        arrays[name] = values[chosen] if name == "hidden" else crops.to_crop(values[chosen], square, settings.size)
     about = {"frames": len(chosen), "of": len(clip.frames), "fps": round(clip.fps, 3), "square": [round(v, 3) for v in square],
              "note": "; ".join(notes)}
     return about, arrays
@@ -172,20 +189,31 @@ def fingerprint(unit: Unit, settings: Settings) -> str:
 
 
 def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | None = None) -> list[dict]:
-    """Prepare one video into its folder, which appears by rename; returns its manifest lines. Never raises for bad input."""
-    lines, parts = [], []
-    most = -(-settings.frames_per_video // len(unit.sources)) if settings.frames_per_video else 0
-    for number, path in enumerate(unit.sources):
-        line = {"split": unit.split, "person": unit.person, "video": unit.video, "source": str(path), "frames": 0, "key": fingerprint(unit, settings)}
+    """Prepare one video into its folder, which appears by rename; returns its manifest lines. Never raises for bad input.
+
+    Photographs of one size are frames of one video, as VoxCeleb1's at 1 fps: they share a crop.
+    """
+    lines, seen, parts = [], {}, []
+    sources = [unit.sources[i] for i in spread(len(unit.sources), settings.frames_per_video)]
+    most = -(-settings.frames_per_video // len(sources))
+    for path in unit.sources:
+        line = {"split": unit.split, "person": unit.person, "video": unit.video, "source": os.path.relpath(path, out), "frames": 0, "key": fingerprint(unit, settings)}
         try:
-            about, arrays = prepare_clip(path, settings, most, detect)
-            line |= about
-            parts.append({**arrays, "clip": np.full(about["frames"], number, np.int32)})
+            if path not in sources:
+                raise Rejected(f"not among {len(sources)} evenly spaced ones of {len(unit.sources)}")
+            seen[len(lines)] = look(path, most, detect)
         except (Rejected, video.UnreadableVideo) as error:
             line["note"] = f"left out: {error}"
         except Exception as error:  # one bad source must never stop the others; its line says what happened
             line["note"] = f"left out: {type(error).__name__}: {error}"
         lines.append(line)
+    tracks = {number: s.known["landmarks"][s.good] for number, s in seen.items()}
+    if len({s.clip.frames[0].shape for s in seen.values()}) == 1 and not any(s.clip.fps for s in seen.values()):
+        tracks = dict.fromkeys(tracks, np.concatenate(list(tracks.values())))
+    for number, s in seen.items():
+        about, arrays = cut(s, tracks[number], settings, most)
+        lines[number] |= about
+        parts.append({**arrays, "clip": np.full(about["frames"], number, np.int32)})
     if parts:
         folder = out / unit.split / unit.person / unit.video
         temporary = folder.with_name(folder.name + ".part")
@@ -226,8 +254,13 @@ def prepare(source: Path, out: Path, settings: Settings, layout: str = "folder",
         from .detector import Detector
         detect = Detector(device)
     out.mkdir(parents=True, exist_ok=True)
-    manifest.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
-    progress = Progress("preparing", len(todo), "videos") if todo and not quiet else None
+    if kept != old:
+        temporary = manifest.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
+        os.replace(temporary, manifest)
+    if not todo:
+        return kept
+    progress = None if quiet else Progress("preparing", len(todo), "videos")
     with open(manifest, "a") as log:
         def finished(results: Iterable[list[dict]]) -> None:
             for lines in results:
@@ -239,7 +272,7 @@ def prepare(source: Path, out: Path, settings: Settings, layout: str = "folder",
 
         ready = [(u, out, settings) for u in todo if u not in blind]
         if len(ready) > 4:
-            with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
+            with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as executor:
                 finished(executor.map(_work, ready, chunksize=4))
         else:
             finished(map(_work, ready))

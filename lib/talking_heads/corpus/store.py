@@ -6,6 +6,7 @@
 and pupils and hidden points where the source has them.
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from functools import lru_cache
@@ -97,6 +98,11 @@ class Store:
         """All that is known of a video's frames."""
         return dict(np.load(self.folder(number) / "track.npz"))
 
+    def identity(self) -> str:
+        """Eight hex digits that change whenever what was prepared does."""
+        known = [[self.root.parent.name, r["person"], r["video"], r["frames"], r.get("square")] for r in self.lines]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
+
     def people(self) -> dict[str, list[int]]:
         """Person -> numbers of its videos."""
         out: dict[str, list[int]] = defaultdict(list)
@@ -112,7 +118,7 @@ class Store:
         """
         e = self.entries[number]
         line = next(r for r in self.lines if (r["person"], r["video"]) == (e.person, e.video) and r["frames"])
-        source = video.read(Path(line["source"]))
+        source = video.read(self.root / line["source"])
         if start + length > len(source.frames):
             raise ValueError(f"{line['source']}: {len(source.frames)} frames, none at {start + length - 1}")
         frames = np.stack([crop(f, Square(*line["square"]), size) for f in source.frames[start:start + length]])

@@ -9,6 +9,7 @@ import torch
 
 from .. import weights
 from . import metrics
+from .protocol import about
 
 # Five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al. 2019)
 ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)
@@ -95,8 +96,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int,
     for path in paths:
         with np.load(path) as cell:
             for method in (m for m in names if m in cell):
-                t = int(path.stem.rsplit("_", 2)[1][1:])
-                groups.setdefault((method, t), []).append((cell[method], cell["truth"], cell["points"]))
+                groups.setdefault((method, about(path)[2]), []).append((cell[method], cell["truth"], cell["points"]))
     for (method, t), parts in groups.items():
         made, true, points = (np.concatenate(p) for p in zip(*parts))
         if "inception" in have and len(made) >= metrics.FEWEST_SAMPLES:

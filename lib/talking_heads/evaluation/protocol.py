@@ -4,10 +4,12 @@ A *cell* is one person at one T and one fine-tuning seed, for all methods on the
 as they are computed, so an evaluation may be interrupted and goes on; what is measured is read off them.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,17 @@ import torch
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all, openings
 from ..corpus.store import Store
+from ..perceptual import embedded_digest
 from ..profiles import Profile, key
 from ..progress import Progress
+from ..tensors import code_digest
 from . import judges, metrics
 from .methods import Frames, Method
 
+
 @dataclass(frozen=True)
 class Task:
-    """One person's frames: the largest few-shot set (smaller ones are its beginnings) and the hold-out set."""
+    """One video's frames: the largest few-shot set (smaller ones are its beginnings) and the hold-out set."""
 
     person: str
     number: int  # of the video in the store
@@ -32,18 +37,23 @@ class Task:
     hold_out: np.ndarray
 
 
-def tasks(store: Store, profile: Profile, people: int | None = None) -> list[Task]:
-    """A task for each person: its longest video; few-shot frames in random order from the first half.
+def tasks(store: Store, profile: Profile, count: int | None = None) -> list[Task]:
+    """``count`` videos (the profile's number by default): everybody's longest one, then everybody's second longest, and so on.
 
-    Raises ValueError, naming the person, where a video is too short for the largest T or the hold-out set.
+    Few-shot frames come in random order from the first half. Videos too short for the largest T or the hold-out set are passed
+    over. Raises ValueError, naming the longest one, where none is left.
     """
-    most, out = max(profile.shots), []
-    for person, numbers in list(store.people().items())[:people or profile.test_people]:
-        number = max(numbers, key=store.frame_count)
+    most, out, count = max(profile.shots), [], count or profile.test_videos
+    ranked = [sorted(numbers, key=store.frame_count, reverse=True) for numbers in store.people().values()]
+    rounds = [(person, n) for turn in zip_longest(*ranked) for person, n in zip(store.people(), turn) if n is not None]
+    enough = [(person, n) for person, n in rounds if store.frame_count(n) // 2 >= max(most, profile.holdout_frames)]
+    if not enough:
+        person, longest = max(rounds, key=lambda r: store.frame_count(r[1]))
+        raise ValueError(f"{store.folder(longest)}: {store.frame_count(longest)} frames are too few for T = {most} and {profile.holdout_frames} hold-out frames, "
+                         "and this is the longest video")
+    for person, number in enough[:count]:
         n = store.frame_count(number)
         half = n // 2
-        if half < most or n - half < profile.holdout_frames:
-            raise ValueError(f"{store.folder(number)}: {n} frames are too few for T = {most} and {profile.holdout_frames} hold-out frames")
         rng = np.random.default_rng([profile.seed, len(out)])
         hold_out = half + np.linspace(0, n - half - 1, profile.holdout_frames).round().astype(int)
         out.append(Task(person, number, rng.permutation(half)[:most], hold_out))
@@ -55,24 +65,34 @@ def load(store: Store, number: int, frames: np.ndarray, profile: Profile, device
     return Frames(images, points, to_tensor(images, device), to_tensor(draw_all(points, profile.image_size, profile.line_width), device))
 
 
-CELL_FIELDS = ("seed", "image_size", "line_width", "extractors", "content_weights", "feature_matching_weight", "tune_epochs", "tune_batch",
-               "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "pix2pixhd_tune_rate", "holdout_frames", "beta1",
+CELL_FIELDS = ("seed", "image_size", "line_width", "extractors", "content_weights", "feature_matching_weight", "feature_matching_reduce",
+               "discriminator_steps", "tune_epochs", "tune_batch", "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "pix2pixhd_tune_rate", "holdout_frames", "beta1",
                "discriminator_beta1", "precision")
+
+
+CELL_CODE = ("networks/*.py", "baselines/*.py", "judges/networks.py", "losses.py", "perceptual.py", "fine_tuning.py", "meta_learning.py",
+             "evaluation/methods.py", "corpus/landmarks.py", "corpus/episodes.py")
+
+
+def cells_in(folder: Path, store: Store, profile: Profile) -> Path:
+    """The folder of the cells of these settings, people, feature networks and code: what other ones made is never read."""
+    parts = [key(profile, *CELL_FIELDS), store.identity(), code_digest(*CELL_CODE), *map(embedded_digest, profile.extractors)]
+    return folder / hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
 def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Method], shots: Sequence[int], device: torch.device) -> list[Path]:
     """Compute what is missing below ``folder``; returns the files of all cells.
 
     A cell holds the truth, a source frame, every method's frames, their seconds and the key of the weights they are about.
-    Frames of other weights are computed anew; cells of other settings lie in another folder.
+    Frames of other weights are computed anew; cells of other settings or code lie in another folder.
     """
-    folder = folder / key(profile, *CELL_FIELDS)
+    folder = cells_in(folder, store, profile)
     folder.mkdir(parents=True, exist_ok=True)
     paths, todo = [], []
     for seed in range(profile.tune_seeds):
         for task in tasks(store, profile):
             for t in shots:
-                path = folder / f"{task.person}_T{t}_seed{seed}.npz"
+                path = folder / f"{task.person}_video{task.number}_T{t}_seed{seed}.npz"
                 paths.append(path)
                 known = dict(np.load(path)) if path.exists() else {}
                 missing = [m for m in methods if str(known.get(key_of(m.name))) != m.key]
@@ -95,12 +115,18 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
     return paths
 
 
-def found(folder: Path, profile: Profile) -> list[Path]:
+def found(folder: Path, store: Store, profile: Profile) -> list[Path]:
     """The cells of these settings that are there. Raises FileNotFoundError where there are none."""
-    paths = sorted((folder / key(profile, *CELL_FIELDS)).glob("*_seed*.npz"))
+    paths = sorted(cells_in(folder, store, profile).glob("*_seed*.npz"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no evaluated frames; run chapter 05_comparison first")
     return paths
+
+
+def about(path: Path) -> tuple[str, int, int, int]:
+    """Person, number of the video, T and fine-tuning seed of a cell."""
+    person, video, t, seed = path.stem.rsplit("_", 3)
+    return person, int(video.removeprefix("video")), int(t[1:]), int(seed.removeprefix("seed"))
 
 
 def key_of(name: str) -> str:
@@ -120,8 +146,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
     """One row for every method, T, person, seed and hold-out frame; and judge features (generated, true) per method and T."""
     rows, features = [], {}
     for path in paths:
-        person, t, seed = path.stem.rsplit("_", 2)
-        t, seed = int(t[1:]), int(seed[4:])
+        person, video, t, seed = about(path)
         with np.load(path) as cell:
             truth, points = cell["truth"], cell["points"]
             true_features = judges.identity_features(truth)
@@ -154,10 +179,11 @@ def fakes(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, dict[s
     """Generated frames by "method@T" and person, and the method that each belongs to."""
     out: dict[str, dict[str, np.ndarray]] = {}
     for path in paths:
-        person, t, _ = path.stem.rsplit("_", 2)
+        person, _, t, _ = about(path)
         with np.load(path) as cell:
             for name in (n for n in names if n in cell):
-                out.setdefault(f"{name}@{t[1:]}", {})[person] = cell[name]
+                of = out.setdefault(f"{name}@{t}", {})
+                of[person] = np.concatenate([of[person], cell[name]]) if person in of else cell[name]
     return out, {label: label.split("@")[0] for label in out}
 
 

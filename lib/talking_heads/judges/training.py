@@ -89,16 +89,23 @@ def train(net: nn.Module, loss_of, count: int, *, seconds: float, batch: int, ra
     return {"steps": step, "seconds": round(time.time() - start), "loss": round(float(np.mean(losses[-50:])), 5)}
 
 
-def train_judges(folder: Path, only: list[str] | None, minutes: float) -> None:
-    """Train the judges named in ``only`` (all by default) for ``minutes`` each, and write their weights."""
+MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0}  # of the committed weights, on two cores
+
+
+def train_judges(folder: Path, only: list[str] | None, minutes: float | None = None) -> None:
+    """Train the judges named in ``only`` (all by default) for ``minutes`` each (``MINUTES`` by default), and write their weights.
+
+    The budget is time, so a faster machine gives better judges, and never bit for bit the same.
+    """
     makers = {"attributes": _attributes, "people": _people, "identity": _identity, "landmarks": _landmarks}
     for name in only or makers:
         torch.manual_seed(SEED)
         print(f"{name}: preparing its people", flush=True)
-        net, result = makers[name](folder, 60 * minutes)
+        budget = minutes or MINUTES[name]
+        net, result = makers[name](folder, 60 * budget)
         if name in ("attributes", "people"):
             result["gains"] = layer_gains(net, folder)
-        about = {"judge": name, "seed": SEED, "command": f"python -m talking_heads judges --only {name} --minutes {minutes:g}",
+        about = {"judge": name, "seed": SEED, "command": f"python -m talking_heads judges --only {name} --minutes {budget:g}",
                  "trained_on": "procedural speakers", **result}
         save_weights(WEIGHTS / f"{name}.safetensors", net.state_dict(), about, half=True)
         print(f"{name}: {json.dumps(result)}", flush=True)
@@ -187,4 +194,6 @@ def _landmarks(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
             y = net(x)
         return 100 * (weight * (y - points[i]).abs()).sum() / (weight.sum() * 2 * len(i))
 
-    return net, train(net, loss_of, len(images), seconds=seconds, batch=64, rate=2e-3, name="landmarks")
+    result = train(net, loss_of, len(images), seconds=seconds, batch=64, rate=2e-3, name="landmarks")
+    from .verification import read_landmarks
+    return net, {**result, **read_landmarks(net, folder)}

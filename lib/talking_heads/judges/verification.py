@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from ..corpus.episodes import to_tensor
+from ..corpus.landmarks import openings
 from ..corpus.speakers.traits import NAMES, VOICE
-from .networks import IdentityJudge
+from .networks import IdentityJudge, LandmarkJudge
 
 VISIBLE_NAMES = [n for n in NAMES if n not in VOICE]
 LOOKS = ("skin_tone", "skin_warmth", "hair_lightness", "hair_redness", "hair_grey", "hair_length", "hair_amount")
@@ -47,6 +48,23 @@ def scores(net: IdentityJudge, folder: Path) -> dict[str, np.ndarray]:
     matched = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in nearest[i]])
     different = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in range(people) if i != j])
     return {"same": same, "different": different, "matched": matched, "same video": one_video}
+
+
+@torch.no_grad()
+def read_landmarks(net: LandmarkJudge, folder: Path) -> dict[str, float]:
+    """How well the landmark judge reads true frames of people whom no judge has seen.
+
+    ``error`` in distances between the eyes' outer corners, and the correlations of the mouth's and the eyes' opening.
+    """
+    from .training import pool
+    data = pool("verification_test", folder)
+    points = data.points[..., :68, :].reshape(-1, 68, 2)
+    images = to_tensor(data.images.reshape(-1, *data.images.shape[3:]))
+    found = torch.cat([net(x) for x in images.split(128)]).numpy() * images.shape[-1] - 0.5
+    scale = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
+    related = [np.corrcoef(a, b)[0, 1] for a, b in zip(openings(found), openings(points))]
+    return {"error": round(float((np.linalg.norm(found - points, axis=-1).mean(1) / scale).mean()), 4),
+            "mouth": round(float(related[0]), 3), "eyes": round(float(related[1]), 3)}
 
 
 def verify(net: IdentityJudge, folder: Path) -> dict[str, float]:

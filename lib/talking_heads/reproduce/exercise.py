@@ -60,7 +60,7 @@ def exercise(profile_name: str, clips: Path | None, folder: Path, device: str) -
     Returns the stages; the table is written to ``folder``. Raises what the stages do.
     """
     chosen = choose(device)
-    p = dataclasses.replace(load(profile_name), batch_videos=1, test_people=1, holdout_frames=4, shots=[1], tune_epochs=1, frames_per_video=24)
+    p = dataclasses.replace(load(profile_name), batch_videos=1, test_videos=1, holdout_frames=4, shots=[1], tune_epochs=1, frames_per_video=24)
     stages = Stages(chosen)
     with stages.stage("prepare"):
         if clips is None:

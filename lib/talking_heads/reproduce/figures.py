@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..evaluation.protocol import about
+
 PIXELS = 96  # of a picture in a sheet, at least
 
 
@@ -74,7 +76,7 @@ def comparison(cells: Sequence[Path], methods: Sequence[str]) -> Figure:
             k = len(cell["truth"]) // 2
             blank = np.full_like(cell["source"], 235)
             rows.append([cell["source"], cell["truth"][k], *(cell[m][k] if m in cell else blank for m in methods)])
-            labels.append("T = " + path.stem.rsplit("_", 2)[1][1:])
+            labels.append(f"T = {about(path)[2]}")
     return sheet(rows, [c.replace(" before", "\nbefore") for c in columns], labels)
 
 

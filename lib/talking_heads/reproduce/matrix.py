@@ -1,7 +1,9 @@
 """``./run_all.sh``: the chapters of a profile, from the plan to the report."""
 
 import os
+import signal
 from pathlib import Path
+from types import FrameType
 
 from .. import profiles
 from ..corpus import build
@@ -42,10 +44,10 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one chapter at a time")
     relative = lambda p: os.path.relpath(p, notebooks)
-    inputs = tuple(results / "reference" / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
+    inputs = tuple(reference.COMMITTED / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
     run = runner.Run(profile, {"profile": name, "weights": weights, "device": str(chosen), "data": relative(data), "results": relative(results)},
                      notebooks, results / name, inputs,
-                     environment={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))})
+                     environment={"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))})
     steps = runner.plan(run, only)
     print(f"Profile {name}: {profile.about}.\nDevice {chosen}; weights: {weights}. Results go to {results / name}.")
     for chapter, what, _ in steps:
@@ -56,15 +58,20 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     if dry_run:
         say_missing(profile, weights, data, results)
         return 0
+    signal.signal(signal.SIGTERM, interrupt)
     outcomes = runner.run_chapters(run, only, jobs, say=lambda line: print(line, flush=True))
     page = report.write_report(profile, results / name, describe_weights(profile, weights, results))
     table = results / name / "tables" / "table1.md"
     if table.exists():
         print(f"\n{table.read_text()}")
-    failed = [n for n, o in outcomes.items() if o.status == "failed"]
-    print(f"Failed: {', '.join(failed)}" if failed else "All chapters are ok.")
+    failed = [c.name for c, _, _ in steps if outcomes[c.name].status == "failed"]
+    print(f"Failed: {', '.join(failed)}" if failed else f"{'These' if only else 'All'} chapters are ok.")
     print(f"Report: {page}")
     return 1 if failed else 0
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def say_missing(profile: Profile, weights: str, data: Path, results: Path) -> None:

@@ -21,6 +21,9 @@ from ..tensors import load_weights, sha256
 from .runner import read_status
 
 
+COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever a run's results go
+
+
 def weights_path(profile: Profile, variant: str, weights: str, results: Path) -> Path:
     """Where the weights of a variant lie: committed for "reference", the profile's own run for "scratch".
 
@@ -29,7 +32,7 @@ def weights_path(profile: Profile, variant: str, weights: str, results: Path) ->
     if weights == "reference":
         if not profile.reference_weights:
             raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
-        path = Path(results) / "reference" / "weights" / f"{variant}.safetensors"
+        path = COMMITTED / "weights" / f"{variant}.safetensors"
         remedy = "it is not among the committed weights"
     else:
         path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
@@ -122,7 +125,7 @@ def ablation_methods(loaded: Loaded, profile: Profile, extractors: Sequence, e_h
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
     """Logged rows of the trainings behind the weights, thinned: variant -> rows."""
     if weights == "reference":
-        kept = Path(results) / "reference" / "curves.json"
+        kept = COMMITTED / "curves.json"
         return json.loads(kept.read_text()) if kept.exists() else {}
     return thinned(profile, Path(results) / profile.name / "runs")
 
@@ -138,18 +141,18 @@ def thinned(profile: Profile, runs: Path, every: int = 20) -> dict[str, list[dic
     return out
 
 
-def kept_table(name: str, results: Path, otherwise: pd.DataFrame) -> pd.DataFrame:
+def kept_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     """A table of the reference results; ``otherwise`` where it is not there."""
-    path = Path(results) / "reference" / "tables" / f"{name}.csv"
+    path = COMMITTED / "tables" / f"{name}.csv"
     return pd.read_csv(path) if path.exists() else otherwise
 
 
 def keep(profile: Profile, results: Path) -> Path:
-    """Copy a finished run's tables, figures, notebooks and report, without its trainings, to ``results/reference``.
+    """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
 
-    Raises ValueError where a chapter of the run is not ok.
+    Of the records those of the committed weights are kept. Raises ValueError where a chapter of the run is not ok.
     """
-    source, target = Path(results) / profile.name, Path(results) / "reference"
+    source, target = Path(results) / profile.name, COMMITTED
     outcomes = read_status(source)
     bad = [n for n, o in outcomes.items() if o.status != "ok"]
     if bad or not outcomes:
@@ -157,8 +160,12 @@ def keep(profile: Profile, results: Path) -> Path:
     for name in ("tables", "figures", "notebooks"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
-    for name in ("status.json", "records.jsonl", "index.html", "verification.json"):
+    for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
-    if logs := thinned(profile, Path(results) / "laptop-full" / "runs"):
+    (target / "index.html").write_text((source / "index.html").read_text().replace('.html">', '.ipynb">'))  # only these are kept
+    current = digest(profile, "reference", results)
+    rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
+    (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
+    if logs := thinned(profile, Path(results) / "laptop-full" / "runs" / "reference"):
         (target / "curves.json").write_text(json.dumps(logs))
     return target

@@ -76,6 +76,9 @@ class Run:
     chapters: tuple[Chapter, ...] = CHAPTERS
     environment: dict[str, str] = field(default_factory=dict)
 
+    lock: int | None = None  # file of the lock: chapters hold it too, so that nothing mixes even if the runner is killed
+    processes: set[subprocess.Popen] = field(default_factory=set)
+
     def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
         """Changes with the notebook, the library, the parameters, the inputs and the chapters needed."""
         digest = hashlib.sha256()
@@ -107,7 +110,7 @@ def locked(results: Path):
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield lock.fileno()
 
 
 def read_status(results: Path) -> dict[str, Outcome]:
@@ -150,7 +153,8 @@ def execute(chapter: Chapter, run: Run, say: Callable[[str], None]) -> str:
     command = [sys.executable, "-m", "papermill", str(staged.resolve()), str(written.resolve()), "--cwd", str(run.notebooks), "-k", "python3",
                "--no-progress-bar", "--log-output", "--stdout-file", str((folder / f".{chapter.name}.log").resolve()), "-y", json.dumps(run.parameters)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               env={**os.environ, **run.environment, "PYTHONUNBUFFERED": "1"})
+                               pass_fds=() if run.lock is None else (run.lock,), env={**os.environ, **run.environment, "PYTHONUNBUFFERED": "1"})
+    run.processes.add(process)
     try:
         stderr = _follow(process, folder / f".{chapter.name}.log", chapter.limit, say)
     except TimeoutError:
@@ -159,6 +163,7 @@ def execute(chapter: Chapter, run: Run, say: Callable[[str], None]) -> str:
         _kill(process)
         raise
     finally:
+        run.processes.discard(process)
         staged.unlink(missing_ok=True)
     reason = judge(written, process.returncode, stderr)
     if not reason:
@@ -246,6 +251,17 @@ def _closed(written: Path, folder: Path, chapter: Chapter, reason: str) -> str:
     return reason
 
 
+@contextmanager
+def stopping(run: Run):
+    """An interrupt ends the chapters at work too; what they have saved stays, and the next run goes on from it."""
+    try:
+        yield
+    except BaseException:
+        for process in list(run.processes):
+            _kill(process)
+        raise
+
+
 def plan(run: Run, only: list[str] | None = None) -> list[tuple[Chapter, str, str]]:
     """What a run would do: (chapter, "run" or "ok already", content key) in order.
 
@@ -279,7 +295,7 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
 
     Raises :class:`Busy` where another run holds the results folder.
     """
-    with locked(run.results):
+    with locked(run.results) as run.lock:
         steps = plan(run, only)
         outcomes = read_status(run.results)
         for chapter, what, _ in steps:
@@ -295,7 +311,7 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
             except Exception as error:  # of the runner itself; the chapter has failed, the others go on
                 return f"{type(error).__name__}: {error}", time.time() - start
 
-        with ThreadPoolExecutor(jobs) as executor:
+        with ThreadPoolExecutor(jobs) as executor, stopping(run):
             while waiting or running:
                 for name in list(waiting):
                     chapter, key = todo[name]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import methods, metrics, protocol
-from ..evaluation.statistics import interval
+from ..evaluation.statistics import interval, pooled_interval
 from ..profiles import Profile
 
 COLUMNS = ["corpus", "method", "T", "metric", "value", "ci_low", "ci_high", "n_people", "n_frames", "n_seeds", "paper_value", "verdict", "run_id"]
@@ -83,7 +83,9 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         for metric in ("SSIM", "CSIM-judge", "landmark error"):
             add_means(method, t, metric, protocol.per_person(frames, method, t, metric).to_numpy(), *shape)
         for opening in ("mouth", "eyes"):
-            add(method, t, f"{opening} correlation", metrics.correlation(part[opening].to_numpy(), part[f"{opening} wanted"].to_numpy()), nan, nan, *shape)
+            pairs = [g[[opening, f"{opening} wanted"]].to_numpy() for _, g in part.groupby("person")]
+            related = lambda rows_: metrics.correlation(*rows_.T)
+            add(method, t, f"{opening} correlation", related(np.concatenate(pairs)), *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape)
         made, true = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)

@@ -5,6 +5,7 @@ a GPU. The content steps are the same for variants that differ in L_MCH alone; t
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -25,16 +26,17 @@ from ..baselines.training import BaselineLearner
 from ..corpus import build
 from ..corpus.episodes import Episode, EpisodeSampler, PoolVideos, Subset, Videos, to_image
 from ..corpus.speakers.pool import LiveVideos
+from ..corpus.store import Store
 from ..devices import choose
-from ..judges.networks import WEIGHTS
 from ..judges.training import POOLS, SEED, pool
-from ..meta_learning import Collapsed, MetaLearner, export, meta_learn
-from ..perceptual import make_extractors
+from ..meta_learning import Collapsed, MetaLearner, export, meta_learn, training_key
+from ..perceptual import embedded_digest, make_extractors
 from ..profiles import Profile, load
-from ..tensors import sha256
+from ..tensors import code_digest
 from .git import commit
 
-LIVE_PEOPLE = 20_000
+TRAINING_CODE = ("networks/*.py", "judges/networks.py", "losses.py", "perceptual.py", "meta_learning.py", "corpus/landmarks.py", "corpus/episodes.py")
+LIVE_PEOPLE = 4_000  # a row of W for each of their videos, with two moments in every checkpoint
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,15 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
         made = [learner.draw(e) for e in judged]
         if learner.step % 500 == 0:
             save_sheet(judged[:2], made[:2], folder / f"step{learner.step:06d}.png")
-        return {"validation": float(np.mean([losses.content_loss(x_hat, e.x_t.flatten(0, 1), learner.extractors).item() for x_hat, e in zip(made, judged)]))}
+        out = {"validation": float(np.mean([losses.content_loss(x_hat, e.x_t.flatten(0, 1), learner.extractors).item() for x_hat, e in zip(made, judged)]))}
+
+        if training.learner is MetaLearner:
+            out |= learner.spread(validation)
+        return out
 
     meta_learn(learner, folder, seconds=seconds, watch=watch)
     about = {"profile": profile.name, "seed": p.seed, "steps": learner.step, "of": learner.total, "commit": commit(), "command": command,
-             "people": people, "device": str(device), "extractors": {n: judge_digest(n) for n in p.extractors}, "about": training.about,
+             "people": people, "device": str(device), "extractors": {n: embedded_digest(n) for n in p.extractors}, "about": training.about,
              "lineage": f"content steps 0-{p.content_steps} shared by variants that differ in L_MCH alone, then this one"}
     if training.learner is MetaLearner:
         export(learner, folder / "weights.safetensors", about)
@@ -117,9 +123,10 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
     return folder / "weights.safetensors"
 
 
-def judge_digest(name: str) -> str:
-    path = WEIGHTS / f"{name}.safetensors"
-    return sha256(path)[:16] if path.exists() else "fetched"
+def chapter_folder(runs: Path, profile: Profile, people: Store) -> Path:
+    """Where a chapter's own short training lies: for other settings, people, feature networks or code it starts anew."""
+    parts = [training_key(profile), people.identity(), code_digest(*TRAINING_CODE), *map(embedded_digest, profile.extractors)]
+    return Path(runs) / f"chapter-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:12]}"
 
 
 def train_reference(profile_name: str, name: str, data: Path, results: Path, seconds: float, device: str) -> None:
@@ -131,8 +138,8 @@ def train_reference(profile_name: str, name: str, data: Path, results: Path, sec
         people = {"seed": SEED, "first": first, "people": LIVE_PEOPLE, "rendered": "as training goes"}
     else:
         videos, people = PoolVideos(pool("features", data / "pools")), {"seed": SEED, **POOLS["features"]}
-    train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), results / profile.name / "runs", people, seconds=seconds, device=chosen,
-          command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
+    train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), results / profile.name / "runs" / "reference", people,
+          seconds=seconds, device=chosen, command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
 
 
 def train_from_corpus(profile: Profile, names: Sequence[str], data: Path, results: Path, device: torch.device) -> list[Path]:
