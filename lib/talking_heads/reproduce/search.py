@@ -20,7 +20,7 @@ from ..profiles import Profile, load
 from ..progress import Progress
 from .reference import load_networks, weights_key
 
-RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4), (2e-5, 1e-4)
+RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4, 1.6e-3), (2e-5, 1e-4)
 EPOCHS = (10, 20, 40, 80)
 PEOPLE = 3
 
