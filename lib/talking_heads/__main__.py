@@ -78,6 +78,48 @@ def weights(args: argparse.Namespace) -> None:
             print(f"{name:10} {w.status(name):8} {one.file}; {one.used_for}; licence: {one.licence}\n{'':20}{w.path_of(name)}\n{'':20}{one.url}")
 
 
+def animate(args: argparse.Namespace) -> None:
+    from .corpus.prepare import sidecar
+    from .devices import choose
+    from .driving import animate as a
+    from .driving.heads import load_head
+    from .profiles import load
+    from .reproduce.reference import load_networks
+    if bool(args.photo) == bool(args.head):
+        raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
+    device = choose(args.device)
+    detect = None
+    if not all(sidecar(p).exists() for p in [*(args.photo or ()), args.driver]):
+        from .corpus.detector import Detector
+        detect = Detector(device)
+    if args.head:
+        head = load_head(args.head, device)
+    else:
+        profile = load(args.profile)
+        nets, about = load_networks(profile, "ft", "reference" if profile.reference_weights else "scratch", args.results, device)
+        few = a.source_frames(args.photo, profile, args.shots, detect)
+        print(f"learning a head from {len(few.images)} frames", flush=True)
+        card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in args.photo), "weights": about["commit"]}
+        head = a.learn(nets, few, profile, args.keep or args.out.with_suffix(".head"), card, device)
+    driver = a.read_driver(args.driver, head.settings.image_size, detect)
+    print(f"driving it through {len(driver.points)} frames", flush=True)
+    frames = a.perform(head, driver, adapt=not args.raw, smooth=not args.raw)
+    print(a.export(args.out, frames, driver, head.card, mark=not args.no_mark))
+
+
+def face_shape(args: argparse.Namespace) -> None:
+    from .corpus import build
+    from .driving import face_shape as f
+    from .profiles import load
+    profile = load(args.profile)
+    build.ensure(profile, args.data)
+    people = build.store(profile, args.data, "meta")
+    import numpy as np
+    model = f.fit([np.concatenate([people.track(v)["landmarks"] for v in videos]) for videos in people.people().values()])
+    model.save(f.FILE)
+    print(f"{f.FILE.name}: fitted on {len(people.people())} people of profile {profile.name}")
+
+
 def run(args: argparse.Namespace) -> int:
     from .reproduce.matrix import run_matrix
     return run_matrix(args.profile, args.only, args.jobs, args.dry_run, args.device, args.weights, args.data, args.results, args.notebooks)
@@ -150,6 +192,25 @@ def main(argv: list[str] | None = None) -> int:
     c.add_argument("--device", default="auto")
     c.add_argument("--json", action="store_true")
     c.set_defaults(run=exercise)
+
+    c = commands.add_parser("animate", help="photographs (or a clip) and a driver's clip to a moving head, with the driver's sound")
+    c.add_argument("--photo", type=Path, nargs="+", metavar="FILE", help="photographs, or a clip, of one person to learn from")
+    c.add_argument("--head", type=Path, help="a kept head instead")
+    c.add_argument("--driver", type=Path, required=True, help="the clip whose movements and sound it gets")
+    c.add_argument("--out", type=Path, required=True, help="the mp4 to write")
+    c.add_argument("--keep", type=Path, help="where to keep the head; beside the mp4 by default")
+    c.add_argument("--shots", type=int, default=8, help="frames to learn from, at most")
+    c.add_argument("--person", help="whose head it is, for its card")
+    c.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
+    c.add_argument("--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed")
+    c.add_argument("--no-mark", action="store_true", help="no 'synthetic' in a corner; the metadata says it all the same")
+    c.add_argument("--profile", default="laptop")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=animate)
+
+    c = commands.add_parser("face-shape", help="fit the linear face shapes of landmark adaptation to a profile's people again")
+    c.add_argument("--profile", default="laptop")
+    c.set_defaults(run=face_shape)
 
     c = commands.add_parser("keep", help="copy a finished run to results/reference")
     c.add_argument("--profile", default="laptop-full")

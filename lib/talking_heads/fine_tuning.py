@@ -19,7 +19,7 @@ from .profiles import Profile
 class Head(nn.Module):
     """G'(y; ψ, ψ'): one person's generator; ψ' starts as P ê_NEW and is a parameter of its own."""
 
-    def __init__(self, generator: Generator, e_new: Tensor, psi: Tensor | None = None):
+    def __init__(self, generator: Generator, e_new: Tensor | None, psi: Tensor | None = None):
         super().__init__()
         self.generator = copy.deepcopy(generator)
         with torch.no_grad():

@@ -43,14 +43,17 @@ class Networks:
         return self
 
 
+def build_generator(p: Profile) -> Generator:
+    """Untrained G of a profile, or of anything that has the profile's fields of G."""
+    return Generator(p.generator_down, p.generator_up, p.generator_bottleneck, p.embedding, p.generator_attention_down,
+                     p.generator_attention_up, p.spectral_norm_generator)
+
+
 def build(profile: Profile, videos: int) -> Networks:
     """Untrained E, G and D of a profile, D with one column of W for each of ``videos``."""
     p = profile
-    spectral = p.spectral_norm_generator
     return Networks(
-        Embedder(p.embedder_channels, p.embedder_attention, p.pool, spectral),
-        Generator(p.generator_down, p.generator_up, p.generator_bottleneck, p.embedding,
-                  p.generator_attention_down, p.generator_attention_up, spectral),
+        Embedder(p.embedder_channels, p.embedder_attention, p.pool, p.spectral_norm_generator), build_generator(p),
         Discriminator(ConvNet(p.discriminator_channels, p.discriminator_attention, p.pool_discriminator), videos, p.embedding))
 
 
@@ -181,7 +184,7 @@ class MetaLearner:
         rest = [v for n, v in d.named_parameters() if n != "table.weight"]
         self.discriminator_optimiser = adam(rest, p.discriminator_rate, p.discriminator_beta1)
         self.table_optimiser = torch.optim.SparseAdam([d.table.weight], lr=p.table_rate, betas=(float(p.discriminator_beta1), 0.999), eps=1e-5)
-        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
+        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed, p.pupils)
         self.cast = autocast(p.precision, device)
         self.step, self.content_steps = 0, p.content_steps
         self.total = total_steps(p, self.sampler) * (2 if variant == "ff" else 1)
@@ -307,7 +310,7 @@ def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:
     return episode.x_t.flatten(0, 1), episode.y_t.flatten(0, 1), episode.i.repeat_interleave(episode.x_t.shape[1])
 
 
-TRAINING_FIELDS = ("seed", "image_size", "line_width", "embedding", "embedder_channels", "embedder_attention", "discriminator_channels",
+TRAINING_FIELDS = ("seed", "image_size", "line_width", "pupils", "embedding", "embedder_channels", "embedder_attention", "discriminator_channels",
                    "discriminator_attention", "generator_down", "generator_up", "generator_bottleneck", "generator_attention_down",
                    "generator_attention_up", "spectral_norm_generator", "pool", "pool_discriminator", "extractors", "content_weights", "adversarial_weight",
                    "feature_matching_weight", "feature_matching_reduce", "match_weight", "match_pulls", "k_shot", "k_min", "targets",

@@ -37,6 +37,7 @@ class Profile:
     eval_frames_other: int
     eval_fps: float
     line_width: float  # of landmark images, pixels
+    pupils: float  # share of the episodes whose landmark images show pupils too; 0 for none, as in the paper
     # networks
     embedding: int  # N
     embedder_channels: list[int]

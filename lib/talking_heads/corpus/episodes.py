@@ -14,7 +14,7 @@ class Videos(Protocol):
 
     def __len__(self) -> int: ...
     def frame_count(self, video: int) -> int: ...
-    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
     def person(self, video: int) -> str: ...
 
 
@@ -32,8 +32,8 @@ class PoolVideos:
     def frame_count(self, video: int) -> int:
         return self.images.shape[1]
 
-    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.array(self.images[video][frames]), np.array(self.points[video][frames, :68])
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.images[video][frames]), np.array(self.points[video][frames, :70 if pupils else 68])
 
     def person(self, video: int) -> str:
         return str(video // self.per_person)
@@ -51,8 +51,8 @@ class Subset:
     def frame_count(self, video: int) -> int:
         return self.videos.frame_count(self.numbers[video])
 
-    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.videos.read(self.numbers[video], frames)
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        return self.videos.read(self.numbers[video], frames, pupils)
 
     def person(self, video: int) -> str:
         return self.videos.person(self.numbers[video])
@@ -83,12 +83,13 @@ class EpisodeSampler:
     """Draws episodes without end; its state is one random generator, so training resumes exactly.
 
     Videos are drawn in shuffled rounds (an epoch is one episode a video); the K frames and the targets
-    of an episode are distinct. A batch's K is drawn from k_min to k_shot. Videos with too few frames are left out. Raises ValueError where none is left.
+    of an episode are distinct. A batch's K is drawn from k_min to k_shot. A share ``pupils`` of the episodes shows pupils in
+    all landmark images, the others in none. Videos with too few frames are left out. Raises ValueError where none is left.
     """
 
-    def __init__(self, videos: Videos, k_min: int, k_shot: int, targets: int, batch: int, size: int, line_width: float, seed: int):
+    def __init__(self, videos: Videos, k_min: int, k_shot: int, targets: int, batch: int, size: int, line_width: float, seed: int, pupils: float = 0.0):
         self.videos, self.k_min, self.k_max, self.m, self.batch = videos, k_min, k_shot, targets, batch
-        self.size, self.line_width = size, line_width
+        self.size, self.line_width, self.pupils = size, line_width, pupils
         self.usable = np.array([v for v in range(len(videos)) if videos.frame_count(v) >= k_shot + 1])
         if not len(self.usable):
             raise ValueError(f"no video has the {k_shot + 1} frames that an episode of K = {k_shot} needs")
@@ -117,8 +118,10 @@ class EpisodeSampler:
 
     def next(self, device: str | torch.device = "cpu") -> Episode:
         drawn = self.draw()
-        x, p = zip(*(self.videos.read(v, np.concatenate([s, t])) for v, s, t in drawn))
+        x, p = zip(*(self.videos.read(v, np.concatenate([s, t]), *([True] if self.pupils else ())) for v, s, t in drawn))
         x, p = np.stack(x), np.stack(p)
+        if self.pupils:
+            p[self.rng.random(len(p)) >= self.pupils, :, 68:] = np.nan
         y = draw_all(p, self.size, self.line_width)
         x, y = to_tensor(x, device), to_tensor(y, device)
         k = len(drawn[0][1])

@@ -15,28 +15,33 @@ PARTS = (
     (48, 59, True, (255, 40, 40)),  # outer lips
     (60, 67, True, (60, 255, 60)),  # inner lips
 )
+PUPIL, PUPIL_RADIUS = (255, 255, 0), 0.9  # colour, and radius in line widths, of points 68 and 69
 SHIFT = 4  # fractional bits of drawn coordinates
 
 
 def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
     """Landmark image (size, size, 3) uint8 of points (68, 2) in pixels: anti-aliased lines on black.
 
-    Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
-    Raises ValueError where a point is not finite.
+    With (70, 2) the last two are pupils, drawn as dots where they are finite: the paper's landmarks do not say where somebody
+    looks. Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
+    Raises ValueError where one of the 68 is not finite.
     """
-    if not np.isfinite(points).all():
+    if not np.isfinite(points[:68]).all():
         raise ValueError("landmarks hold values that are not finite")
     factor = 4 if size <= 128 else 2
     image = np.zeros((size * factor, size * factor, 3), np.uint8)
-    fixed = np.round(((points + 0.5) * factor - 0.5) * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
+    fixed = np.round(((np.nan_to_num(points) + 0.5) * factor - 0.5) * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
     for first, last, closed, colour in PARTS:
         cv2.polylines(image, [fixed[first:last + 1, None]], closed, colour, max(1, round(line_width * factor)), cv2.LINE_8, SHIFT)
+    for pupil in range(68, len(points)):
+        if np.isfinite(points[pupil]).all():
+            cv2.circle(image, fixed[pupil].tolist(), round(PUPIL_RADIUS * line_width * factor * (1 << SHIFT)), PUPIL, -1, cv2.LINE_8, SHIFT)
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def draw_all(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
-    """Landmark images (..., size, size, 3) uint8 of points (..., 68, 2)."""
-    flat = points.reshape(-1, 68, 2)
+    """Landmark images (..., size, size, 3) uint8 of points (..., 68, 2), or (..., 70, 2) with pupils."""
+    flat = points.reshape(-1, *points.shape[-2:])
     return np.stack([draw(p, size, line_width) for p in flat]).reshape(*points.shape[:-2], size, size, 3)
 
 

@@ -90,9 +90,13 @@ class Store:
         e = self.entries[number]
         return self.root / self.split / e.person / e.video
 
-    def read(self, number: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2) float32."""
-        return read_frames(self.folder(number), frames)
+    def read(self, number: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2) float32; with ``pupils`` (k, 70, 2), NaN where they are not known."""
+        images, points = read_frames(self.folder(number), frames)
+        if not pupils:
+            return images, points
+        known = self.track(number).get("pupils")
+        return images, np.concatenate([points, np.full((len(points), 2, 2), np.nan, np.float32) if known is None else known[frames]], 1)
 
     def track(self, number: int) -> dict[str, np.ndarray]:
         """All that is known of a video's frames."""

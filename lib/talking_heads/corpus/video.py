@@ -72,14 +72,17 @@ def read_sound(path: Path) -> np.ndarray | None:
     return np.concatenate(parts) if parts else None
 
 
-def write(path: Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, lossless: bool = True) -> None:
+def write(path: Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, lossless: bool = True, comment: str = "") -> None:
     """Write (n, H, W, 3) uint8 frames, with (samples,) float sound at 16 kHz, as mp4 (by rename).
 
-    Lossless is H.264 on RGB planes and FLAC; otherwise H.264 4:2:0 and AAC, which every browser plays.
+    Lossless is H.264 on RGB planes and FLAC; otherwise H.264 4:2:0 and AAC, which every browser plays. ``comment`` goes into
+    the file's metadata.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part.mp4")
     with av.open(str(temporary), "w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
         if lossless:
             video = container.add_stream("libx264rgb", rate=Fraction(fps).limit_denominator(1000), options={"crf": "0", "preset": "ultrafast"})
             video.pix_fmt = "rgb24"

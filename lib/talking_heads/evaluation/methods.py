@@ -109,7 +109,7 @@ def baselines(x2face: X2Face | None, pix2pixhd: Sequence[torch.nn.Module] | None
         def tuned(train: Frames, test: Frames, seed: int) -> np.ndarray:
             generator: GlobalGenerator = fine_tune_pix2pixhd(*pix2pixhd, train.x, train.y, profile, extractors, seed)
             return drive(generator, test.y, profile)
-        out.append(Method(PIX2PIXHD, keys["pix2pixhd"], tuned))
+        out.append(Method(PIX2PIXHD, f"{keys['pix2pixhd']} tuned at {profile.pix2pixhd_tune_rate:g}", tuned))
     return out
 
 

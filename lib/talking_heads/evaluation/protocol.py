@@ -60,13 +60,14 @@ def tasks(store: Store, profile: Profile, count: int | None = None) -> list[Task
     return out
 
 
-def load(store: Store, number: int, frames: np.ndarray, profile: Profile, device: torch.device) -> Frames:
-    images, points = store.read(number, frames)
-    return Frames(images, points, to_tensor(images, device), to_tensor(draw_all(points, profile.image_size, profile.line_width), device))
+def load(store: Store, number: int, frames: np.ndarray, profile: Profile, device: torch.device, pupils: bool = False) -> Frames:
+    """Frames of a video with their landmark images, which show the pupils where asked for and known."""
+    images, points = store.read(number, frames, pupils)
+    return Frames(images, points[:, :68], to_tensor(images, device), to_tensor(draw_all(points, profile.image_size, profile.line_width), device))
 
 
 CELL_FIELDS = ("seed", "image_size", "line_width", "extractors", "content_weights", "feature_matching_weight", "feature_matching_reduce",
-               "discriminator_steps", "tune_epochs", "tune_batch", "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "pix2pixhd_tune_rate", "holdout_frames", "beta1",
+               "discriminator_steps", "tune_epochs", "tune_batch", "tune_rate", "tune_discriminator_rate", "tune_adversarial_weight", "holdout_frames", "beta1",
                "discriminator_beta1", "precision")
 
 

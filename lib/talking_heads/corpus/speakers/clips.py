@@ -44,18 +44,22 @@ def speaker(seed: int, person: int) -> dict[str, float]:
 
 @torch.no_grad()
 def make_clip(seed: int, person: int, video: int, frames: int, fps: float, size: int,
-              device: str | torch.device = "cpu", sound: bool = True, only: np.ndarray | None = None) -> Clip:
+              device: str | torch.device = "cpu", sound: bool = True, only: np.ndarray | None = None, moved_by: tuple[int, int] | None = None) -> Clip:
     """Film one video of a person: ``frames`` frames at ``fps``, ``size``² pixels, in the crop of :mod:`crops`.
 
-    With ``only``, just these frames are rendered; landmarks come for all. The same arguments give the same clip
-    on the same kind of device.
+    With ``only``, just these frames are rendered; landmarks come for all. With ``moved_by``, a person and video, the motion
+    is theirs and the face, clothes and voice stay this person's. The same arguments give the same clip on the same kind
+    of device.
     """
     traits = speaker(seed, person)
     rng = person_rng(seed, person, 1 + video)
     style = draw_style(rng)
     times = np.arange(frames) / fps
-    segments = utterance(rng, frames / fps)
-    pose = draw_motion(rng, times, segments)
+    actor = rng if moved_by is None else person_rng(seed, moved_by[0], 1 + moved_by[1])
+    if moved_by is not None:
+        draw_style(actor)  # as the actor's own video draws it first
+    segments = utterance(actor, frames / fps)
+    pose = draw_motion(actor, times, segments)
 
     def batch(values: dict, part) -> dict[str, torch.Tensor]:
         return {k: torch.as_tensor(v, dtype=torch.float32, device=device)[part] for k, v in values.items()}

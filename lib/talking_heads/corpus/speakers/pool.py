@@ -86,7 +86,7 @@ class LiveVideos:
     def person(self, video: int) -> str:
         return str(self.first + video // self.videos)
 
-    def read(self, video: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         clip = make_clip(self.seed, self.first + video // self.videos, video % self.videos, self.frames, self.fps, self.size,
                          self.device, sound=False, only=frames)
-        return clip.frames, clip.landmarks[frames]
+        return clip.frames, (np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks)[frames]

@@ -1,0 +1,151 @@
+"""USER, the paper's user study: people look for the fake among three pictures of one person (section 4).
+
+Two of the three are real and from two other videos of the person. A method's score is how often its fakes are found: one
+third is the best that it can reach. Triplets, answers and their statistics; the page that asks is ``reproduce/study_page.py``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+ANSWERS = ("rater", "triplet", "choice", "seconds")
+KEY = ("triplet", "method", "T", "person", "fake")
+
+
+@dataclass
+class Triplet:
+    """Three pictures (3, S, S, 3) uint8 of one person; ``fake`` is the place of the generated one."""
+
+    method: str
+    t: int
+    person: str
+    pictures: NDArray[np.uint8]
+    fake: int
+
+
+def draw(fakes: Mapping[str, Mapping[str, NDArray[np.uint8]]], reals: Mapping[str, Sequence[NDArray[np.uint8]]], each: int, seed: int = 0) -> list[Triplet]:
+    """``each`` triplets of every "method@T", in random order.
+
+    ``fakes`` maps "method@T" to frames (n, S, S, 3) of every person, ``reals`` a person to the frames of each of the other
+    videos. People and places of the fake come equally often, to within one. The same seed gives the same triplets. Raises
+    ValueError where a person has fewer than two other videos.
+    """
+    rng = np.random.default_rng(seed)
+    out = []
+    for label, frames in fakes.items():
+        method, t = label.rsplit("@", 1)
+        people = list(_balanced(sorted(frames), each, rng))
+        for person, fake in zip(people, _balanced(range(3), each, rng)):
+            if len(reals[person]) < 2:
+                raise ValueError(f"{person}: a triplet needs two other videos, there are {len(reals[person])}")
+            videos = rng.choice(len(reals[person]), 2, replace=False)
+            pictures = [reals[person][v][rng.integers(len(reals[person][v]))] for v in videos]
+            pictures.insert(fake, frames[person][rng.integers(len(frames[person]))])
+            out.append(Triplet(method, int(t), person, np.stack(pictures), fake))
+    return [out[i] for i in rng.permutation(len(out))]
+
+
+def _balanced(values: Sequence, count: int, rng: np.random.Generator) -> list:
+    """``count`` values in random order, each as often as the others to within one."""
+    rounds = [[values[i] for i in rng.permutation(len(values))] for _ in range(math.ceil(count / len(values)))]
+    chosen = [v for r in rounds for v in r][:count]
+    return [chosen[i] for i in rng.permutation(count)]
+
+
+def key(triplets: Sequence[Triplet]) -> pd.DataFrame:
+    """What only the evaluation may know: columns triplet, method, T, person, fake."""
+    return pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
+
+
+def read_answers(paths: Sequence[Path], triplets: int, sheet: int | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Everybody's answers in one table (rater, triplet, choice, seconds), and a line about everything that was left out.
+
+    Of a rater's answers to the same triplet the first counts. A sheet with fewer than ``sheet`` answers (all triplets by
+    default) is half-finished and left out. Raises ValueError, naming the file, where one is no answer sheet.
+    """
+    sheet, notes, kept = sheet or triplets, [], []
+    for path in paths:
+        try:
+            table = pd.read_csv(path)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a CSV file ({error})") from error
+        if missing := [c for c in ANSWERS if c not in table]:
+            raise ValueError(f"{path}: columns {', '.join(missing)} are missing; the page's own download has {', '.join(ANSWERS)}")
+        table = table[list(ANSWERS)]
+        wrong = ~(table["choice"].isin(range(3)) & table["triplet"].isin(range(triplets)))
+        if wrong.any():
+            raise ValueError(f"{path}: line {int(wrong.to_numpy().argmax()) + 2} is no answer to this study's {triplets} triplets")
+        kept.append(table)
+    answers = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=ANSWERS)
+    again = answers.duplicated(["rater", "triplet"])
+    notes += [f"{rater}: {n} repeated answers, the first counts" for rater, n in answers[again].groupby("rater").size().items()]
+    answers = answers[~again]
+    counts = answers.groupby("rater").size()
+    notes += [f"{rater}: half-finished, {n} of {sheet} answers, left out" for rater, n in counts[counts < sheet].items()]
+    return answers[answers["rater"].isin(counts[counts >= sheet].index)].reset_index(drop=True), notes
+
+
+def accuracy(answers: pd.DataFrame, key_: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """USER of every method and T: share of fakes found, with a 95 % interval over raters *and* people.
+
+    Both are resampled together (crossed bootstrap), since answers of one rater, and answers about one person, resemble each
+    other. Columns: method, T, USER, ci_low, ci_high, answers, raters, people, effect. ``effect`` says how many times wider
+    the variance is than that of independent answers. Raises ValueError for fewer than two raters or people.
+    """
+    scored = answers.merge(key_, on="triplet", validate="many_to_one")
+    scored["found"] = scored["choice"] == scored["fake"]
+    rows = []
+    for (method, t), part in scored.groupby(["method", "T"], sort=False):
+        raters, rater = np.unique(part["rater"], return_inverse=True)
+        people, person = np.unique(part["person"], return_inverse=True)
+        if min(len(raters), len(people)) < 2:
+            raise ValueError(f"{method}, T = {t}: an interval needs two raters and two people, there are {len(raters)} and {len(people)}")
+        rng, found = np.random.default_rng(seed), part["found"].to_numpy(float)
+        w = rng.multinomial(len(raters), np.full(len(raters), 1 / len(raters)), RESAMPLES)[:, rater]
+        w = w * rng.multinomial(len(people), np.full(len(people), 1 / len(people)), RESAMPLES)[:, person]
+        draws = ((w * found).sum(1) / np.maximum(w.sum(1), 1))[w.sum(1) > 0]
+        p = found.mean()
+        alone = max(p * (1 - p), 1e-9) / len(found)
+        rows.append((method, t, p, *np.quantile(draws, [0.025, 0.975]), len(found), len(raters), len(people), draws.var() / alone))
+    return pd.DataFrame(rows, columns=["method", "T", "USER", "ci_low", "ci_high", "answers", "raters", "people", "effect"])
+
+
+def agreement(answers: pd.DataFrame) -> float:
+    """Fleiss' kappa of the raters' choices on triplets that two or more answered: 0 by chance, 1 where all agree.
+
+    Raises ValueError where no triplet was answered twice.
+    """
+    counts = answers.pivot_table(index="triplet", columns="choice", values="rater", aggfunc="count", fill_value=0)
+    counts = counts.reindex(columns=range(3), fill_value=0).to_numpy(float)
+    counts = counts[counts.sum(1) >= 2]
+    if not len(counts):
+        raise ValueError("agreement needs triplets that two raters answered")
+    n = counts.sum(1)
+    observed = ((counts**2).sum(1) - n) / (n * (n - 1))
+    expected = ((counts.sum(0) / counts.sum()) ** 2).sum()
+    return float((observed.mean() - expected) / (1 - expected)) if expected < 1 else 1.0
+
+
+def answers_needed(half_width: float, p: float = 1 / 3, effect: float = 1.0) -> int:
+    """Answers for a 95 % interval of ±``half_width`` about a share p, where the variance is ``effect`` times the binomial one."""
+    return math.ceil(effect * p * (1 - p) * (1.96 / half_width) ** 2)
+
+
+def simulate(key_: pd.DataFrame, raters: Mapping[str, float], seed: int = 0) -> pd.DataFrame:
+    """Answers of simulated raters, for testing the statistics only: each finds the fake with its own ``skill``, else guesses.
+
+    A skill of 0 guesses, 1 is perfect. Their names begin with "simulated" and are never to be shown as people.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for name, skill in raters.items():
+        guess = rng.integers(0, 3, len(key_))
+        choice = np.where(rng.random(len(key_)) < skill, key_["fake"], guess)
+        parts.append(pd.DataFrame({"rater": f"simulated {name}", "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,192 @@
+"""Driving heads: landmark adaptation against known truth, steadiness without delay, heads as files, animate."""
+
+import time
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from talking_heads import profiles
+from talking_heads.__main__ import main
+from talking_heads.corpus import video
+from talking_heads.corpus.landmarks import interocular
+from talking_heads.corpus.speakers.clips import make_clip
+from talking_heads.driving import animate, heads, smoothing
+from talking_heads.driving.face_shape import FaceShape
+from talking_heads.fine_tuning import Head
+from talking_heads.meta_learning import build
+
+ONE = np.array([0])  # frames rendered, where only landmarks are wanted
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FaceShape.load()
+
+
+def error(found, truth):
+    return float((np.linalg.norm(found - truth, axis=-1).mean(1) / interocular(truth)).mean())
+
+
+def track(person, video_, moved_by=None, frames=48):
+    return make_clip(8, person, video_, frames, 12.5, 64, sound=False, only=ONE, moved_by=moved_by).landmarks.astype(float)
+
+
+@pytest.mark.parametrize("t", [1, 8])
+def test_adapted_landmarks_are_nearer_to_the_truth_than_raw_ones(model, t):
+    """The speakers can perform one person's motion with another's face: the truth is known."""
+    raw, adapted = [], []
+    for source, driver in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12)):
+        moves, truth = track(driver, 0), track(source, 0, moved_by=(driver, 0))
+        raw.append(error(moves, truth))
+        adapted.append(error(model.adapt(moves, track(source, 1)[:t], 64), truth))
+    assert np.mean(adapted) < 0.75 * np.mean(raw), (raw, adapted)
+
+
+def test_a_person_driven_by_its_own_track_stays_where_it_is(model):
+    own = track(21, 0)
+    assert error(model.adapt(own, own, 64), own) < 0.02
+
+
+def test_performing_another_persons_motion_keeps_the_face():
+    a, b = make_clip(8, 1, 0, 6, 12.5, 48), make_clip(8, 1, 0, 6, 12.5, 48, moved_by=(2, 0))
+    c = make_clip(8, 2, 0, 6, 12.5, 48)
+    assert a.traits == b.traits and all(np.array_equal(b.pose[k], c.pose[k]) for k in c.pose)
+    assert not np.array_equal(a.landmarks, b.landmarks) and not np.array_equal(b.landmarks, c.landmarks)
+
+
+def test_steady_tracks_tremble_less_and_do_not_lag():
+    clean = track(31, 0, frames=80)
+    noisy = clean + np.random.default_rng(0).normal(0, 0.35, clean.shape)
+    steady, delayed = smoothing.steady(noisy, 12.5), smoothing.one_euro(noisy, 12.5)
+    of_motion, of_noise = smoothing.flicker(clean), smoothing.flicker(noisy)
+    assert smoothing.flicker(steady) - of_motion < 0.25 * (of_noise - of_motion)
+    assert error(steady, clean) < error(noisy, clean) and error(steady, clean) < error(delayed, clean)
+
+    def lag(found):
+        """Frames by which it comes after the truth, to a tenth."""
+        at, shifts = np.arange(len(clean)), np.arange(-2, 2.01, 0.1)
+        x, y = clean.mean(1)[:, 0], found.mean(1)[:, 0]
+        return shifts[np.argmin([np.square(np.interp(at - s, at, x) - y)[4:-4].mean() for s in shifts])]
+
+    assert abs(lag(steady)) <= 0.15 < lag(delayed)
+
+
+def test_flicker_of_even_motion_is_zero():
+    even = np.zeros((5, 68, 2)) + np.arange(5)[:, None, None]
+    even[:, 36:42] += [10, 0]
+    assert smoothing.flicker(even) == pytest.approx(0) and smoothing.picture_flicker(np.zeros((4, 8, 8, 3), np.uint8)) == 0
+
+
+CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
+
+
+def test_a_kept_head_is_the_head(profile, few, tmp_path):
+    torch.manual_seed(0)
+    nets = build(profile, 1)
+    with torch.no_grad():
+        head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
+        wanted = head(few.y)
+    path = heads.keep_head(tmp_path / "p.head", head, few, profile, CARD)
+    start = time.time()
+    kept = heads.load_head(path)
+    assert time.time() - start < 1 and kept.card == CARD
+    np.testing.assert_allclose(kept.drive(few.points).astype(int), ((wanted.movedim(1, -1) + 1) * 127.5).numpy(), atol=3)
+    assert np.array_equal(kept.images, few.images)
+
+
+def test_what_is_no_head_is_refused(profile, few, tmp_path):
+    from talking_heads.reproduce.reference import COMMITTED
+    with pytest.raises(ValueError, match="not a head"):
+        heads.load_head(COMMITTED / "weights/ft.safetensors")
+    (tmp_path / "x.head").write_bytes(b"something")
+    with pytest.raises(ValueError, match="x.head: not a safetensors file"):
+        heads.load_head(tmp_path / "x.head")
+    with pytest.raises(ValueError, match="lacks origin"):
+        heads.keep_head(tmp_path / "y", None, few, profile, {k: v for k, v in CARD.items() if k != "origin"})
+    with pytest.raises(ValueError, match="kind 'alien'"):
+        heads.keep_head(tmp_path / "y", None, few, profile, {**CARD, "kind": "alien"})
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A photograph and a driver's clip, with landmarks beside them."""
+    folder = tmp_path_factory.mktemp("clips")
+    me, you = make_clip(8, 1, 0, 1, 12.5, 96), make_clip(8, 2, 0, 20, 12.5, 96)
+    import cv2
+    cv2.imwrite(str(folder / "me.png"), me.frames[0][..., ::-1])
+    np.savez(folder / "me.npz", landmarks=me.landmarks)
+    video.write(folder / "you.mp4", you.frames, you.fps, you.sound)
+    np.savez(folder / "you.npz", landmarks=you.landmarks)
+    return folder
+
+
+def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, monkeypatch):
+    load = profiles.load
+    monkeypatch.setattr(profiles, "load", lambda name: load(name, tune_epochs=2))
+    out = tmp_path / "me.mp4"
+    assert main(["animate", "--photo", str(clips / "me.png"), "--driver", str(clips / "you.mp4"), "--out", str(out)]) == 0
+    made = video.read(out)
+    assert len(made.frames) == 20 and made.frames[0].shape == (256, 256, 3) and made.sound is not None
+    with av.open(str(out)) as container:
+        assert "synthetic" in container.metadata["comment"]
+    kept = heads.load_head(tmp_path / "me.head")
+    assert kept.card["T"] == 1 and kept.card["origin"] == "me.png"
+    bare = tmp_path / "bare.mp4"
+    assert main(["animate", "--head", str(tmp_path / "me.head"), "--driver", str(clips / "you.mp4"), "--out", str(bare), "--no-mark"]) == 0
+    corner = [np.stack(video.read(p).frames).astype(int)[:, -24:, :80] for p in (out, bare)]
+    elsewhere = [np.stack(video.read(p).frames).astype(int)[:, :200] for p in (out, bare)]
+    assert np.abs(corner[0] - corner[1]).mean() > 8 > np.abs(elsewhere[0] - elsewhere[1]).mean()
+
+
+def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "new.png").write_bytes((clips / "me.png").read_bytes())
+    assert main(["animate", "--photo", str(tmp_path / "new.png"), "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert "face-alignment" in capsys.readouterr().err and not (tmp_path / "o.mp4").exists()
+    assert main(["animate", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert "either --photo" in capsys.readouterr().err
+    profile = profiles.load("smoke")
+    np.savez(tmp_path / "new.npz", landmarks=np.full((1, 68, 2), np.nan))
+    with pytest.raises(ValueError, match=r"new\.png: .*no usable frame"):
+        animate.source_frames([tmp_path / "new.png"], profile, 1, None)
+    with pytest.raises(ValueError, match="a photograph cannot drive"):
+        animate.read_driver(clips / "me.png", 32, None)
+
+
+def test_pupils_are_dots_of_their_own_and_may_be_unknown():
+    from talking_heads.corpus.landmarks import draw
+    clip = make_clip(8, 1, 0, 1, 12.5, 64, sound=False)
+    plain, both = draw(clip.landmarks[0], 64, 1.25), np.concatenate([clip.landmarks[0], clip.pupils[0]])
+    dotted = draw(both, 64, 1.25)
+    changed = np.argwhere((dotted != plain).any(-1))[:, ::-1]
+    near = np.linalg.norm(changed[:, None] - clip.pupils[0][None], axis=-1).min(1)
+    assert len(changed) >= 4 and near.max() < 2.5
+    both[68:] = np.nan
+    assert np.array_equal(draw(both, 64, 1.25), plain)
+
+
+def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch):
+    from talking_heads.corpus import episodes
+
+    class Looking:
+        """Videos whose pupils are known."""
+
+        __len__ = lambda self: len(videos)
+        frame_count = lambda self, video: videos.frame_count(video)
+
+        def read(self, video, frames, pupils=False):
+            images, points = videos.read(video, frames)
+            return images, np.concatenate([points, videos.clips[video].pupils[frames]], 1) if pupils else points
+
+    drawn, draw_all = [], episodes.draw_all
+    monkeypatch.setattr(episodes, "draw_all", lambda points, *more: drawn.append(points) or draw_all(points, *more))
+    for share, low, high in ((0.0, 0, 0), (0.5, 12, 36), (1.0, 48, 48)):
+        sampler = episodes.EpisodeSampler(Looking(), 2, 2, 2, 4, 32, 1.0, seed=0, pupils=share)
+        drawn.clear()
+        for _ in range(12):
+            sampler.next()
+        shown = sum(p.shape[1] == 70 and bool(np.isfinite(p[:, 68:]).all()) for batch in drawn for p in batch)
+        assert low <= shown <= high
+        assert all(np.isfinite(p[:, 68:]).all() or np.isnan(p[:, 68:]).all() for batch in drawn for p in batch)

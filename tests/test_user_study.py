@@ -1,0 +1,85 @@
+"""The user study: balanced triplets, answers that resist mistakes, statistics that simulated raters can test."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from talking_heads.evaluation import user_study as study
+
+
+@pytest.fixture(scope="module")
+def triplets():
+    rng = np.random.default_rng(0)
+    people = [f"p{n}" for n in range(8)]
+    fakes = {f"{m}@{t}": {p: np.full((4, 8, 8, 3), 250, np.uint8) for p in people} for m in ("ours", "theirs") for t in (1, 8)}
+    reals = {p: [rng.integers(0, 200, (5, 8, 8, 3), dtype=np.uint8) for _ in range(3)] for p in people}
+    return study.draw(fakes, reals, 30, seed=3), fakes, reals
+
+
+def test_triplets_are_balanced_shuffled_and_reproducible(triplets):
+    drawn, fakes, reals = triplets
+    key = study.key(drawn)
+    assert len(drawn) == 4 * 30 and key.groupby(["method", "T"]).size().eq(30).all()
+    assert key.groupby(["method", "T", "fake"]).size().eq(10).all()
+    per_person = key.groupby(["method", "T", "person"]).size()
+    assert per_person.max() - per_person.min() <= 1 and not key["method"].is_monotonic_increasing
+    for x in drawn:
+        fakeness = [(p == 250).all() for p in x.pictures]
+        assert fakeness.index(True) == x.fake and sum(fakeness) == 1
+        assert not np.array_equal(*np.delete(x.pictures, x.fake, 0))
+    again = study.draw(fakes, reals, 30, seed=3)
+    assert all(np.array_equal(a.pictures, b.pictures) for a, b in zip(drawn, again))
+    assert not key["fake"].equals(study.key(study.draw(fakes, reals, 30, seed=4))["fake"])
+    with pytest.raises(ValueError, match="two other videos"):
+        study.draw(fakes, {p: v[:1] for p, v in reals.items()}, 3)
+
+
+def test_real_pictures_come_from_two_videos():
+    reals = {"p": [np.full((5, 4, 4, 3), v, np.uint8) for v in (10, 20, 30)]}
+    for x in study.draw({"ours@1": {"p": np.zeros((1, 4, 4, 3), np.uint8)}}, reals, 20):
+        assert len({int(v.flat[0]) for v in np.delete(x.pictures, x.fake, 0)}) == 2
+
+
+def test_simulated_raters_come_out_as_they_are(triplets):
+    key = study.key(triplets[0])
+    guessing = study.accuracy(study.simulate(key, {f"guess{n}": 0.0 for n in range(12)}), key)
+    assert guessing["USER"].between(0.25, 0.42).all() and ((guessing["ci_low"] < 1 / 3) & (guessing["ci_high"] > 1 / 3)).all()
+    perfect = study.accuracy(study.simulate(key, {"a": 1.0, "b": 1.0}), key)
+    assert perfect["USER"].eq(1).all() and study.agreement(study.simulate(key, {"a": 1.0, "b": 1.0})) == pytest.approx(1)
+    noisy = study.accuracy(study.simulate(key, {f"n{n}": 0.5 for n in range(12)}), key)
+    assert noisy["USER"].between(0.58, 0.75).all()
+    assert abs(study.agreement(study.simulate(key, {f"g{n}": 0.0 for n in range(6)}))) < 0.05
+
+
+def test_intervals_respect_raters_and_people(triplets):
+    """Raters of very different skill make the interval wide, however many answers they give."""
+    key = study.key(triplets[0])
+    alike = study.accuracy(study.simulate(key, {f"{n}": 0.5 for n in range(6)}), key)
+    unlike = study.accuracy(study.simulate(key, {f"{n}": float(n % 2) for n in range(6)}), key)
+    assert (unlike["ci_high"] - unlike["ci_low"]).mean() > 1.5 * (alike["ci_high"] - alike["ci_low"]).mean()
+    assert (unlike["effect"] > 3).all()
+    with pytest.raises(ValueError, match="two raters"):
+        study.accuracy(study.simulate(key, {"only": 0.5}), key)
+
+
+def test_how_many_answers():
+    assert study.answers_needed(0.05, 0.5) == 385 and study.answers_needed(0.05, 0.5, 2) == 769
+
+
+def test_answers_are_read_with_care(triplets, tmp_path):
+    key = study.key(triplets[0])
+    whole = study.simulate(key, {"whole": 0.5})
+    whole.to_csv(tmp_path / "a.csv", index=False)
+    pd.concat([study.simulate(key, {"twice": 0.5}), study.simulate(key, {"twice": 1.0})]).to_csv(tmp_path / "b.csv", index=False)
+    study.simulate(key, {"half": 0.5}).head(50).to_csv(tmp_path / "c.csv", index=False)
+    answers, notes = study.read_answers(sorted(tmp_path.glob("*.csv")), len(key))
+    assert set(answers["rater"]) == {"simulated whole", "simulated twice"} and len(answers) == 2 * len(key)
+    first = study.simulate(key, {"twice": 0.5})
+    assert answers[answers["rater"] == "simulated twice"]["choice"].tolist() == first["choice"].tolist()
+    assert "120 repeated" in notes[0] and "50 of 120" in notes[1]
+    whole.drop(columns="choice").to_csv(tmp_path / "d.csv", index=False)
+    with pytest.raises(ValueError, match=r"d\.csv: columns choice"):
+        study.read_answers([tmp_path / "d.csv"], len(key))
+    whole.assign(choice=7).to_csv(tmp_path / "e.csv", index=False)
+    with pytest.raises(ValueError, match=r"e\.csv: line 2"):
+        study.read_answers([tmp_path / "e.csv"], len(key))
