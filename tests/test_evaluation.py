@@ -241,7 +241,7 @@ def test_observer_finds_noise_and_is_at_chance_with_real_frames(profile):
     people = [f"p{i}" for i in range(6)]
     face = {p: rng.integers(60, 200, (1, 4, 4, 3)).repeat(8, 1).repeat(8, 2) for p in people}
     frames = lambda p, n, noise: (face[p].repeat(n, 0) + rng.normal(0, noise, (n, 32, 32, 3))).clip(0, 255).astype(np.uint8)
-    reals = {p: frames(p, 8, 4) for p in people}
+    reals = {p: [frames(p, 4, 4), frames(p, 4, 4)] for p in people}
     fakes = {"noisy": {p: frames(p, 8, 60) for p in people}, "noisier": {p: frames(p, 8, 80) for p in people}, "perfect": {p: frames(p, 8, 4) for p in people}}
     seen = observe(fakes, reals, steps=60, each=24).groupby("method")["USER-proxy"].mean()
     assert seen["noisy"] > 0.8 and seen["noisier"] > 0.8
@@ -251,10 +251,11 @@ def test_observer_finds_noise_and_is_at_chance_with_real_frames(profile):
 
 
 def test_triplets_hold_one_fake_in_its_place():
-    fakes, reals = np.full((2, 8, 8, 3), 255, np.uint8), np.zeros((3, 8, 8, 3), np.uint8)
+    fakes, reals = np.full((2, 8, 8, 3), 255, np.uint8), [np.full((4, 8, 8, 3), v, np.uint8) for v in (0, 40, 80)]
     x, place = draw_triplets(fakes, reals, 40, np.random.default_rng(0))
     bright = x.mean((2, 3, 4)) > 0
     assert (bright.sum(1) == 1).all() and torch.equal(bright.int().argmax(1), place) and set(place.tolist()) == {0, 1, 2}
+    assert all(len(set(levels.tolist())) == 3 for levels in x[:, :, 0, 0, 0]), "the two real ones come from two videos"
 
 
 def test_sharpness_falls_with_blur(few):

@@ -4,7 +4,7 @@ Two of the three are real and from other videos of the person, so a fake gives i
 shows. The observer never saw the method nor the people it is tested on. Chance is one third; lower is better for a method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,18 +35,22 @@ class Observer(nn.Module):
         return self.head(torch.cat([z, (z - others).abs()], -1))[..., 0]
 
 
-def draw_triplets(fakes: np.ndarray, reals: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """``count`` shuffled triplets of one person from fakes (n, S, S, 3) and reals of other videos (m, S, S, 3).
+def draw_triplets(fakes: np.ndarray, reals: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """``count`` shuffled triplets of one person from fakes (n, S, S, 3) and reals, the frames (m, S, S, 3) of each other video.
 
+    The two real pictures come from two videos, so that no two of the three share clothes and light, where there are two.
     Returns images (count, 3, 3, S, S) and the place of the fake (count,).
     """
-    images = np.stack([np.stack([fakes[rng.integers(len(fakes))], *reals[rng.choice(len(reals), 2, replace=False)]]) for _ in range(count)])
+    def real(number: int) -> np.ndarray:
+        return reals[number][rng.integers(len(reals[number]))]
+
+    images = np.stack([np.stack([fakes[rng.integers(len(fakes))], *map(real, rng.choice(len(reals), 2, replace=len(reals) < 2))]) for _ in range(count)])
     order = np.argsort(rng.random((count, 3)), axis=1)
     shuffled = np.take_along_axis(images, order[:, :, None, None, None], 1)
     return to_tensor(shuffled), torch.from_numpy((order == 0).argmax(1))
 
 
-def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, np.ndarray], people: list[str], steps: int,
+def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], people: list[str], steps: int,
                    seed: int, batch: int = 24) -> Observer:
     """An observer that knows the given methods (a dictionary person -> frames each) and people."""
     torch.manual_seed(seed)
@@ -65,11 +69,11 @@ def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, np.nd
     return observer.eval()
 
 
-def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, np.ndarray], groups: Mapping[str, str] | None = None,
+def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None,
             steps: int = 200, each: int = 32, seed: int = 0) -> pd.DataFrame:
     """How often the observer finds each method's fakes: columns method, person, USER-proxy.
 
-    ``fakes`` maps a method to its frames of every person, ``reals`` a person to frames of other videos. Methods of the same
+    ``fakes`` maps a method to its frames of every person, ``reals`` a person to the frames of each other video. Methods of the same
     group (the same one at another T, say) are left out together. Raises ValueError for fewer than two groups or people.
     """
     groups = {m: (groups or {}).get(m, m) for m in fakes}

@@ -165,14 +165,14 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
     return pd.concat(rows, ignore_index=True), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in features.items()}
 
 
-def other_videos(store: Store, profile: Profile) -> dict[str, np.ndarray]:
-    """Real frames of each test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
+def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
+    """Real frames of each of a test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
     out = {}
     for task in tasks(store, profile):
         numbers = [n for n in store.people()[task.person] if n != task.number]
         if not numbers:
             raise ValueError(f"{task.person}: has one video only; a triplet needs real frames of others")
-        out[task.person] = np.concatenate([store.read(n, np.arange(store.frame_count(n)))[0] for n in numbers])
+        out[task.person] = [store.read(n, np.arange(store.frame_count(n)))[0] for n in numbers]
     return out
 
 

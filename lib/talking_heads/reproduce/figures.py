@@ -61,14 +61,14 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
 
 
 def choices(cells: Sequence[Path], shots: Sequence[int], most: int = 6) -> list[list[Path]]:
-    """Cells for three figures: another person for each T; one person at every T; many people at the middle T."""
+    """Cells for three figures: two further people for each T; two people at every T; many people at the middle T."""
     by = {t: [c for c in cells if f"_T{t}_seed0" in c.stem] for t in shots}
     middle = by[shots[len(shots) // 2]]
     several = [by[t][k % len(by[t])] for k, t in enumerate(t for t in shots for _ in range(2))]
     return [several, [by[t][0] for t in shots] + [by[t][-1] for t in shots], middle[:most]]
 
 
-def comparison(cells: Sequence[Path], methods: Sequence[str]) -> Figure:
+def comparison(cells: Sequence[Path], methods: Sequence[str], title: str = "") -> Figure:
     """Rows as in the paper's Figures 3 and 4: T, source, ground truth, the methods that are there."""
     rows, labels, columns = [], [], ["source", "ground truth", *methods]
     for path in cells:
@@ -77,7 +77,7 @@ def comparison(cells: Sequence[Path], methods: Sequence[str]) -> Figure:
             blank = np.full_like(cell["source"], 235)
             rows.append([cell["source"], cell["truth"][k], *(cell[m][k] if m in cell else blank for m in methods)])
             labels.append(f"T = {about(path)[2]}")
-    return sheet(rows, [c.replace(" before", "\nbefore") for c in columns], labels)
+    return sheet(rows, [c.replace(" before", "\nbefore") for c in columns], labels, title)
 
 
 def save(figure: Figure, path: Path) -> Path:
