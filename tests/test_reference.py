@@ -1,6 +1,7 @@
 """What the committed reference results must show: paired differences over the test people with intervals above zero."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,7 @@ def value(table1, method, t, metric, column="value"):
 
 
 @pytest.mark.parametrize("opening", ["mouth", pytest.param("eyes", marks=expected(
-    "0.797 on generated frames; the landmark judge itself reaches 0.86 on true frames"))])
+    "0.634 [0.532, 0.738]; before fine-tuning 0.660 already. FF, after twice FT's 2,800 steps, has 0.858: eyes come late in meta-learning"))])
 def test_mouth_and_eyes_follow(table1, opening):
     assert value(table1, methods.AFTER, 8, f"{opening} correlation") >= 0.8
 
@@ -98,6 +99,13 @@ def test_the_whole_protocol(table1):
     assert {methods.FEED_FORWARD, methods.BEFORE, methods.AFTER, *methods.TRIVIAL} <= set(ran["method"])
     assert ran.groupby("method")["T"].agg(set).map(lambda t: t == {1, 8, 32}).all() and ran["n_people"].eq(24).all()
     assert (ran["n_frames"] == 24 * 32 * ran["n_seeds"]).all()
+
+
+def test_nothing_that_is_committed_names_a_folder_of_a_machine():
+    kinds = {".md", ".tex", ".html", ".json", ".jsonl", ".csv", ".ipynb"}
+    rooted = re.compile(r"(?<![\w+/.])/(?:home|root|work|tmp|mnt|opt|Users)/\w")
+    found = {p.name: hit.group() for p in REFERENCE.rglob("*") if p.suffix in kinds and (hit := rooted.search(p.read_text()))}
+    assert not found
 
 
 def test_every_table_says_which_weights_it_is_about():

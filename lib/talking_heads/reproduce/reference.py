@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def weights_path(profile: Profile, variant: str, weights: str, results: Path) ->
         path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
         remedy = "chapter 03_meta_learning trains it"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no weights of variant {variant}; {remedy}")
+        raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of variant {variant}; {remedy}")
     return path
 
 
@@ -86,8 +87,8 @@ def load_all(profile: Profile, weights: str, results: Path, device: torch.device
     for variant in only or profile.variants:
         try:
             state, about = load_weights(weights_path(profile, variant, weights, results))
-        except FileNotFoundError as gap:
-            said.append(f"{variant} not run: {gap}")
+        except FileNotFoundError:
+            said.append(f"{variant} weights: not there")
             continue
         restore = restore_baseline if variant in ("x2face", "pix2pixhd") else None
         out.networks[variant] = restore(profile, variant, state, device) if restore else restore_weights(profile, state, device)
