@@ -44,7 +44,7 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("00_start_here", "the map, and a talking head from the reference weights", (), ("figures/start_here.png",), 0.5),
-    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 3.5),
+    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 4.0),
     Chapter("02_networks_and_losses", "shapes, sizes, losses", (), ("tables/sizes.csv", "figures/losses.png"), 0.2),
     Chapter("03_meta_learning", "meta-learning from nothing, for its budget", ("01_speakers_and_landmarks",),
             ("figures/meta_learning.png", "figures/meta_curves.png"), 2.5),
@@ -52,7 +52,7 @@ CHAPTERS = (
             ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.7),
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
-             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 20.0),
+             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0),
 )
 
 
