@@ -186,3 +186,18 @@ def test_a_game_that_really_collapses_raises_the_alarm(profile, videos, extracto
     m = learner(profile, videos, extractors, pool_discriminator="relu_sum", content_steps=0, meta_steps=400, discriminator_rate=0.02, rate=0.0, table_rate=0.1, rate_decay=False)
     with pytest.raises(Collapsed, match="it has died"):
         meta_learn(m, tmp_path)
+
+
+def test_a_training_is_judged_on_people_with_no_more_frames_than_k(profile, videos, extractors, tmp_path, monkeypatch):
+    """The reference's validation people are such: one of their frames must be left to be drawn."""
+    from talking_heads.reproduce import trainings
+
+    class Few:
+        person, read, __len__ = videos.person, videos.read, lambda self: len(videos)
+
+        def frame_count(self, video):
+            return profile.k_shot
+
+    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
+    path = trainings.train(profile, "ft", videos, Few(), tmp_path, {"people": 2})
+    assert load_weights(path)[1]["step"] == profile.meta_steps

@@ -99,14 +99,14 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(content, folder / "checkpoint.pt")
 
-    judged = [EpisodeSampler(validation, p.k_shot, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, seed).next(device) for seed in range(6)]
+    k = min(p.k_shot, max(validation.frame_count(v) for v in range(len(validation))) - 1)
+    judged = [EpisodeSampler(validation, k, k, p.targets, p.batch_videos, p.image_size, p.line_width, seed).next(device) for seed in range(6)]
 
     def watch(learner) -> dict[str, float]:
         made = [learner.draw(e) for e in judged]
         if learner.step % 500 == 0:
             save_sheet(judged[:2], made[:2], folder / f"step{learner.step:06d}.png")
         out = {"validation": float(np.mean([losses.content_loss(x_hat, e.x_t.flatten(0, 1), learner.extractors).item() for x_hat, e in zip(made, judged)]))}
-
         if training.learner is MetaLearner:
             out |= learner.spread(validation)
         return out
