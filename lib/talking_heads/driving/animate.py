@@ -11,7 +11,7 @@ import torch
 from ..corpus import crops, video
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all
-from ..corpus.prepare import Detect, Settings, cut, look
+from ..corpus.prepare import Detect, Look, Settings, cut, look
 from ..evaluation.methods import Frames
 from ..fine_tuning import fine_tune, set_up
 from ..meta_learning import Networks
@@ -25,14 +25,19 @@ MARK = "synthetic"
 SHOWN = 256  # pixels of an exported video's side, at least
 
 
+def named_look(path: Path, most: int, detect: Detect | None) -> Look:
+    """A source with its landmarks. Raises ValueError, naming the file."""
+    try:
+        return look(path, most, detect)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None) -> Frames:
     """The frames to learn from: at most ``most`` of photographs or of a clip, cropped. Raises ValueError, naming the file."""
     images, points = [], []
     for path in paths:
-        try:
-            seen = look(path, most, detect)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        seen = named_look(path, most, detect)
         _, arrays = cut(seen, seen.known["landmarks"][seen.good], Settings(profile.image_size, most), most)
         images.append(arrays["frames"]), points.append(arrays["landmarks"])
     images, points = np.concatenate(images)[:most], np.concatenate(points)[:most]
@@ -53,10 +58,7 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
 
     Raises ValueError, naming the file, where there is none in half of the frames.
     """
-    try:
-        seen = look(path, 0, detect)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    seen = named_look(path, 0, detect)
     if seen.good.mean() < 0.5:
         raise ValueError(f"{path}: a face in {int(seen.good.sum())} of {len(seen.good)} frames only; choose another clip")
     if not seen.clip.fps:
@@ -95,8 +97,9 @@ def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: boo
     if mark:
         for f in large:
             size = f.shape[0] / 640
-            cv2.putText(f, MARK, (round(8 * size), f.shape[0] - round(10 * size)), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), max(1, round(4 * size)), cv2.LINE_AA)
-            cv2.putText(f, MARK, (round(8 * size), f.shape[0] - round(10 * size)), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(1.5 * size)), cv2.LINE_AA)
+            at = round(8 * size), f.shape[0] - round(10 * size)
+            for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1.5)):  # a dark rim under white letters
+                cv2.putText(f, MARK, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(1, round(width * size)), cv2.LINE_AA)
     about = f"{MARK}: a neural talking head of {card['person']} ({card['kind']}), learned from {card['T']} frames; not a recording"
     video.write(path, np.stack(large), driver.fps, driver.sound, lossless=False, comment=about)
     return path

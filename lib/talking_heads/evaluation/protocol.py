@@ -95,9 +95,7 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
             for t in shots:
                 path = folder / f"{task.person}_video{task.number}_T{t}_seed{seed}.npz"
                 paths.append(path)
-                known = dict(np.load(path)) if path.exists() else {}
-                missing = [m for m in methods if str(known.get(key_of(m.name))) != m.key]
-                if missing:
+                if missing := missing_in(path, methods):
                     todo.append((path, task, t, seed, missing))
     progress = Progress("evaluating", sum(len(missing) for *_, missing in todo), "sets of frames")
     for path, task, t, seed, missing in todo:
@@ -124,6 +122,14 @@ def found(folder: Path, store: Store, profile: Profile) -> list[Path]:
     return paths
 
 
+def missing_in(path: Path, methods: Sequence[Method]) -> list[Method]:
+    """The methods whose frames, of their present weights, a cell does not hold."""
+    if not path.exists():
+        return list(methods)
+    with np.load(path) as cell:
+        return [m for m in methods if key_of(m.name) not in cell or str(cell[key_of(m.name)]) != m.key]
+
+
 def about(path: Path) -> tuple[str, int, int, int]:
     """Person, number of the video, T and fine-tuning seed of a cell."""
     person, video, t, seed = path.stem.rsplit("_", 3)
@@ -137,9 +143,14 @@ def key_of(name: str) -> str:
 
 def scores(images: np.ndarray, truth: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of generated frames (n, S, S, 3) against the true ones with their landmarks (n, 68, 2): (n,) each."""
+    return compare(images, judges.identity_features(images), judges.find_landmarks(images), truth, judges.identity_features(truth), points)
+
+
+def compare(images: np.ndarray, features: np.ndarray, found: np.ndarray, truth: np.ndarray, true_features: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
+    """As :func:`scores`, where the judges have looked already: features (n, 128) of both, landmarks found (n, 68, 2)."""
     return {"SSIM": np.array([metrics.ssim(a, b) for a, b in zip(images, truth)]),
-            "CSIM-judge": metrics.cosine(judges.identity_features(images), judges.identity_features(truth)),
-            "landmark error": metrics.landmark_error(judges.find_landmarks(images), points),
+            "CSIM-judge": metrics.cosine(features, true_features),
+            "landmark error": metrics.landmark_error(found, points),
             "sharpness": metrics.sharpness(images) / metrics.sharpness(truth)}
 
 
@@ -154,11 +165,11 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
             wanted_mouth, wanted_eyes = openings(points)
             for method in (m for m in names if m in cell):
                 images = cell[method]
-                made = judges.identity_features(images)
-                mouth, eyes = openings(judges.find_landmarks(images))
+                made, found_ = judges.identity_features(images), judges.find_landmarks(images)
+                mouth, eyes = openings(found_)
                 rows.append(pd.DataFrame({
                     "method": method, "T": t, "person": person, "seed": seed, "frame": np.arange(len(images)),
-                    **scores(images, truth, points), "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
+                    **compare(images, made, found_, truth, true_features, points), "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
                 known = features.setdefault((method, t), ([], []))
                 known[0].append(made)
                 known[1].append(true_features)
