@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from .. import losses
 from ..corpus.episodes import Episode, EpisodeSampler, Videos
 from ..fine_tuning import batches
-from ..meta_learning import autocast, total_steps, training_key
+from ..meta_learning import autocast
 from ..profiles import Profile
 from ..tensors import save_weights
+from ..training_loop import total_steps, training_key
 from . import pix2pixhd
 from .pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from .x2face import X2Face

@@ -29,13 +29,14 @@ from ..corpus.speakers.pool import LiveVideos
 from ..corpus.store import Store
 from ..devices import choose
 from ..judges.training import POOLS, SEED, pool
-from ..meta_learning import Collapsed, MetaLearner, export, meta_learn, restore_weights, training_key
+from ..meta_learning import MetaLearner, export, restore_weights
 from ..perceptual import embedded_digest, make_extractors
 from ..profiles import Profile, load
 from ..tensors import code_digest, load_weights
+from ..training_loop import Collapsed, meta_learn, training_key
 from .git import commit
 
-TRAINING_CODE = ("networks/*.py", "judges/networks.py", "losses.py", "perceptual.py", "meta_learning.py", "corpus/landmarks.py", "corpus/episodes.py")
+TRAINING_CODE = ("networks/*.py", "judges/networks.py", "losses.py", "perceptual.py", "meta_learning.py", "training_loop.py", "corpus/landmarks.py", "corpus/episodes.py")
 LIVE_PEOPLE = 4_000  # a row of W for each of their videos, with two moments in every checkpoint
 
 
