@@ -57,6 +57,8 @@ class Page:
             self.errors.append(json.dumps(params["args"])[:500])
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        elif method == "Page.javascriptDialogOpening":  # an unsaved notebook asks before it goes; its answer is passed over
+            self.socket.send(json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}))
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
