@@ -70,8 +70,11 @@ class Page:
         return result.get("result", {}).get("value")
 
     def press(self, key: str) -> None:
+        """A key by its name: a character, or ArrowRight and the like."""
+        number = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, ord(key[0]))
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" and len(key) == 1 else "")
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key if len(key) > 1 else "", windowsVirtualKeyCode=number,
+                      text=key if kind == "keyDown" and len(key) == 1 else "")
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         """``kind``: mousePressed, mouseMoved or mouseReleased."""

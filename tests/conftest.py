@@ -1,5 +1,8 @@
-"""What several tests share: the smoke profile, a few rendered people, networks that compute in fp32."""
+"""What several tests share: the smoke profile, a few rendered people, networks that compute in fp32, all chapters executed once."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +84,15 @@ def pools() -> Path:
     folder = Path(__file__).parents[1] / "data" / "pools"
     pool("verification_test", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, pools):
+    """All chapters at the smoke profile, through the command that run_all.sh calls."""
+    out = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "talking_heads", "--data", str(out / "data"), "--results", str(out / "results"),
+               "run", "--profile", "smoke", "--device", "cpu", "--jobs", "2"]
+    (out / "data").mkdir()
+    (out / "data/pools").symlink_to(pools)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
+    return out / "results" / "smoke", done, command

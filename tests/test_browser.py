@@ -1,8 +1,7 @@
 """What people see: notebooks in JupyterLab, the report and the study's page in a real browser."""
 
-import base64
-import json
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -33,12 +32,12 @@ def test_the_committed_report_opens_from_the_file_system(page):
 
 
 @pytest.fixture(scope="module")
-def jupyter(tmp_path_factory, pools):
-    """JupyterLab on copies of the chapters that say profile = "smoke"."""
-    root = tmp_path_factory.mktemp("lab")
+def jupyter(tmp_path_factory, smoke):
+    """JupyterLab on copies of the chapters that say profile = "smoke", with what the smoke run left."""
+    root, ran = tmp_path_factory.mktemp("lab"), smoke[0].parents[1]
     shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (root / "data").mkdir()
-    (root / "data/pools").symlink_to(pools)
+    shutil.copytree(ran / "results", root / "results")
+    (root / "data").symlink_to(ran / "data")
     for path in (root / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
@@ -49,7 +48,65 @@ def jupyter(tmp_path_factory, pools):
         yield address
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "02_networks_and_losses"])
+@pytest.mark.parametrize("name", ["00_start_here", "02_networks_and_losses", "12_user_study"])
 def test_run_all_in_jupyterlab(page, jupyter, name):
     state = browser.run_all(page, jupyter, f"notebooks/{name}.ipynb")
     assert not state["errors"] and state["run"] == state["cells"], state
+
+
+def test_panels_follow_in_jupyterlab(page, jupyter):
+    """Chapter 09: a slider moved by key, and a landmark dragged by mouse, change the pictures; nothing complains."""
+    page.errors.clear()
+    state = browser.run_all(page, jupyter, "notebooks/09_identity_gap.ipynb")
+    assert not state["errors"] and state["run"] == state["cells"], state
+    pictures = "[...panel().node.querySelectorAll('.widget-image')].map(i => i.src)"
+    browser.wait_for(lambda: len(page.js(pictures)) >= 7, 60, "the panels")
+    before = page.js(pictures)
+    page.js("panel().node.querySelectorAll('.noUi-handle')[0].focus(); 1")
+    for _ in range(3):
+        page.press("ArrowRight")
+    browser.wait_for(lambda: page.js(pictures)[:6] != before[:6], 30, "another frame")
+    canvas = "[...panel().node.querySelectorAll('canvas')].find(c => c.width >= 300)"
+    page.js(f"{canvas}.scrollIntoView({{block: 'center'}}); 1")
+    time.sleep(0.5)
+    box = page.js(f"(() => {{ const b = {canvas}.getBoundingClientRect(); return [b.left, b.top, b.width] }})()")
+    driven = page.js(pictures)[6]
+    x, y = page.js(f"""(() => {{ const c = {canvas}, d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        for (let y = c.height >> 1; y < c.height; y++) for (let x = 0; x < c.width; x++) {{ const i = 4 * (y * c.width + x);
+        if (d[i] > 250 && d[i + 1] > 250 && d[i + 2] > 250) return [x / c.width, y / c.height] }} }})()""")  # on the line of the jaw
+    for kind, dx in (("mousePressed", 0), ("mouseMoved", 20), ("mouseMoved", 40), ("mouseReleased", 40)):
+        page.mouse(kind, box[0] + x * box[2] + dx, box[1] + y * box[2])
+        time.sleep(0.3)
+    browser.wait_for(lambda: page.js(pictures)[6] != driven, 30, "the head to follow")
+    assert not page.errors, page.errors
+
+
+def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
+    from talking_heads.evaluation import user_study
+    from talking_heads.reproduce.study_page import write_page
+    rng = np.random.default_rng(0)
+    frames = lambda: rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    triplets = user_study.draw({"ours@8": {p: frames() for p in "abc"}}, {p: [frames(), frames()] for p in "abc"}, 6)
+    sheet = write_page(triplets, [4, 1, 5, 0], tmp_path / "sheet.html")
+    page.errors.clear(), page.requests.clear()
+    page.open(f"file://{sheet}")
+    page.js("document.getElementById('begin').click()")
+    assert "name" in page.js("document.getElementById('complaint').textContent")
+    page.js("document.getElementById('rater').value = 'Ada, L'; document.getElementById('begin').click()")
+    assert page.js("document.getElementById('where').textContent") == "1 of 4"
+    page.press("2")
+    page.js("document.querySelectorAll('#pictures button')[0].click()")
+    page.open(f"file://{sheet}")  # closed and opened again
+    page.js("document.getElementById('rater').value = 'Ada, L'; document.getElementById('begin').click()")
+    assert page.js("document.getElementById('where').textContent") == "3 of 4"
+    page.press("3"), page.press("1"), page.press("1")
+    assert page.js("document.getElementById('end').hidden") is False
+    text = page.js("""new Promise(done => { URL.createObjectURL = blob => { blob.text().then(done); return '#' }; document.getElementById('download').click() })""")
+    (tmp_path / "answers.csv").write_text(text)
+    answers, notes = user_study.read_answers([tmp_path / "answers.csv"], len(triplets), 4)
+    assert answers[["triplet", "choice"]].values.tolist() == [[4, 1], [1, 0], [5, 2], [0, 0]] and not notes
+    assert not page.errors and all(r.startswith(("file://", "data:", "blob:")) for r in page.requests)
+    page.call("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
+    page.open(f"file://{sheet}")
+    assert page.js("document.documentElement.scrollWidth <= window.innerWidth"), "a phone shows it whole"
+    page.call("Emulation.clearDeviceMetricsOverride")

@@ -64,13 +64,7 @@ def test_steady_tracks_tremble_less_and_do_not_lag():
     assert smoothing.flicker(steady) - of_motion < 0.25 * (of_noise - of_motion)
     assert error(steady, clean) < error(noisy, clean) and error(steady, clean) < error(delayed, clean)
 
-    def lag(found):
-        """Frames by which it comes after the truth, to a tenth."""
-        at, shifts = np.arange(len(clean)), np.arange(-2, 2.01, 0.1)
-        x, y = clean.mean(1)[:, 0], found.mean(1)[:, 0]
-        return shifts[np.argmin([np.square(np.interp(at - s, at, x) - y)[4:-4].mean() for s in shifts])]
-
-    assert abs(lag(steady)) <= 0.15 < lag(delayed)
+    assert abs(smoothing.lag(steady, clean)) <= 0.15 < smoothing.lag(delayed, clean)
 
 
 def test_flicker_of_even_motion_is_zero():
@@ -190,3 +184,32 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch):
         shown = sum(p.shape[1] == 70 and bool(np.isfinite(p[:, 68:]).all()) for batch in drawn for p in batch)
         assert low <= shown <= high
         assert all(np.isfinite(p[:, 68:]).all() or np.isnan(p[:, 68:]).all() for batch in drawn for p in batch)
+
+
+def test_a_puppet_does_what_its_sliders_say():
+    from talking_heads.corpus.landmarks import openings
+    from talking_heads.driving.puppet import puppet_of
+    own = track(41, 0)
+    puppet = puppet_of(own)
+    frontal = puppet.points()
+    for mouth, eyes in ((0.05, 0.2), (0.4, 0.1), (0.2, 0.3)):
+        made = openings(puppet.points(mouth=mouth, eyes=eyes))
+        assert made[0] == pytest.approx(mouth, abs=0.03) and made[1] == pytest.approx(eyes, abs=0.03)
+    nose, middle = lambda p: p[30, 0], lambda p: p[[36, 45], 0].mean()
+    assert nose(puppet.points(yaw=30)) - middle(puppet.points(yaw=30)) > 3 > -3 > nose(puppet.points(yaw=-30)) - middle(puppet.points(yaw=-30))
+    assert puppet.points(pitch=15)[30, 1] > frontal[30, 1] + 1 and puppet.points(roll=15)[45, 1] > puppet.points(roll=15)[36, 1] + 2
+
+
+def test_a_face_is_placed_from_a_few_anchors(model):
+    from talking_heads.driving.puppet import ANCHORS
+    truth = track(42, 0)[0]
+    placed = model.place(truth[list(ANCHORS)], list(ANCHORS))
+    assert error(placed[None], truth[None]) < 0.15
+    with pytest.raises(ValueError, match="four points"):
+        model.place(truth[:3], [0, 1, 2])
+
+
+def test_the_astronauts_points_fit_a_face(model):
+    points = animate.astronaut_points()[None, :68]
+    found = model.explain(points)
+    assert error(found.camera.project(model.shapes(found.identity, found.expression)), points) < 0.06

@@ -140,6 +140,18 @@ def test_two_runs_at_once_do_not_mix(tmp_path):
     assert runner.run_chapters(run, say=lambda _: None)["a"].status == "ok"
 
 
+def test_nothing_runs_beside_a_chapter_that_measures_time(tmp_path):
+    note = "import time\nfrom pathlib import Path\nbegun = time.time()\ntime.sleep(2)\nPath(results, '{0}').write_text(f'{{begun}} {{time.time()}}')"
+    for name in "abc":
+        notebook(tmp_path / "notebooks", name, note.format(name))
+    run = make(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", (), ("b",), alone=True), Chapter("c", "", (), ("c",)))
+    outcomes = runner.run_chapters(run, jobs=3, say=lambda _: None)
+    assert {o.status for o in outcomes.values()} == {"ok"}
+    times = {n: [float(v) for v in (tmp_path / "results" / n).read_text().split()] for n in "abc"}
+    assert all(times["b"][0] > times[n][1] or times["b"][1] < times[n][0] for n in "ac")
+    assert times["a"][0] < times["c"][1] and times["c"][0] < times["a"][1], "the others share the machine"
+
+
 SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(300)"
 
 

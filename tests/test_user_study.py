@@ -42,8 +42,9 @@ def test_real_pictures_come_from_two_videos():
 
 def test_simulated_raters_come_out_as_they_are(triplets):
     key = study.key(triplets[0])
-    guessing = study.accuracy(study.simulate(key, {f"guess{n}": 0.0 for n in range(12)}), key)
+    guessing = study.accuracy(study.simulate(key, {f"guess{n}": 0.0 for n in range(12)}, seed=2), key)
     assert guessing["USER"].between(0.25, 0.42).all() and ((guessing["ci_low"] < 1 / 3) & (guessing["ci_high"] > 1 / 3)).all()
+    assert guessing["effect"].mean() < 1.6, "independent answers are worth what they are"
     perfect = study.accuracy(study.simulate(key, {"a": 1.0, "b": 1.0}), key)
     assert perfect["USER"].eq(1).all() and study.agreement(study.simulate(key, {"a": 1.0, "b": 1.0})) == pytest.approx(1)
     noisy = study.accuracy(study.simulate(key, {f"n{n}": 0.5 for n in range(12)}), key)
@@ -58,12 +59,73 @@ def test_intervals_respect_raters_and_people(triplets):
     unlike = study.accuracy(study.simulate(key, {f"{n}": float(n % 2) for n in range(6)}), key)
     assert (unlike["ci_high"] - unlike["ci_low"]).mean() > 1.5 * (alike["ci_high"] - alike["ci_low"]).mean()
     assert (unlike["effect"] > 3).all()
+    covered = [study.accuracy(study.simulate(key, {f"g{n}": 0.0 for n in range(8)}, seed), key) for seed in range(25)]
+    inside = pd.concat(covered).eval("ci_low < 1 / 3 < ci_high")
+    assert 0.88 <= inside.mean() <= 1.0
     with pytest.raises(ValueError, match="two raters"):
         study.accuracy(study.simulate(key, {"only": 0.5}), key)
 
 
 def test_how_many_answers():
     assert study.answers_needed(0.05, 0.5) == 385 and study.answers_needed(0.05, 0.5, 2) == 769
+
+
+def test_sheets_share_the_triplets_evenly():
+    made = study.sheets(20, 8, 5, seed=1)
+    assert sorted(n for sheet in made for n in sheet) == sorted(list(range(20)) * 5)
+    assert all(len(set(sheet)) == len(sheet) for sheet in made) and {len(sheet) for sheet in made} == {12, 13}
+    with pytest.raises(ValueError, match="as many raters, not 3"):
+        study.sheets(20, 3, 5)
+
+
+def test_peoples_answers_flow_and_simulated_ones_never(triplets, tmp_path):
+    assert study.measured(tmp_path) == (None, [])
+    key = study.key(triplets[0])
+    key.to_csv(tmp_path / "key.csv", index=False)
+    (tmp_path / "answers").mkdir()
+    two = study.simulate(key, {"a": 0.5, "b": 0.5})
+    two.to_csv(tmp_path / "answers/x.csv", index=False)
+    with pytest.raises(ValueError, match="simulated raters"):
+        study.measured(tmp_path)
+    two.assign(rater=two["rater"].str.removeprefix("simulated ")).to_csv(tmp_path / "answers/x.csv", index=False)
+    users, notes = study.measured(tmp_path)
+    assert len(users) == 4 and not notes and {"method", "T", "USER", "ci_low", "ci_high"} <= set(users)
+    two[two["rater"] == "simulated a"].assign(rater="a").to_csv(tmp_path / "answers/x.csv", index=False)
+    assert study.measured(tmp_path) == (None, ["one rater is too few"])
+
+
+def test_the_page_holds_the_pictures_and_not_the_key(triplets, tmp_path):
+    import base64
+    import json
+    import re
+
+    import cv2
+
+    from talking_heads.reproduce.study_page import write_page
+    drawn = triplets[0]
+    numbers = [7, 3, 11]
+    page = write_page(drawn, numbers, tmp_path / "sheet.html").read_text()
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    found, known = (json.loads(v) for v in re.search(r"const pictures = (.*), numbers = (.*);", page).groups())
+    assert known == numbers
+    for n, three in zip(numbers, found):
+        pictures = [cv2.imdecode(np.frombuffer(base64.b64decode(p), np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for p in three]
+        assert np.array_equal(np.stack(pictures), drawn[n].pictures)
+    assert "method" not in page
+
+
+def test_asking_in_a_notebook_writes_every_answer_at_once_and_goes_on(triplets, tmp_path):
+    from talking_heads.reproduce.study_page import ask
+    drawn, path = triplets[0], tmp_path / "answers/me.csv"
+    buttons = lambda box: [pair.children[1] for pair in box.children[1].children]
+    box = ask(drawn, [4, 9, 2], path, "me")
+    buttons(box)[1].click()
+    buttons(box)[0].click()
+    assert pd.read_csv(path)[["rater", "triplet", "choice"]].values.tolist() == [["me", 4, 1], ["me", 9, 0]]
+    again = ask(drawn, [4, 9, 2], path, "me")
+    assert again.children[0].value == "1 left"
+    buttons(again)[2].click()
+    assert pd.read_csv(path)["triplet"].tolist() == [4, 9, 2] and buttons(again)[0].disabled
 
 
 def test_answers_are_read_with_care(triplets, tmp_path):

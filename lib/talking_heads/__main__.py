@@ -79,7 +79,6 @@ def weights(args: argparse.Namespace) -> None:
 
 
 def animate(args: argparse.Namespace) -> None:
-    from .corpus.prepare import sidecar
     from .devices import choose
     from .driving import animate as a
     from .driving.heads import load_head
@@ -88,10 +87,7 @@ def animate(args: argparse.Namespace) -> None:
     if bool(args.photo) == bool(args.head):
         raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
     device = choose(args.device)
-    detect = None
-    if not all(sidecar(p).exists() for p in [*(args.photo or ()), args.driver]):
-        from .corpus.detector import Detector
-        detect = Detector(device)
+    detect = a.detector_for([*(args.photo or ()), args.driver], device)
     if args.head:
         head = load_head(args.head, device)
     else:
@@ -169,13 +165,13 @@ def main(argv: list[str] | None = None) -> int:
     c.set_defaults(run=sizes)
 
     c = commands.add_parser("judges", help="train the embedded judges again and write their weights into the package")
-    c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks"])
+    c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "gaze"])
     c.add_argument("--minutes", type=float, help="for each; by default what the committed ones had")
     c.set_defaults(run=judges)
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"], required=True)
+    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face", "gaze"], required=True)
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
@@ -224,6 +220,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

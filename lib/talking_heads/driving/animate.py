@@ -6,13 +6,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 
 from ..corpus import crops, video
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all
-from ..corpus.prepare import Detect, Settings, cut, look
-from ..evaluation.methods import Frames
+from ..corpus.prepare import Detect, Settings, cut, look, sidecar
+from ..evaluation.methods import Frames, feed_forward
+from ..evaluation.metrics import ssim
 from ..fine_tuning import fine_tune, set_up
 from ..meta_learning import Networks
 from ..perceptual import make_extractors
@@ -23,6 +25,14 @@ from .smoothing import steady
 
 MARK = "synthetic"
 SHOWN = 256  # pixels of an exported video's side, at least
+
+
+def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> Detect | None:
+    """face-alignment's networks where one of the files has no landmarks beside it, else None. Raises FileNotFoundError without their weights."""
+    if all(sidecar(p).exists() for p in paths):
+        return None
+    from ..corpus.detector import Detector
+    return Detector(device)
 
 
 def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None) -> Frames:
@@ -100,3 +110,47 @@ def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: boo
     about = f"{MARK}: a neural talking head of {card['person']} ({card['kind']}), learned from {card['T']} frames; not a recording"
     video.write(path, np.stack(large), driver.fps, driver.sound, lossless=False, comment=about)
     return path
+
+
+def astronaut_points() -> np.ndarray:
+    """68 landmarks and two pupils, (70, 2), placed by hand on scikit-image's portrait of an astronaut (``skimage.data.astronaut``)."""
+    return np.loadtxt(Path(__file__).with_name("astronaut.csv"), delimiter=",", skiprows=1)
+
+
+def write_photograph(path: Path, image: np.ndarray, points: np.ndarray) -> Path:
+    """A photograph (H, W, 3) uint8 with its landmarks (68, 2), or (70, 2) with pupils, beside it, as ``prepare`` and ``animate`` read them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+    pupils = {"pupils": points[None, 68:].astype(np.float32)} if len(points) == 70 else {}
+    np.savez(sidecar(path), landmarks=points[None, :68].astype(np.float32), **pupils)
+    return path
+
+
+def closeness(path: Path, nets: Networks, profile: Profile, device: torch.device, folder: Path) -> pd.DataFrame:
+    """How near heads of a real clip come: SSIM on hold-out frames of its second half, before and after fine-tuning, for every T.
+
+    Raises ValueError, naming the clip, where it is too short, and what :func:`detector_for` does.
+    """
+    everything = source_frames([path], profile, 2 * max(profile.shots), detector_for([path], device))
+    half = len(everything.images) // 2
+    if half < max(profile.shots):
+        raise ValueError(f"{path}: {2 * half} usable frames, {2 * max(profile.shots)} are needed")
+    rng = np.random.default_rng(profile.seed)
+    order, hold_out = rng.permutation(half), np.arange(half, 2 * half)
+    rows = {}
+    for t in profile.shots:
+        few = part(everything, order[:t])
+        card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
+        head = learn(nets, few, profile, folder / f"{path.stem}_T{t}.head", card, device, log=False)
+        truth = everything.images[hold_out]
+        made = {"before": feed_forward(nets, on(few, device), everything.y[hold_out].to(device), profile), "after": head.drive(everything.points[hold_out])}
+        rows[t] = {name: np.mean([ssim(a, b) for a, b in zip(images, truth)]) for name, images in made.items()}
+    return pd.DataFrame(rows).T.rename_axis("T")
+
+
+def on(frames: Frames, device: torch.device) -> Frames:
+    return dataclasses.replace(frames, x=frames.x.to(device), y=frames.y.to(device))
+
+
+def part(frames: Frames, chosen: np.ndarray) -> Frames:
+    return Frames(frames.images[chosen], frames.points[chosen], frames.x[chosen], frames.y[chosen])

@@ -69,8 +69,8 @@ class FaceShape:
         """Identity (k,) or (n, k) with expressions (n, m) -> shapes (n, 68, 3)."""
         return self.mean + np.tensordot(identity, self.identity, 1) + np.tensordot(expression, self.expression, 1)
 
-    def explain(self, points: Array, rounds: int = 4) -> Track:
-        """Pose, identity and expressions of one person's landmarks (n, 68, 2), pixels."""
+    def explain(self, points: Array, rounds: int = 4, stay: float = STAY, soft: float = SOFT) -> Track:
+        """Pose, identity and expressions of one person's landmarks (n, 68, 2), pixels; the priors weigh ``stay`` and ``soft``."""
         n = len(points)
         identity, expression = np.zeros(len(self.identity)), np.zeros((n, len(self.expression)))
         for _ in range(rounds):
@@ -78,10 +78,21 @@ class FaceShape:
             seen = camera.unproject(points)
             of = lambda basis: (basis[None] @ camera.rotation[:, None].transpose(0, 1, 3, 2)).reshape(n, len(basis), -1)
             static, moving, rest = of(self.identity), of(self.expression), (seen - self.mean @ camera.rotation.transpose(0, 2, 1)).reshape(n, -1)
-            identity = _ridge(np.concatenate(static, 1).T, (rest - np.einsum("nm,nmd->nd", expression, moving)).ravel(), STAY)
+            identity = _ridge(np.concatenate(static, 1).T, (rest - np.einsum("nm,nmd->nd", expression, moving)).ravel(), stay)
             rest = rest - np.tensordot(identity, static.transpose(1, 0, 2), 1)
-            expression = np.stack([_ridge(m.T, r, SOFT) for m, r in zip(moving, rest)])
+            expression = np.stack([_ridge(m.T, r, soft) for m, r in zip(moving, rest)])
         return Track(camera, identity, expression)
+
+    def place(self, points: Array, which: Sequence[int], rounds: int = 6) -> Array:
+        """All 68 points (68, 2) of a face of which only the points ``which`` are known, (len(which), 2): the likeliest face there.
+
+        Raises ValueError for fewer than four points.
+        """
+        if len(which) < 4:
+            raise ValueError(f"four points or more are needed to place a face, not {len(which)}")
+        part = FaceShape(self.mean[which], self.identity[:, which], self.expression[:, which])
+        track = part.explain(np.asarray(points, np.float64)[None], rounds, stay=0.1, soft=1.0)
+        return track.camera.project(self.shapes(track.identity, track.expression))[0]
 
     def adapt(self, driver: Array, source: Array, size: int) -> Array:
         """The driver's motion (n, 68, 2) performed by the source's face, known from its own landmarks (m, 68, 2): (n, 68, 2).

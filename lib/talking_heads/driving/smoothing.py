@@ -33,6 +33,13 @@ def steady(points: Array, fps: float) -> Array:
     return (one_euro(points, fps) + one_euro(points[::-1], fps)[::-1]) / 2
 
 
+def lag(track: Array, truth: Array) -> float:
+    """Frames by which a track (n, 68, 2) comes after the true one, to a tenth: where shifting the truth fits it best."""
+    at, shifts = np.arange(len(truth)), np.arange(-2, 2.01, 0.1)
+    x, y = truth.mean(1)[:, 0], track.mean(1)[:, 0]
+    return float(shifts[np.argmin([np.square(np.interp(at - s, at, x) - y)[3:-3].mean() for s in shifts])])
+
+
 def flicker(track: Array) -> float:
     """Mean size of the second difference in time of a track (n, 68, 2) in distances between the eyes: 0 for even motion."""
     jumps = np.linalg.norm(np.diff(track, 2, axis=0), axis=-1)

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from ..corpus.episodes import to_tensor
-from ..corpus.landmarks import draw_all, openings
+from ..corpus.landmarks import draw_all, interocular, openings
 from ..corpus.store import Store
 from ..perceptual import embedded_digest
 from ..profiles import Profile, key
@@ -97,14 +97,14 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
                 paths.append(path)
                 known = dict(np.load(path)) if path.exists() else {}
                 missing = [m for m in methods if str(known.get(key_of(m.name))) != m.key]
-                if missing:
+                if missing or "reach" not in known:
                     todo.append((path, task, t, seed, missing))
     progress = Progress("evaluating", sum(len(missing) for *_, missing in todo), "sets of frames")
     for path, task, t, seed, missing in todo:
         train = load(store, task.number, task.few_shot[:t], profile, device)
         test = load(store, task.number, task.hold_out, profile, device)
         arrays = dict(np.load(path)) if path.exists() else {}
-        arrays |= {"truth": test.images, "points": test.points, "source": train.images[0]}
+        arrays |= {"truth": test.images, "points": test.points, "source": train.images[0], "reach": reach_of(train, test)}
         for method in missing:
             start = time.time()
             arrays[method.name] = method.make(train, test, seed)
@@ -114,6 +114,12 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
         np.savez_compressed(temporary, **arrays)
         os.replace(temporary, path)
     return paths
+
+
+def reach_of(train: Frames, test: Frames) -> np.ndarray:
+    """How far each hold-out frame's landmarks lie from those of the nearest training frame, in distances between the eyes: (n,)."""
+    apart = np.linalg.norm(train.points[None] - test.points[:, None], axis=-1).mean(-1).min(1)
+    return apart / interocular(test.points)
 
 
 def found(folder: Path, store: Store, profile: Profile) -> list[Path]:
@@ -150,7 +156,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
         person, video, t, seed = about(path)
         with np.load(path) as cell:
             truth, points = cell["truth"], cell["points"]
-            true_features = judges.identity_features(truth)
+            true_features, reach = judges.identity_features(truth), cell["reach"]
             wanted_mouth, wanted_eyes = openings(points)
             for method in (m for m in names if m in cell):
                 images = cell[method]
@@ -158,7 +164,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
                 mouth, eyes = openings(judges.find_landmarks(images))
                 rows.append(pd.DataFrame({
                     "method": method, "T": t, "person": person, "seed": seed, "frame": np.arange(len(images)),
-                    **scores(images, truth, points), "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
+                    **scores(images, truth, points), "reach": reach, "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
                 known = features.setdefault((method, t), ([], []))
                 known[0].append(made)
                 known[1].append(true_features)

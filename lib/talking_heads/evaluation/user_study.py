@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
-RESAMPLES = 2000
 ANSWERS = ("rater", "triplet", "choice", "seconds")
 KEY = ("triplet", "method", "T", "person", "fake")
 
@@ -58,9 +58,25 @@ def _balanced(values: Sequence, count: int, rng: np.random.Generator) -> list:
     return [chosen[i] for i in rng.permutation(count)]
 
 
-def key(triplets: Sequence[Triplet]) -> pd.DataFrame:
-    """What only the evaluation may know: columns triplet, method, T, person, fake."""
-    return pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
+def sheets(triplets: int, raters: int, times: int, seed: int = 0) -> list[list[int]]:
+    """Which triplets each rater sees, in which order: every triplet on ``times`` sheets, all sheets of one size to within one.
+
+    The paper shows each of its 4,800 triplets to five people. Raises ValueError where there are fewer raters than that.
+    """
+    if times > raters:
+        raise ValueError(f"{times} answers to each triplet need as many raters, not {raters}")
+    rng = np.random.default_rng(seed)
+    out: list[list[int]] = [[] for _ in range(raters)]
+    for i, triplet in enumerate(rng.permutation(triplets)):
+        for j in range(times):
+            out[(i * times + j) % raters].append(int(triplet))
+    return [[sheet[k] for k in rng.permutation(len(sheet))] for sheet in out]
+
+
+def key(triplets: Sequence[Triplet], sheet: int | None = None) -> pd.DataFrame:
+    """What only the evaluation may know: columns triplet, method, T, person, fake, and the size of a whole sheet."""
+    table = pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
+    return table.assign(sheet=sheet or len(triplets))
 
 
 def read_answers(paths: Sequence[Path], triplets: int, sheet: int | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -91,29 +107,54 @@ def read_answers(paths: Sequence[Path], triplets: int, sheet: int | None = None)
     return answers[answers["rater"].isin(counts[counts >= sheet].index)].reset_index(drop=True), notes
 
 
-def accuracy(answers: pd.DataFrame, key_: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """USER of every method and T: share of fakes found, with a 95 % interval over raters *and* people.
+def accuracy(answers: pd.DataFrame, key_: pd.DataFrame) -> pd.DataFrame:
+    """USER of every method and T: share of fakes found, with a 95 % interval that respects raters *and* people.
 
-    Both are resampled together (crossed bootstrap), since answers of one rater, and answers about one person, resemble each
-    other. Columns: method, T, USER, ci_low, ci_high, answers, raters, people, effect. ``effect`` says how many times wider
-    the variance is than that of independent answers. Raises ValueError for fewer than two raters or people.
+    Answers of one rater resemble each other, and so do answers about one person. Their variance is that of means clustered both
+    ways (Cameron, Gelbach & Miller 2011); ``effect`` says how many times wider than that of independent answers it is, and the
+    interval is Wilson's for as many independent answers as these are worth, with Student's quantile for the smaller number of
+    clusters. Columns: method, T, USER, ci_low, ci_high, answers, raters, people, effect. Raises ValueError for fewer than two
+    raters or people.
     """
     scored = answers.merge(key_, on="triplet", validate="many_to_one")
-    scored["found"] = scored["choice"] == scored["fake"]
+    scored["found"] = (scored["choice"] == scored["fake"]).astype(float)
     rows = []
     for (method, t), part in scored.groupby(["method", "T"], sort=False):
-        raters, rater = np.unique(part["rater"], return_inverse=True)
-        people, person = np.unique(part["person"], return_inverse=True)
-        if min(len(raters), len(people)) < 2:
-            raise ValueError(f"{method}, T = {t}: an interval needs two raters and two people, there are {len(raters)} and {len(people)}")
-        rng, found = np.random.default_rng(seed), part["found"].to_numpy(float)
-        w = rng.multinomial(len(raters), np.full(len(raters), 1 / len(raters)), RESAMPLES)[:, rater]
-        w = w * rng.multinomial(len(people), np.full(len(people), 1 / len(people)), RESAMPLES)[:, person]
-        draws = ((w * found).sum(1) / np.maximum(w.sum(1), 1))[w.sum(1) > 0]
-        p = found.mean()
-        alone = max(p * (1 - p), 1e-9) / len(found)
-        rows.append((method, t, p, *np.quantile(draws, [0.025, 0.975]), len(found), len(raters), len(people), draws.var() / alone))
+        raters, people, n, p = part["rater"].nunique(), part["person"].nunique(), len(part), part["found"].mean()
+        if min(raters, people) < 2:
+            raise ValueError(f"{method}, T = {t}: an interval needs two raters and two people, there are {raters} and {people}")
+        variance = _clustered(part, ["rater"]) + _clustered(part, ["person"]) - _clustered(part, ["rater", "person"])
+        effect = max(1.0, variance / (p * (1 - p) / n)) if 0 < p < 1 else 1.0
+        low, high = _wilson(p, n / effect, student_t.ppf(0.975, min(raters, people) - 1))
+        rows.append((method, t, p, low, high, n, raters, people, effect))
     return pd.DataFrame(rows, columns=["method", "T", "USER", "ci_low", "ci_high", "answers", "raters", "people", "effect"])
+
+
+def _clustered(part: pd.DataFrame, by: list[str]) -> float:
+    """Variance of the mean of ``found`` where answers are dependent within groups."""
+    sums = (part["found"] - part["found"].mean()).groupby([part[c] for c in by]).sum()
+    return float((sums**2).sum()) / len(part) ** 2 * len(sums) / (len(sums) - 1)
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share: never empty, never outside [0, 1]."""
+    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def measured(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
+    """USER from a study's folder (``key.csv`` and ``answers/*.csv``), None where nobody has answered, and notes about answers left out.
+
+    Simulated raters are refused with ValueError: they are no people.
+    """
+    paths = sorted((folder / "answers").glob("*.csv"))
+    if not paths:
+        return None, []
+    key_ = pd.read_csv(folder / "key.csv")
+    answers, notes = read_answers(paths, len(key_), int(key_["sheet"].iloc[0]))
+    if answers["rater"].astype(str).str.startswith("simulated").any():
+        raise ValueError(f"{folder / 'answers'}: holds answers of simulated raters, which are never shown as people's; remove them")
+    return (accuracy(answers, key_) if answers["rater"].nunique() > 1 else None), [*notes, *(["one rater is too few"] if answers["rater"].nunique() == 1 else [])]
 
 
 def agreement(answers: pd.DataFrame) -> float:

@@ -19,6 +19,7 @@ from ..corpus.speakers.clips import speaker
 from ..corpus.speakers.pool import Pool, make_pool
 from ..corpus.speakers.traits import NAMES, VOICE, unit_vector
 from ..tensors import save_weights
+from .gaze import GazeJudge, eye_strip, eyes_open, read_gaze, relative
 from .networks import WEIGHTS, AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
 
 SEED = 1
@@ -89,7 +90,7 @@ def train(net: nn.Module, loss_of, count: int, *, seconds: float, batch: int, ra
     return {"steps": step, "seconds": round(time.time() - start), "loss": round(float(np.mean(losses[-50:])), 5)}
 
 
-MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0}  # of the committed weights, on two cores
+MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0, "gaze": 3.0}  # of the committed weights, on two cores
 
 
 def train_judges(folder: Path, only: list[str] | None, minutes: float | None = None) -> None:
@@ -97,7 +98,7 @@ def train_judges(folder: Path, only: list[str] | None, minutes: float | None = N
 
     The budget is time, so a faster machine gives better judges, and never bit for bit the same.
     """
-    makers = {"attributes": _attributes, "people": _people, "identity": _identity, "landmarks": _landmarks}
+    makers = {"attributes": _attributes, "people": _people, "identity": _identity, "landmarks": _landmarks, "gaze": _gaze}
     for name in only or makers:
         torch.manual_seed(SEED)
         print(f"{name}: preparing its people", flush=True)
@@ -197,3 +198,25 @@ def _landmarks(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
     result = train(net, loss_of, len(images), seconds=seconds, batch=64, rate=2e-3, name="landmarks")
     from .verification import read_landmarks
     return net, {**result, **read_landmarks(net, folder)}
+
+
+def _gaze(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
+    data = pool("features", folder)
+    images, points = _flat(data.images), data.points.reshape(-1, 70, 2)
+    seen = np.flatnonzero(eyes_open(points[:, :68]))
+    target = torch.from_numpy(relative(points[:, 68:], points[:, :68])).float()
+    net = GazeJudge()
+
+    def loss_of(i: np.ndarray, rng: np.random.Generator) -> Tensor:
+        i = seen[i]
+        x = to_tensor(images[i])
+        if rng.random() < 0.25:  # generated frames are softer than rendered ones
+            x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+        moved = points[i, :68] + rng.normal(0, 0.5, (len(i), 1, 2))  # a head is never exactly where it should be
+        shift = torch.from_numpy(relative(points[i, 68:], moved) - relative(points[i, 68:], points[i, :68])).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net(eye_strip(x, moved))
+        return 100 * (y - target[i] - shift).abs().mean()
+
+    result = train(net, loss_of, len(seen), seconds=seconds, batch=96, rate=2e-3, name="gaze")
+    return net, {**result, **read_gaze(net, folder)}

@@ -94,12 +94,12 @@ def found(e: Evidence, ours: str, other: str, t: int) -> Part:
 
 
 def far_poses(e: Evidence) -> list[Part]:
-    """Frames whose landmarks are far from all training frames (the nearest frame's error in the upper half) against the nearest frame."""
+    """Frames whose landmarks are far from those of all training frames (the upper half of "reach") against the nearest frame."""
     out = []
     t = e.shots[1]
-    reach = e.frames[(e.frames["method"] == m.NEAREST) & (e.frames["T"] == t)].set_index(["person", "frame", "seed"])["landmark error"]
+    reach = e.frames[(e.frames["method"] == m.NEAREST) & (e.frames["T"] == t)].set_index(["person", "frame", "seed"])["reach"]
     far = reach[reach > reach.groupby("person").transform("median")].index
-    for metric in ("landmark error", "SSIM"):
+    for metric in ("CSIM-judge", "SSIM"):
         of = lambda name: e.frames[(e.frames["method"] == name) & (e.frames["T"] == t)].set_index(["person", "frame", "seed"])[metric].reindex(far).groupby("person").mean()
         if of(m.AFTER).isna().any():
             raise Missing(m.AFTER)
@@ -109,7 +109,7 @@ def far_poses(e: Evidence) -> list[Part]:
 
 
 def diverged(e: Evidence) -> list[Part]:
-    if e.stability is None:
+    if e.stability is None or not len(e.stability):
         raise Missing("trainings without L_FM")
     share = e.stability.pivot(index="seed", columns="match_fm", values="diverged").astype(float)
     return [("share of trainings that diverge: without L_FM less with it", (share["without"] - share["with"]).to_numpy())]

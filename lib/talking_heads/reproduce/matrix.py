@@ -53,7 +53,7 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     for chapter, what, _ in steps:
         cost = "" if what != "run" else f"about {chapter.minutes:g} min" if name == "laptop" and weights == "reference" and chosen.type == "cpu" else ""
         print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
-    if name == "laptop" and weights == "reference":
+    if name == "laptop" and weights == "reference" and chosen.type == "cpu":
         print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores")
     if dry_run:
         say_missing(profile, weights, data, results)

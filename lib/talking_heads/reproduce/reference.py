@@ -117,7 +117,8 @@ def ablation_methods(loaded: Loaded, profile: Profile, extractors: Sequence, e_h
     no_match = {}
     for variant, name in (("no-match", methods.NO_MATCH), ("no-match-one-shot", methods.NO_MATCH_ONE_SHOT)):
         if variant in nets:
-            no_match[name] = (nets[variant], loaded.states[variant]["w.mean"], loaded.states[variant]["w.std"])
+            w0 = nets[variant].discriminator.w0
+            no_match[name] = (nets[variant], *(loaded.states[variant][k].to(w0.device) for k in ("w.mean", "w.std")))
             keys[name] = keys[variant]
     full = methods.ours(nets["small"], keys["small"], profile, extractors, methods.OURS_BEFORE, methods.OURS)
     return [*methods.ablations(nets["small"], no_match, e_hats, keys, profile, extractors), *full]

@@ -40,6 +40,7 @@ class Chapter:
     promises: tuple[str, ...] = ()  # files below results/<profile>
     minutes: float = 1.0  # on two cores with the default profile
     limit: float = 12 * 3600.0  # seconds
+    alone: bool = False  # whether it measures time, so that nothing may run beside it
 
 
 CHAPTERS = (
@@ -53,6 +54,15 @@ CHAPTERS = (
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
              *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0),
+    Chapter("06_ablations", "what each part is worth", ("01_speakers_and_landmarks", "03_meta_learning"),
+            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png"), 7.0),
+    Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 5.0, alone=True),
+    Chapter("08_claims", "which of the paper's claims hold here", ("05_comparison", "06_ablations", "07_timing"), ("tables/claims.csv",), 0.5),
+    Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 1.0),
+    Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
+            ("figures/figure5.png", "figures/adaptation.png", "figures/figure8.png", "tables/adaptation.csv", "clips/puppeteering.mp4"), 1.5),
+    Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.5),
+    Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.5),
 )
 
 
@@ -320,6 +330,8 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
                         outcomes[name] = Outcome("failed", key=key, error=f"needs {', '.join(broken)}, which failed")
                         say(f"{name}: not run, needs {', '.join(broken)}")
                         waiting.remove(name)
+                    elif any(todo[n][0].alone for n in running) or (chapter.alone and running):
+                        continue
                     elif len(running) < jobs and not any(n in waiting or n in running for n in chapter.needs):
                         outcomes[name] = Outcome("running", key=key)
                         say(f"{name}: {chapter.about}")

@@ -7,15 +7,18 @@ Pictures are embedded; which one is the fake is not in the page. Answers live in
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import ipywidgets as widgets
 import numpy as np
-from markupsafe import Markup
+import pandas as pd
 from jinja2 import Template, select_autoescape
+from markupsafe import Markup
 
-from ..evaluation.user_study import Triplet
+from ..evaluation.user_study import ANSWERS, Triplet
 
 PAGE = Template(Path(__file__).with_name("study_page.html").read_text(), autoescape=select_autoescape(default=True))
 
@@ -25,10 +28,39 @@ def png(image: np.ndarray) -> str:
     return base64.b64encode(cv2.imencode(".png", image[..., ::-1])[1].tobytes()).decode()
 
 
-def write_page(triplets: Sequence[Triplet], path: Path, title: str = "Which one is the fake?") -> Path:
-    """The page of a study. Its name tag, of the pictures, keeps the answers of two studies apart."""
-    pictures = [[png(p) for p in x.pictures] for x in triplets]
+def write_page(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, title: str = "Which one is the fake?") -> Path:
+    """The page of one sheet: the triplets of these numbers, in this order. A tag of the pictures keeps the answers of two sheets apart."""
+    pictures = [[png(p) for p in triplets[n].pictures] for n in numbers]
     tag = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()[:10]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.render(title=title, tag=tag, pictures=Markup(json.dumps(pictures)), count=len(triplets)))
+    path.write_text(PAGE.render(title=title, tag=tag, pictures=Markup(json.dumps(pictures)), numbers=Markup(json.dumps(list(numbers))), count=len(numbers)))
     return path
+
+
+def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: str) -> widgets.VBox:
+    """The same sheet in a notebook: every answer is appended to ``path`` at once; what is answered is not asked again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(",".join(ANSWERS) + "\n")
+    known = pd.read_csv(path)
+    left = [n for n in numbers if n not in set(known[known["rater"] == rater]["triplet"])]
+    place, shown = widgets.HTML(), [time.time()]
+    pictures = [widgets.Image(format="png", width=220, height=220) for _ in range(3)]
+    buttons = [widgets.Button(description=f"{k + 1} is the fake", layout={"width": "220px"}) for k in range(3)]
+
+    def show() -> None:
+        place.value = f"{len(left)} left" if left else "That was the last one. Thank you!"
+        for k in range(3):
+            buttons[k].disabled = not left
+            pictures[k].value = cv2.imencode(".png", cv2.resize(triplets[left[0]].pictures[k][..., ::-1], (220, 220), interpolation=cv2.INTER_NEAREST))[1].tobytes() if left else b""
+        shown[0] = time.time()
+
+    def answer(choice: int) -> None:
+        with open(path, "a") as out:
+            out.write(f"{rater},{left.pop(0)},{choice},{time.time() - shown[0]:.2f}\n")
+        show()
+
+    for k, button in enumerate(buttons):
+        button.on_click(lambda _, k=k: answer(k))
+    show()
+    return widgets.VBox([place, widgets.HBox([widgets.VBox(pair) for pair in zip(pictures, buttons)])])

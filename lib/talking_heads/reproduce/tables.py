@@ -55,11 +55,12 @@ def paper_value(method: str, t: int, metric: str) -> float:
 
 
 def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, extra: dict | None = None,
-           observed: pd.DataFrame | None = None, names: Sequence[str] = methods.TABLE1) -> pd.DataFrame:
+           observed: pd.DataFrame | None = None, users: pd.DataFrame | None = None, names: Sequence[str] = methods.TABLE1) -> pd.DataFrame:
     """Every metric of every method of ``names`` and every T, with its interval over people.
 
     ``extra`` maps (method, T, metric) to a value where Inception or ArcFace measured one, ``observed`` holds columns method,
-    T, person and USER-proxy; what was not measured has a row without a value and the verdict "not run".
+    T, person and USER-proxy, ``users`` what people answered (see :mod:`user_study`); what was not measured has a row without a
+    value and the verdict "not run".
     """
     rows = []
     nan = float("nan")
@@ -92,8 +93,11 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
             add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made, true), nan, nan, *shape)
         if observed is not None and len(seen := observed[(observed["method"] == method) & (observed["T"] == t)]):
             add_means(method, t, "USER-proxy", seen["USER-proxy"].to_numpy(), *shape)
-        for metric in (*NEEDS, "USER"):
+        for metric in NEEDS:
             add(method, t, metric, (extra or {}).get((method, t, metric), nan), nan, nan, *shape)
+        asked = [] if users is None else users[(users["method"] == method) & (users["T"] == t)].itertuples()
+        found = next(((r.USER, r.ci_low, r.ci_high) for r in asked), (nan, nan, nan))
+        add(method, t, "USER", *found, *shape)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

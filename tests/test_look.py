@@ -1,0 +1,110 @@
+"""The interactive panels, moved by code; tests/test_browser.py moves them in a browser."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from talking_heads.driving import heads
+from talking_heads.fine_tuning import Head
+from talking_heads.look import gap, panels
+from talking_heads.meta_learning import build
+
+
+@pytest.fixture(scope="module")
+def nets(profile):
+    torch.manual_seed(0)
+    return build(profile, 1)
+
+
+@pytest.fixture(scope="module")
+def record(profile, nets, few, extractors):
+    return gap.record(nets, few, few, profile, extractors, epochs=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def head(profile, nets, few, tmp_path_factory):
+    with torch.no_grad():
+        made = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
+    card = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
+    return heads.load_head(heads.keep_head(tmp_path_factory.mktemp("heads") / "p.head", made, few, profile, card))
+
+
+def test_a_record_looks_at_every_wanted_epoch(record, few):
+    assert list(record.images) == [0, 1, 2] and list(record.table().index) == [0, 1, 2]
+    assert all(v.shape == few.images.shape for v in record.images.values()) and not np.array_equal(record.images[0], record.images[2])
+    assert record.scores[1]["SSIM"].shape == (len(few.images),)
+
+
+def test_watching_can_stop_it(profile, nets, few, extractors):
+    stopped = gap.record(nets, few, few, profile, extractors, epochs=(0, 1, 2), watch=lambda epoch, r: epoch == 1)
+    assert list(stopped.images) == [0, 1]
+
+
+def test_difference_is_dark_where_nothing_differs():
+    a = np.full((8, 8, 3), 100, np.uint8)
+    b = a.copy()
+    b[2:4, 2:4] = 250
+    map_ = gap.difference(a, b).astype(int).sum(-1)
+    assert map_[0, 0] < 30 < map_[3, 3]
+
+
+def test_the_curve_marks_the_chosen_epoch(record):
+    marks = [gap.curve(record, e).split('cx="')[1].split('"')[0] for e in (0, 1, 2)]
+    assert len(set(marks)) == 3
+
+
+def test_the_gap_panel_shows_what_is_chosen(record):
+    panel = panels.gap_panel({("a", 1): record, ("a", 8): record})
+    frame, epoch = panel.children[1].children
+    strip, curve = panel.children[2:]
+    before = [i.value for i in strip.images], curve.value, [c.value for c in strip.captions]
+    frame.value = 2
+    assert strip.images[1].value != before[0][1] and strip.captions[2].value != before[2][2]
+    epoch.value = 0
+    assert curve.value != before[1] and "epoch 0" in strip.titles[3].value
+
+
+def test_the_head_follows_sliders_and_dragged_points(head):
+    panel = panels.drive_panel(head)
+    sliders, canvas, (result, rate) = panel.children[0].children[0].children, panel.children[0].children[1], panel.children[0].children[2].children
+    first = result.value
+    sliders[0].value = 25
+    turned = result.value
+    assert turned != first and float(rate.value.split()[0]) >= 10
+    x, y = (canvas.points[30] + 0.5) * canvas.scale
+    canvas._down(x, y)
+    canvas._move(x + 30, y)
+    canvas._up(x + 30, y)
+    assert result.value != turned and canvas.held is None
+    assert canvas.points[30, 0] == pytest.approx((x + 30) / canvas.scale - 0.5)
+
+
+def test_live_tuning_runs_shows_and_stops(profile, nets, few, extractors):
+    panel = panels.tuning_panel(lambda watch: gap.record(nets, few, few, profile, extractors, range(0, 400), watch))
+    (start, stop, said), strip, curve = panel.children[0].children, *panel.children[1:]
+    start.click()
+    end = time.time() + 60
+    while "<svg" not in curve.value and time.time() < end:
+        time.sleep(0.05)
+    assert start.disabled and strip.images[3].value
+    stop.click()
+    while stop.disabled is False and time.time() < end:
+        time.sleep(0.05)
+    assert said.value.startswith("stopped after epoch") and not start.disabled
+
+
+def test_a_photograph_gets_its_points_by_clicks():
+    from talking_heads.driving.animate import astronaut_points
+    from talking_heads.driving.puppet import ANCHORS
+    taken = []
+    panel = panels.placing_panel(np.zeros((300, 400, 3), np.uint8), lambda points: taken.append(points) or panels.w.HTML("a head"))
+    said, canvas, ready, below = panel.children
+    truth = astronaut_points()[:68]
+    for anchor in ANCHORS:
+        assert ANCHORS[anchor] in said.value and ready.disabled
+        canvas._mouse_down_callbacks(*((truth[anchor] + 0.5) * canvas.scale))
+    assert canvas.points.shape == (68, 2) and not ready.disabled
+    ready.click()
+    assert np.abs(taken[0][36] - truth[36]).max() < 8 and below.children[0].value == "a head"
