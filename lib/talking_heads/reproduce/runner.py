@@ -55,10 +55,10 @@ CHAPTERS = (
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
              *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0),
     Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 5.0, alone=True),
-    Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 1.0),
+    Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
-            ("figures/figure5.png", "figures/adaptation.png", "figures/figure8.png", "tables/adaptation.csv", "clips/puppeteering.mp4"), 1.5),
-    Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.5),
+            ("figures/figure5.png", "figures/adaptation.png", "figures/figure8.png", "tables/adaptation.csv", "clips/puppeteering.mp4"), 3.5),
+    Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.3),
     Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.5),
 )
 
