@@ -156,6 +156,7 @@ SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_
 
 
 def _run(folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
     notebook(folder / "notebooks", "a", SLEEP)
     runner.run_chapters(make(folder, Chapter("a", "")), say=lambda _: None)
 

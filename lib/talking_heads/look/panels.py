@@ -75,7 +75,7 @@ class PointCanvas(Canvas):
 
     def _draw(self) -> None:
         at = (self.points + 0.5) * self.scale
-        with hold_canvas(self):
+        with hold_canvas():
             self.fill_style = "#111"
             self.fill_rect(0, 0, self.width, self.height)
             if self.back is not None:
