@@ -19,6 +19,7 @@ from jinja2 import Template, select_autoescape
 from markupsafe import Markup
 
 from ..evaluation.user_study import ANSWERS, Triplet
+from ..look import panels
 
 PAGE = Template(Path(__file__).with_name("study_page.html").read_text(), autoescape=select_autoescape(default=True))
 
@@ -52,7 +53,7 @@ def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: 
         place.value = f"{len(left)} left" if left else "That was the last one. Thank you!"
         for k in range(3):
             buttons[k].disabled = not left
-            pictures[k].value = cv2.imencode(".png", cv2.resize(triplets[left[0]].pictures[k][..., ::-1], (220, 220), interpolation=cv2.INTER_NEAREST))[1].tobytes() if left else b""
+            pictures[k].value = panels.png(triplets[left[0]].pictures[k], 220) if left else b""
         shown[0] = time.time()
 
     def answer(choice: int) -> None:

@@ -97,7 +97,7 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
         videos, people = share(videos, p.small_share), {**people, "share": p.small_share}
     learner = training.learner(p, name, videos, [e.to(device) for e in make_extractors(p)], device)
     folder = runs / f"meta-{name}"
-    for other in (n for n, t in TRAININGS.items() if (t.small, t.learner, t.changes) == (training.small, training.learner, training.changes) and not t.start):
+    for other in (n for n, t in TRAININGS.items() if (t.small, t.learner, t.changes) == (training.small, training.learner, training.changes)):
         content = runs / f"meta-{other}" / "content.pt"
         if training.learner is MetaLearner and content.exists() and not (folder / "checkpoint.pt").exists():
             folder.mkdir(parents=True, exist_ok=True)
