@@ -1,5 +1,6 @@
 """Weights of trained networks: finding the ones a chapter should use, and keeping a run as the reference."""
 
+import base64
 import hashlib
 import json
 import os
@@ -164,7 +165,10 @@ def keep(profile: Profile, results: Path) -> Path:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
     for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
-    (target / "index.html").write_text((source / "index.html").read_text().replace('.html">', '.ipynb">'))  # only these are kept
+    page = (source / "index.html").read_text().replace('.html">', '.ipynb">')  # only these are kept
+    for figure in (target / "figures").glob("*.png"):  # it lies beside the page: a second copy would double what git holds
+        page = page.replace(f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}", f"figures/{figure.name}")
+    (target / "index.html").write_text(page)
     current = digest(profile, "reference", results)
     rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
     (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
