@@ -42,8 +42,9 @@ class RenderedVideos:
     def person(self, video):
         return str(video // 2)
 
-    def read(self, video, frames):
-        return self.clips[video].frames[frames], self.clips[video].landmarks[frames]
+    def read(self, video, frames, pupils=False):
+        clip = self.clips[video]
+        return clip.frames[frames], np.concatenate([clip.landmarks, clip.pupils], 1)[frames, :70 if pupils else 68]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from talking_heads import losses
-from talking_heads.perceptual import CAFFE, TAPS, Extractor, embedded_extractor, make_extractors, vgg_extractor, vgg_layers
+from talking_heads.corpus.speakers.clips import make_clip
+from talking_heads.perceptual import CAFFE, EYES, TAPS, Extractor, embedded_extractor, make_extractors, vgg_extractor, vgg_layers
 from talking_heads.profiles import load
 
 
@@ -27,6 +28,7 @@ def test_content_loss_sums_weighted_layers_and_leaves_the_real_side_alone(extrac
     loss = losses.content_loss(x_hat, x, extractors)
     by_hand = (x - x_hat).abs().mean() + torch.nn.functional.avg_pool2d(x - x_hat, 4).abs().mean()
     torch.testing.assert_close(loss, by_hand)
+    torch.testing.assert_close(losses.content_loss(x_hat, x, extractors, [e(x) for e in extractors]), loss)
     loss.backward()
     assert x.grad is None and x_hat.grad.abs().sum() > 0
 
@@ -68,10 +70,22 @@ def test_vgg_files_of_the_published_layout(tmp_path, name, style):
 
 
 def test_embedded_extractors_are_frozen_and_take_any_size():
-    for name in ("attributes", "people"):
+    for name in ("attributes", "people", "attributes@eyes"):
         extractor = embedded_extractor(name, 1.0)
         assert not any(p.requires_grad for p in extractor.parameters())
         assert [len(extractor(torch.zeros(1, 3, s, s))) for s in (32, 64, 128)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_an_extractor_for_the_eyes_sees_all_of_them_and_nothing_else(size):
+    extractor = embedded_extractor("attributes@eyes", 1.0)
+    x = torch.zeros(1, 3, size, size)
+    top, bottom, left, right = (v * size // 64 for v in EYES)
+    x[:, :, top:bottom, left:right] = 1.0
+    seen = extractor.prepare(x)
+    assert seen.shape[2:] == (40, 88) and torch.allclose(seen, torch.ones(())), "of [-1, 1] it makes [-1, 1]"
+    points = np.concatenate([make_clip(9, person, 0, 6, 2.5, 64, sound=False).landmarks for person in range(8)])[:, 36:48]
+    assert np.mean([(points[..., 1] >= EYES[0]) & (points[..., 1] <= EYES[1]), (points[..., 0] >= EYES[2]) & (points[..., 0] <= EYES[3])]) > 0.97
 
 
 def test_missing_vgg_names_file_licence_and_remedy(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def expected(why):
     return pytest.mark.xfail(strict=True, reason=why)
 
 
-@pytest.mark.parametrize("variant", ["ft", "ff", "gaze"])
+@pytest.mark.parametrize("variant", ["ft", "ff"])
 def test_reference_weights_fit_and_say_what_made_them(variant):
     _, about = reference.load_networks(PROFILE, variant, "reference", RESULTS)
     for field in ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors"):

@@ -52,6 +52,8 @@ class FineTuning:
         self.weights = loss_weights(p)
         self.weights.adversarial = p.tune_adversarial_weight
         self.cast = autocast(p.precision, self.x.device)
+        with self.cast, torch.no_grad():  # the same frames come in every epoch
+            self.features = [extractor(self.x) for extractor in self.extractors]
 
     def step(self, index: Tensor) -> dict[str, float]:
         """One update of D' and of G' on the training frames ``index`` (B,): equations (10) and (9)."""
@@ -62,7 +64,7 @@ class FineTuning:
         for _ in range(self.profile.discriminator_steps if self.adversarial else 0):
             row |= discriminator_step(self.discriminator, x, x_hat, y, None, [self.discriminator_optimiser], self.cast)
         row |= generator_step(x, x_hat, y, None, self.discriminator if self.adversarial else None, self.extractors,
-                              self.weights, self.generator_optimiser, self.cast)
+                              self.weights, self.generator_optimiser, self.cast, known=[[f[index] for f in layers] for layers in self.features])
         return row
 
 

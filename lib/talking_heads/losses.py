@@ -10,11 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def content_loss(x_hat: Tensor, x: Tensor, extractors: Sequence) -> Tensor:
-    """L_CNT: weighted L1 distances between features of generated and real frames, summed over layers and networks."""
+def content_loss(x_hat: Tensor, x: Tensor, extractors: Sequence, known: Sequence[Sequence[Tensor]] | None = None) -> Tensor:
+    """L_CNT: weighted L1 distances between features of generated and real frames, summed over layers and networks.
+
+    ``known`` are the features of x, one list for every extractor, where they have been computed already.
+    """
     total = x_hat.new_zeros(())
-    for extractor in extractors:
-        for a, b in zip(extractor(x_hat), extractor(x)):
+    for k, extractor in enumerate(extractors):
+        for a, b in zip(extractor(x_hat), extractor(x) if known is None else known[k]):
             total = total + extractor.weight * F.l1_loss(a.float(), b.detach().float())
     return total
 

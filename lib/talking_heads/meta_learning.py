@@ -93,15 +93,15 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
 
 def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discriminator: nn.Module | None,
                    extractors: Sequence, weights: Weights, optimiser: torch.optim.Optimizer, cast: torch.autocast,
-                   match: Tensor | None = None) -> dict[str, float]:
+                   match: Tensor | None = None, known: Sequence | None = None) -> dict[str, float]:
     """One update of E and G (or G') on equation (3) or (9); D gives gradients and keeps none.
 
-    ``discriminator`` None leaves out L_ADV; ``match`` is L_MCH, None without it. Gradients are clipped only where they
-    explode.
+    ``discriminator`` None leaves out L_ADV; ``match`` is L_MCH, None without it; ``known`` are features of x, see
+    :func:`losses.content_loss`. Gradients are clipped only where they explode.
     """
     terms = {}
     with cast:
-        terms["cnt"] = losses.content_loss(x_hat, x, extractors)
+        terms["cnt"] = losses.content_loss(x_hat, x, extractors, known)
         loss = terms["cnt"]
         if discriminator is not None:
             discriminator.requires_grad_(False)

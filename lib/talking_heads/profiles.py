@@ -64,7 +64,7 @@ class Profile:
     x2face_driving: int
     x2face_rate: float
     # losses
-    extractors: list[str]  # "vgg19", "vggface" or the embedded "attributes", "people"
+    extractors: list[str]  # "vgg19", "vggface" or the embedded "attributes", "people"; "attributes@eyes" looks at the eyes alone
     content_weights: list[float]  # one per extractor
     adversarial_weight: float
     feature_matching_weight: float

@@ -13,6 +13,6 @@ class Progress:
         now = time.time()
         if now - self.said >= self.every or self.done >= self.total:
             self.said = now
-            pace = self.done / max(1e-6, now - self.start)
-            left = (self.total - self.done) / pace
-            print(f"  {self.what}: {self.done}/{self.total} {self.unit}, {pace:.0f} a second, {left / 60:.1f} min left", flush=True)
+            each = max(1e-6, now - self.start) / max(1, self.done)
+            pace = f"{1 / each:.0f} a second" if each < 0.5 else f"{each:.1f} s each"
+            print(f"  {self.what}: {self.done}/{self.total} {self.unit}, {pace}, {(self.total - self.done) * each / 60:.1f} min left", flush=True)

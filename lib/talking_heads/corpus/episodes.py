@@ -118,7 +118,7 @@ class EpisodeSampler:
 
     def next(self, device: str | torch.device = "cpu") -> Episode:
         drawn = self.draw()
-        x, p = zip(*(self.videos.read(v, np.concatenate([s, t]), *([True] if self.pupils else ())) for v, s, t in drawn))
+        x, p = zip(*(self.videos.read(v, np.concatenate([s, t]), self.pupils > 0) for v, s, t in drawn))
         x, p = np.stack(x), np.stack(p)
         if self.pupils:
             p[self.rng.random(len(p)) >= self.pupils, :, 68:] = np.nan

@@ -15,7 +15,7 @@ PARTS = (
     (48, 59, True, (255, 40, 40)),  # outer lips
     (60, 67, True, (60, 255, 60)),  # inner lips
 )
-PUPIL, PUPIL_RADIUS = (255, 255, 0), 0.9  # colour, and radius in line widths, of points 68 and 69
+PUPIL, PUPIL_RADIUS = (0, 255, 0), 1.2  # colour, and radius in line widths, of points 68 and 69
 SHIFT = 4  # fractional bits of drawn coordinates
 
 
@@ -23,7 +23,7 @@ def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
     """Landmark image (size, size, 3) uint8 of points (68, 2) in pixels: anti-aliased lines on black.
 
     With (70, 2) the last two are pupils, drawn as dots where they are finite: the paper's landmarks do not say where somebody
-    looks. Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
+    looks. They shine through the lids' lines, which have little green, and hide nothing of them. Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
     Raises ValueError where one of the 68 is not finite.
     """
     if not np.isfinite(points[:68]).all():
@@ -33,10 +33,11 @@ def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
     fixed = np.round(((np.nan_to_num(points) + 0.5) * factor - 0.5) * (1 << SHIFT)).astype(np.int32).clip(-(1 << 20), 1 << 20)
     for first, last, closed, colour in PARTS:
         cv2.polylines(image, [fixed[first:last + 1, None]], closed, colour, max(1, round(line_width * factor)), cv2.LINE_8, SHIFT)
+    dots = np.zeros_like(image)
     for pupil in range(68, len(points)):
         if np.isfinite(points[pupil]).all():
-            cv2.circle(image, fixed[pupil].tolist(), round(PUPIL_RADIUS * line_width * factor * (1 << SHIFT)), PUPIL, -1, cv2.LINE_8, SHIFT)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+            cv2.circle(dots, fixed[pupil].tolist(), round(PUPIL_RADIUS * line_width * factor * (1 << SHIFT)), PUPIL, -1, cv2.LINE_8, SHIFT)
+    return cv2.resize(np.maximum(image, dots), (size, size), interpolation=cv2.INTER_AREA)
 
 
 def draw_all(points: np.ndarray, size: int, line_width: float) -> np.ndarray:

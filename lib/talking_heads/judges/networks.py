@@ -16,11 +16,11 @@ SIDE = 64
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def at_side(x: Tensor, side: int = SIDE) -> Tensor:
-    """Images (B, C, H, W) at side², by area where they shrink."""
-    if x.shape[-1] == side:
+def at_size(x: Tensor, high: int = SIDE, wide: int = SIDE) -> Tensor:
+    """Images (B, C, H, W) with ``high`` × ``wide`` pixels, by area where they shrink."""
+    if x.shape[-2:] == (high, wide):
         return x
-    return F.interpolate(x, size=(side, side), mode="area" if x.shape[-1] > side else "bilinear")
+    return F.interpolate(x, size=(high, wide), mode="area" if x.shape[-1] > wide else "bilinear")
 
 
 class SmallVGG(nn.Module):
@@ -48,7 +48,7 @@ class SmallVGG(nn.Module):
             self.head[-1].weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(at_side(x)))
+        return self.head(self.features(at_size(x)))
 
 
 class AttributeNet(SmallVGG):
@@ -82,7 +82,7 @@ class IdentityJudge(nn.Module):
         self.neck = nn.Sequential(nn.BatchNorm2d(192), nn.Flatten(), nn.Dropout(0.2), nn.Linear(192 * 16, dimensions), nn.BatchNorm1d(dimensions))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(self.neck(self.body(self.stem(at_side(x)))).float(), dim=-1)
+        return F.normalize(self.neck(self.body(self.stem(at_size(x)))).float(), dim=-1)
 
 
 class LandmarkJudge(nn.Module):
@@ -101,7 +101,7 @@ class LandmarkJudge(nn.Module):
         self.maps = nn.Sequential(conv(96, 96), nn.Conv2d(96, 68 * 3, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.body(at_side(x))
+        h = self.body(at_size(x))
         h = h + self.context(h)[:, :, None, None]
         heat, offset = self.maps(h).float().split([68, 136], 1)
         b, p, side, _ = heat.shape

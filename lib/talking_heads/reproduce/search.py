@@ -1,7 +1,8 @@
 """Rates and epochs of fine-tuning, chosen on the validation people: ``python -m talking_heads search``.
 
-No test person is read. The table says for every pair of rates how a head does on hold-out frames after some epochs, and
-whether D' still tells real from generated frames.
+No test person is read. The table says for every pair of rates how a head does on hold-out frames after some epochs: whether
+it is like the person, whether mouth and eyes still follow the landmarks, and whether D' still tells real from generated frames.
+The best of it has the highest mean of ``WANTED``.
 """
 
 import json
@@ -12,23 +13,28 @@ import numpy as np
 import pandas as pd
 
 from ..corpus import build
+from ..corpus.landmarks import openings
 from ..devices import choose
 from ..evaluation import methods, protocol
+from ..evaluation.judges import find_landmarks
+from ..evaluation.metrics import correlation
 from ..fine_tuning import FineTuning, fine_tune, set_up
 from ..perceptual import make_extractors
 from ..profiles import Profile, load
 from ..progress import Progress
 from .reference import load_networks, weights_key
 
-RATES, DISCRIMINATOR_RATES = (2e-4, 4e-4, 8e-4, 1.6e-3), (2e-5, 1e-4)
-EPOCHS = (10, 20, 40, 80)
-PEOPLE = 3
+RATES, DISCRIMINATOR_RATES = (1e-4, 2e-4, 4e-4, 8e-4), (2e-5,)
+EPOCHS = (0, 10, 20, 40)
+PEOPLE = 12
+OPENINGS = ("mouth", "eyes")
+WANTED = ("SSIM", "CSIM-judge", "mouth correlation", "eyes correlation")
 
 
 def search(profile_name: str, t: int, data: Path, results: Path, device: str) -> pd.DataFrame:
     """Fine-tune ``PEOPLE`` validation people on ``t`` frames at every pair of rates; one row for every pair and number of epochs.
 
-    The rows also go to ``<results>/<profile>/tables/tuning_search_T<t>.csv``, best mean of SSIM and CSIM-judge first.
+    The rows also go to ``<results>/<profile>/tables/tuning_search_T<t>.csv``, the best first.
     """
     profile, chosen = load(profile_name), choose(device)
     build.ensure(profile, data, str(chosen))
@@ -56,17 +62,20 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
                 last = tuning.rows[-5:]
                 rows.append({"person": tasks[k].person, "tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,
                              **{name: v.mean() for name, v in protocol.scores(images, test.images, test.points).items()},
-                             "real minus fake": np.mean([r["r_real"] - r["r_fake"] for r in last])})
+                             "real minus fake": np.mean([r["r_real"] - r["r_fake"] for r in last]) if last else np.nan,
+                             "openings": [np.stack(v).tolist() for v in zip(openings(find_landmarks(images)), openings(test.points))]})
 
         fine_tune(set_up(nets, train.x, train.y, tried, extractors), profile.seed, watch=look)
         with open(log, "a") as out:
             out.writelines(json.dumps(r, default=float) + "\n" for r in rows[-len(EPOCHS):])
         progress.add(1)
-    table = pd.DataFrame(rows).drop(columns="person").groupby(["tune_rate", "tune_discriminator_rate", "epochs"], as_index=False).mean()
-    order = -(table["SSIM"] + table["CSIM-judge"]) / 2
-    table = table.assign(T=t, people=len(frames)).loc[order.sort_values().index]
+    groups = pd.DataFrame(rows).groupby(["tune_rate", "tune_discriminator_rate", "epochs"])
+    table = groups.mean(numeric_only=True)
+    for i, opening in enumerate(OPENINGS):
+        table[f"{opening} correlation"] = groups["openings"].agg(lambda of: correlation(*np.concatenate([v[i] for v in of], axis=1)))
+    table = table.assign(T=t, people=len(frames), wanted=table[list(WANTED)].mean(axis=1)).reset_index().sort_values("wanted", ascending=False)
     path = Path(results) / profile.name / "tables" / f"tuning_search_T{t}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.4f")
+    table.to_csv(path, index=False, float_format="%.4g")
     print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
     return table

@@ -29,10 +29,10 @@ from ..corpus.speakers.pool import LiveVideos
 from ..corpus.store import Store
 from ..devices import choose
 from ..judges.training import POOLS, SEED, pool
-from ..meta_learning import MetaLearner, export, restore_weights
+from ..meta_learning import MetaLearner, export
 from ..perceptual import embedded_digest, make_extractors
 from ..profiles import Profile, load
-from ..tensors import code_digest, load_weights
+from ..tensors import code_digest
 from ..training_loop import Collapsed, meta_learn, training_key
 from .git import commit
 
@@ -48,8 +48,6 @@ class Training:
     small: bool = False  # on the profile's small share of the people
     learner: Callable = MetaLearner
     changes: dict[str, Any] = field(default_factory=dict)
-    start: str = ""  # the training whose finished E, G and V it starts from
-    steps: int = 0  # of its own, where it starts from another
 
 
 TRAININGS = {
@@ -58,7 +56,6 @@ TRAININGS = {
     "small": Training("as ft, on the small corpus", small=True),
     "no-match": Training("without L_MCH, on the small corpus", small=True),
     "no-match-one-shot": Training("without L_MCH and with K = 1, on the small corpus", small=True, changes={"k_shot": 1, "k_min": 1}),
-    "gaze": Training("ft, and then with the pupils drawn in half of the episodes", start="ft", steps=800, changes={"pupils": 0.5, "content_steps": 0, "rate": 3e-4}),
     "pix2pixhd": Training("Pix2pixHD, on the small corpus", small=True, learner=BaselineLearner),
     "x2face": Training("X2Face, on the small corpus", small=True, learner=BaselineLearner),
 }
@@ -67,7 +64,7 @@ TRAININGS = {
 def settings(profile: Profile, name: str) -> Profile:
     """The profile as a training reads it: with its own changes and, on the small corpus, its own number of steps."""
     training = TRAININGS[name]
-    steps = {"meta_steps": profile.small_steps} if training.small else {"meta_steps": min(training.steps, profile.meta_steps)} if training.start else {}
+    steps = {"meta_steps": profile.small_steps} if training.small else {}
     return dataclasses.replace(profile, **steps, **training.changes)
 
 
@@ -103,9 +100,6 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(content, folder / "checkpoint.pt")
 
-    if training.start and not (folder / "checkpoint.pt").exists():
-        start_from(learner, runs / f"meta-{training.start}" / "weights.safetensors")
-
     k = min(p.k_shot, max(validation.frame_count(v) for v in range(len(validation))) - 1)
     judged = [EpisodeSampler(validation, k, k, p.targets, p.batch_videos, p.image_size, p.line_width, seed).next(device) for seed in range(6)]
 
@@ -134,14 +128,6 @@ def chapter_folder(runs: Path, profile: Profile, people: Store) -> Path:
     """Where a chapter's own short training lies: for other settings, people, feature networks or code it starts anew."""
     parts = [training_key(profile), people.identity(), code_digest(*TRAINING_CODE), *map(embedded_digest, profile.extractors)]
     return Path(runs) / f"chapter-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:12]}"
-
-
-def start_from(learner: MetaLearner, path: Path) -> None:
-    """Put the exported E, G and V of another training into a new learner. Raises FileNotFoundError where there is none."""
-    nets = restore_weights(learner.profile, load_weights(path)[0], learner.device)
-    for mine, theirs in ((learner.nets.embedder, nets.embedder), (learner.nets.generator, nets.generator), (learner.nets.discriminator.convnet, nets.discriminator.convnet),
-                         (learner.ema[0], nets.embedder), (learner.ema[1], nets.generator)):
-        mine.load_state_dict(theirs.state_dict())
 
 
 def train_reference(profile_name: str, name: str, data: Path, results: Path, seconds: float, device: str) -> None:
