@@ -1,5 +1,7 @@
 """The user study: balanced triplets, answers that resist mistakes, statistics that simulated raters can test."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,11 +73,15 @@ def test_how_many_answers():
 
 
 def test_sheets_share_the_triplets_evenly():
-    made = study.sheets(20, 8, 5, seed=1)
+    made = study.sheets([f"person {k % 4}" for k in range(20)], 8, 5, seed=1)
     assert sorted(n for sheet in made for n in sheet) == sorted(list(range(20)) * 5)
     assert all(len(set(sheet)) == len(sheet) for sheet in made) and {len(sheet) for sheet in made} == {12, 13}
+    of = [f"person {k % 4}" for k in range(20)]
+    assert all(max(Counter(of[n] for n in sheet).values()) <= 4 for sheet in made), "five triplets of a person, five times, on eight sheets"
+    alone = study.sheets(of, 25, 5, seed=1)
+    assert all(len({of[n] for n in sheet}) == len(sheet) == 4 for sheet in alone), "where there are sheets enough, nobody comes twice"
     with pytest.raises(ValueError, match="as many raters, not 3"):
-        study.sheets(20, 3, 5)
+        study.sheets(["somebody"] * 20, 3, 5)
 
 
 def test_peoples_answers_flow_and_simulated_ones_never(triplets, tmp_path):

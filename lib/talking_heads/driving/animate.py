@@ -13,7 +13,7 @@ from ..corpus import crops, video
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all
 from ..corpus.prepare import Detect, Look, Settings, cut, look, sidecar
-from ..evaluation.methods import Frames, feed_forward
+from ..evaluation.methods import Frames, feed_forward, nearest_frames
 from ..evaluation.metrics import ssim
 from ..fine_tuning import fine_tune, set_up
 from ..meta_learning import Networks
@@ -132,6 +132,8 @@ def write_photograph(path: Path, image: np.ndarray, points: np.ndarray) -> Path:
 def closeness(path: Path, nets: Networks, profile: Profile, device: torch.device, folder: Path) -> pd.DataFrame:
     """How near heads of a real clip come: SSIM on hold-out frames of its second half, before and after fine-tuning, for every T.
 
+    Beside them, that of the nearest training frame: what a clip gives away by hardly moving.
+
     Raises ValueError, naming the clip, where it is too short, and what :func:`detector_for` does.
     """
     everything = source_frames([path], profile, 2 * max(profile.shots), detector_for([path], device))
@@ -146,7 +148,9 @@ def closeness(path: Path, nets: Networks, profile: Profile, device: torch.device
         card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
         head = learn(nets, few, profile, folder / f"{path.stem}_T{t}.head", card, device, log=False)
         truth = everything.images[hold_out]
-        made = {"before": feed_forward(nets, on(few, device), everything.y[hold_out].to(device), profile), "after": head.drive(everything.points[hold_out])}
+        made = {"nearest frame": nearest_frames(few, everything.points[hold_out]),
+                "before": feed_forward(nets, on(few, device), everything.y[hold_out].to(device), profile),
+                "after": head.drive(everything.points[hold_out])}
         rows[t] = {name: np.mean([ssim(a, b) for a, b in zip(images, truth)]) for name, images in made.items()}
     return pd.DataFrame(rows).T.rename_axis("T")
 

@@ -58,16 +58,18 @@ def _balanced(values: Sequence, count: int, rng: np.random.Generator) -> list:
     return [chosen[i] for i in rng.permutation(count)]
 
 
-def sheets(triplets: int, raters: int, times: int, seed: int = 0) -> list[list[int]]:
+def sheets(people: Sequence[str], raters: int, times: int, seed: int = 0) -> list[list[int]]:
     """Which triplets each rater sees, in which order: every triplet on ``times`` sheets, all sheets of one size to within one.
 
-    The paper shows each of its 4,800 triplets to five people. Raises ValueError where there are fewer raters than that.
+    ``people`` are those on the triplets. Each comes as rarely on a sheet as possible: a fake has the background of the one video
+    that its head was learned from, and who sees that background come back knows it. The paper shows each of its 4,800 triplets
+    to five people. Raises ValueError where there are fewer raters than ``times``.
     """
     if times > raters:
         raise ValueError(f"{times} answers to each triplet need as many raters, not {raters}")
     rng = np.random.default_rng(seed)
     out: list[list[int]] = [[] for _ in range(raters)]
-    for i, triplet in enumerate(rng.permutation(triplets)):
+    for i, triplet in enumerate(sorted(rng.permutation(len(people)), key=lambda n: people[n])):
         for j in range(times):
             out[(i * times + j) % raters].append(int(triplet))
     return [[sheet[k] for k in rng.permutation(len(sheet))] for sheet in out]

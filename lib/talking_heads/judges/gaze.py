@@ -74,7 +74,16 @@ def find_pupils(images: np.ndarray, points: np.ndarray, net: GazeJudge | None = 
 
 def gaze_error(images: np.ndarray, points: np.ndarray, pupils: np.ndarray, net: GazeJudge | None = None) -> np.ndarray:
     """Distance of the pupils in pictures to where they should be, (n,), in distances between the eyes' outer corners; NaN for closed eyes."""
-    apart = np.linalg.norm(find_pupils(images, points, net) - relative(pupils, points), axis=-1).mean(1)
+    return _apart(find_pupils(images, points, net), points, pupils)
+
+
+def lids_error(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
+    """As :func:`gaze_error`, of the guess that needs no picture: pupils in the middle of the lids."""
+    return _apart(relative(points[:, 36:48].reshape(-1, 2, 6, 2).mean(2), points), points, pupils)
+
+
+def _apart(found: np.ndarray, points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
+    apart = np.linalg.norm(found - relative(pupils, points), axis=-1).mean(1)
     return np.where(eyes_open(points), apart, np.nan)
 
 
