@@ -67,7 +67,7 @@ def few(profile, videos) -> Frames:
 class PlainExtractor(torch.nn.Module):
     """Stands in for a feature network: the pixels and their averages, frozen by nature."""
 
-    weight = 1.0
+    weight, scale, embedded = 1.0, 2.0, True
 
     def forward(self, x):
         return [x, torch.nn.functional.avg_pool2d(x, 4)]

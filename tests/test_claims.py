@@ -1,5 +1,6 @@
 """The claims' statistics on made-up evidence with a known answer, and that they were fixed before the reference run."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from talking_heads.evaluation import methods as m
-from talking_heads.reproduce import claims
+from talking_heads.reproduce import claims, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,21 +25,28 @@ def evidence(better: float = 0.1, noise: float = 0.005, people: int = 8) -> clai
             for person in range(people):
                 for frame in range(4):
                     v = value + grows + noise * rng.standard_normal()
-                    rows.append({"method": method, "T": t, "person": str(person), "seed": 0, "frame": frame, "SSIM": v, "CSIM-judge": v,
+                    rows.append({"method": method, "T": t, "person": str(person), "video": 0, "seed": 0, "frame": frame, "SSIM": v, "CSIM-judge": v,
                                  "landmark error": 1 - v + 0.01 * frame, "reach": 0.01 * frame, "sharpness": 1.2 - v if method != m.NO_ADVERSARIAL else 0.1})
     timings = pd.DataFrame([(a, "few-shot learning", t, s) for t in (1, 8, 32) for a, s in (("Ours", 100.0), ("Ours-FF", 0.1))]
                            + [("Ours", "inference", 1, 0.2), ("Pix2pixHD", "inference", 1, 0.1)], columns=["method", "phase", "T", "seconds"])
+    timings = timings.assign(size=64, low=0.9 * timings["seconds"], high=1.1 * timings["seconds"])
+    far = {m.PIX2PIXHD: (0.1, 0.1, 0.1), m.X2FACE: (0.4, 0.5, 0.6), m.OURS: (0.35, 0.3, 0.25), m.FEED_FORWARD: (0.2, 0.2, 0.2), m.AFTER: (0.3, 0.2, 0.1)}
+    true, who = rng.standard_normal((16 * people, 4)), np.repeat([str(p) for p in range(people)], 16)
+    features = {(method, t): (true + d, true, who) for method, ds in far.items() for t, d in zip((1, 8, 32), ds)}
     observed = pd.DataFrame([(a, t, str(p), s) for t in (1, 8, 32) for p in range(people) for a, s in ((m.OURS, 0.5), (m.X2FACE, 0.8), (m.PIX2PIXHD, 0.7))],
                             columns=["method", "T", "person", "USER-proxy"])
     stability = pd.DataFrame([(f, s, f == "without") for f in ("with", "without") for s in range(3)], columns=["match_fm", "seed", "diverged"])
-    return claims.Evidence(pd.DataFrame(rows), 8, observed, timings, stability)
+    return claims.Evidence(pd.DataFrame(rows), features, 8, observed, timings, stability)
+
+
+CLEAR = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15)
 
 
 def test_clear_evidence_gives_clear_answers():
     table = claims.judge(evidence())
     assert list(table.columns) == claims.COLUMNS and set(table["id"]) == set(range(1, 16))
     said = claims.short(table)
-    assert {i: said[i] for i in (1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15)} == dict.fromkeys((1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15), "yes")
+    assert {i: said[i] for i in CLEAR} == dict.fromkeys(CLEAR, "yes")
     assert (table["ci_low"] <= table["estimate"]).all() and (table["estimate"] <= table["ci_high"]).all()
 
 
@@ -57,13 +65,21 @@ def test_what_was_not_run_is_said():
 
 
 def test_statistics_were_committed_before_the_reference_run():
-    """The file of statistics is an ancestor of the commit that the reference's claims name."""
-    path = ROOT / "results/reference/tables/claims.csv"
-    if not path.exists():
+    """The files of statistics were last changed in the commit that the reference's claims were run on, or before it."""
+    rows = [json.loads(line) for line in (ROOT / "results/reference/records.jsonl").read_text().splitlines()]
+    ran = {r["commit"] for r in rows if r["name"].startswith("claim ")}
+    if not ran:
         pytest.skip("no reference run of the claims yet")
-    git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    fixed = git("log", "-1", "--format=%H", "--", "lib/talking_heads/reproduce/claims.py")
-    kept = git("log", "-1", "--format=%H", "--", str(path.relative_to(ROOT)))
-    if not fixed or not kept:
+    git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True)
+    fixed = git("log", "-1", "--format=%H", "--", *(f"lib/talking_heads/{f}" for f in ("reproduce/claims.py", "reproduce/tables.py", "evaluation/statistics.py"))).stdout.strip()
+    if not fixed or git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
         pytest.skip("a checkout without history")
-    assert fixed != kept and not subprocess.run(["git", "merge-base", "--is-ancestor", fixed[0], kept[0]], cwd=ROOT).returncode
+    assert len(ran) == 1 and not (commit := ran.pop()).endswith("+"), "one clean run"
+    assert git("merge-base", "--is-ancestor", fixed, commit).returncode == 0
+
+
+def test_claims_and_rows_can_be_written_in_latex():
+    """Nothing is left that LaTeX has no letter for, and nothing that it takes for a command."""
+    names = [*m.TABLE1, *m.ABLATIONS, *(v for c in claims.CLAIMS for v in (c.text, c.where, c.statistic)), *claims.judge(evidence())["part"]]
+    made = tables.latex(pd.DataFrame({"row & column": names}), "50 % of ê_NEW")
+    assert made.isascii() and r"\caption{50 \% of $\hat e$\_NEW}" in made and r"row \& column" in made

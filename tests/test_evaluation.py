@@ -178,7 +178,7 @@ def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_
     assert table.loc[table["metric"] == "FID", "value"].isna().all()
     shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID", "USER"])
     assert len(shown) == len(profile.shots) * len(methods.TABLE1) and shown["FID"].str.contains("weights fetch inception").all()
-    assert shown.loc[(shown["T"] == 1) & (shown["method"] == "Ours-FT"), "USER"].item() == "not run: needs people's answers (paper 0.46)"
+    assert shown.loc[(shown["T"] == 1) & (shown["method"] == "Ours-FT"), "USER"].item() == "not run: needs people's answers, see chapter 12 (paper 0.46)"
     made = tables.write(table, shown, tmp_path / "t", "table1", "caption")
     assert [p.name for p in made] == ["table1.csv", "table1.md", "table1.tex"] and r"\begin{tabular}" in made[2].read_text()
     again = pd.read_csv(made[0])

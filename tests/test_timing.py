@@ -34,11 +34,15 @@ def test_table_2_at_the_smoke_size():
     p = profiles.load("smoke")
     rows = pd.DataFrame(timing.table2(p, make_extractors(p), CPU, timing.rates(CPU, size=16), seconds=0.1, shots=p.shots)).assign(size=p.image_size)
     learning = rows[rows["phase"] == "few-shot learning"]
-    assert len(learning) == 4 * len(p.shots) and len(rows) == len(learning) + 3 and (rows["predicted"] > 0).all() and (rows["seconds"] > 0).all()
+    assert len(learning) == 4 * len(p.shots) and len(rows) == len(learning) + 4 and (rows["predicted"] > 0).all() and (rows["seconds"] > 0).all()
     tuned = learning[learning["method"].isin(["Ours", "Pix2pixHD"])]
     assert (tuned["steps"] == [timing.steps_of(p, t) for t in tuned["T"]]).all() and learning.query("method == 'Ours-FF'")["steps"].eq(1).all()
     both = tables.table2(rows, p, "a machine")
     assert both.query("T == 1 and method == 'Ours' and phase == 'few-shot learning'")["paper_value"].item() == 43.84
+    assert both.query("T == 1 and method == 'Ours' and phase == 'inference'")["paper_2080ti"].item() == 0.013
+    assert both.groupby(["phase", "T"])["order holds"].nunique().eq(1).all()
+    right = both.dropna(subset=["paper rank"]).assign(seconds=lambda t: t["paper_value"])
+    assert tables.table2(right.drop(columns=["paper_value", "paper_2080ti"]), p, "the paper's")["order holds"].all()
     assert both["verdict"].eq("not comparable").all() and set(both["rank"].dropna()) <= {1, 2, 3, 4}
 
 

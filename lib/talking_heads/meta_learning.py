@@ -26,7 +26,8 @@ from .tensors import save_weights
 from .training_loop import total_steps, training_key
 
 CLIP = 100.0  # norm of the gradient of E and G; some ten times what is usual
-WITHOUT_MATCH = ("ff", "no-match", "no-match-one-shot")  # variants that leave out L_MCH
+ABLATED = ("no-match", "no-match-one-shot")
+WITHOUT_MATCH = ("ff", *ABLATED)  # variants that leave out L_MCH
 
 
 @dataclass
@@ -156,7 +157,7 @@ class MetaLearner:
         """Draw an episode; update D, then E and G; return what the log keeps."""
         p, e, g, d = self.profile, self.nets.embedder, self.nets.generator, self.nets.discriminator
         adversarial = self.step >= p.content_steps
-        if adversarial and self.step == p.content_steps and p.table_start == "embeddings":
+        if adversarial and self.step == p.content_steps and p.table_start == "embeddings" and self.variant not in ABLATED:
             self._start_table()
         self._set_rates()
         row = {"step": self.step}
@@ -191,7 +192,7 @@ class MetaLearner:
         """W starts as the videos' embeddings and w₀ as minus their mean, so that D starts undecided.
 
         With thousands of videos and few visits to each, columns drawn at random would stay where they began, and
-        L_MCH would pull ê to noise.
+        L_MCH would pull ê to noise. The ablation of L_MCH starts W at random: this start would give it the match.
         """
         d, videos = self.nets.discriminator, self.sampler.videos
         for v in range(len(videos)):

@@ -16,12 +16,15 @@ from .. import losses
 from ..corpus.episodes import Episode, EpisodeSampler, Videos
 from ..fine_tuning import batches
 from ..meta_learning import autocast
+from ..perceptual import Extractor
 from ..profiles import Profile
 from ..tensors import save_weights
 from ..training_loop import total_steps, training_key
 from . import pix2pixhd
 from .pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from .x2face import X2Face
+
+VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 
 def build_pix2pixhd(profile: Profile) -> tuple[GlobalGenerator, MultiscaleDiscriminator]:
@@ -34,7 +37,17 @@ def build_x2face(profile: Profile) -> X2Face:
     return X2Face(profile.x2face_channels, profile.x2face_embedding, profile.x2face_driving)
 
 
-def pix2pixhd_step(x: Tensor, y: Tensor, generator: GlobalGenerator, discriminator: MultiscaleDiscriminator, extractors: Sequence,
+def perceptual_loss(x_hat: Tensor, x: Tensor, extractor: Extractor) -> Tensor:
+    """Pix2pixHD's VGG loss: L1 between the features of one network, as of pictures in [-1, 1], deeper layers weighing more.
+
+    An embedded network's layers are scaled to one size already; there all weigh alike.
+    """
+    pairs = list(zip(extractor(x_hat), extractor(x)))
+    weights = [1 / len(pairs)] * len(pairs) if extractor.embedded else VGG_WEIGHTS
+    return 2 / extractor.scale * sum(w * F.l1_loss(a.float(), b.detach().float()) for w, (a, b) in zip(weights, pairs, strict=True))
+
+
+def pix2pixhd_step(x: Tensor, y: Tensor, generator: GlobalGenerator, discriminator: MultiscaleDiscriminator, extractor: Extractor,
                    optimisers: tuple[torch.optim.Optimizer, torch.optim.Optimizer], cast: torch.autocast) -> dict[str, float]:
     """One update of D, then of G, on frames x with landmark images y (B, 3, H, W)."""
     g_optimiser, d_optimiser = optimisers
@@ -54,7 +67,7 @@ def pix2pixhd_step(x: Tensor, y: Tensor, generator: GlobalGenerator, discriminat
             real = discriminator(x, y)
         terms = {"adv": pix2pixhd.least_squares(fake, 1.0),
                  "fm": pix2pixhd.feature_matching(fake, real, discriminator.halvings),
-                 "cnt": losses.content_loss(x_hat, x, extractors)}
+                 "cnt": perceptual_loss(x_hat, x, extractor)}
     discriminator.requires_grad_(True)
     g_optimiser.zero_grad()
     (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
@@ -94,14 +107,18 @@ class BaselineLearner:
         self.nets = [n.to(device) for n in (build_pix2pixhd(p) if variant == "pix2pixhd" else (build_x2face(p),))]
         rate = p.pix2pixhd_rate if variant == "pix2pixhd" else p.x2face_rate
         betas = (0.5, 0.999) if variant == "pix2pixhd" else (0.9, 0.999)
+        self.rate = rate
         self.optimisers = [torch.optim.Adam(n.parameters(), lr=rate, betas=betas, fused=True) for n in self.nets]
         self.total = total_steps(p, self.sampler)
 
     def train_step(self) -> dict[str, float]:
+        """Draw an episode and learn from it; in the second half the rate falls to zero, as in Pix2pixHD's own training."""
+        for group in (g for o in self.optimisers for g in o.param_groups):
+            group["lr"] = self.rate * min(1.0, 2 * (1 - self.step / self.total))
         episode = self.sampler.next(self.device)
         if self.variant == "pix2pixhd":
             x, y = (torch.cat([a.flatten(0, 1), b.flatten(0, 1)]) for a, b in ((episode.x_t, episode.x_s), (episode.y_t, episode.y_s)))
-            row = pix2pixhd_step(x, y, *self.nets, self.extractors, tuple(self.optimisers), self.cast)
+            row = pix2pixhd_step(x, y, *self.nets, self.extractors[0], tuple(self.optimisers), self.cast)
         else:
             second = self.step >= self.total // 2
             row = x2face_step(episode.x_s, episode.x_t, self.nets[0], self.extractors[-1:] if second else (), self.optimisers[0], self.cast)
@@ -158,5 +175,5 @@ def fine_tune_pix2pixhd(generator: GlobalGenerator, discriminator: MultiscaleDis
     optimisers = tuple(torch.optim.Adam(n.parameters(), lr=profile.pix2pixhd_tune_rate, betas=(0.5, 0.999), fused=True) for n in (g, d))
     cast = autocast(profile.precision, x.device)
     for index in batches(len(x), profile.tune_batch, profile.tune_epochs, np.random.default_rng(seed)):
-        pix2pixhd_step(x[index], y[index], g, d, extractors, optimisers, cast)
+        pix2pixhd_step(x[index], y[index], g, d, extractors[0], optimisers, cast)
     return g.eval()

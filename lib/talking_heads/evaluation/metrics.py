@@ -22,16 +22,17 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance between Gaussians fitted to features (n, d) and (m, d) (Heusel et al. 2017).
 
-    The trace of the root of the product of covariances is the nuclear norm of the product of the centred samples,
-    so no d × d root is taken. Raises ValueError for fewer than ``FEWEST_SAMPLES``.
+    The trace of the root of the product of covariances A and B is that of the root of √A B √A, which is symmetric. Raises
+    ValueError for fewer than ``FEWEST_SAMPLES``.
     """
     if min(len(a), len(b)) < FEWEST_SAMPLES:
         raise ValueError(f"{min(len(a), len(b))} samples are too few for a Fréchet distance; {FEWEST_SAMPLES} are needed")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    centred_a, centred_b = (x - x.mean(0) for x in (a, b))
-    xa, xb = centred_a / np.sqrt(len(a) - 1), centred_b / np.sqrt(len(b) - 1)
-    root = np.linalg.svd(xa @ xb.T, compute_uv=False).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + (xa**2).sum() + (xb**2).sum() - 2 * root)
+    of_a, of_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(of_a)
+    half = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    root = np.sqrt(np.linalg.eigvalsh(half @ of_b @ half).clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + of_a.trace() + of_b.trace() - 2 * root)
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -160,8 +160,11 @@ def compare(images: np.ndarray, features: np.ndarray, found: np.ndarray, truth: 
             "sharpness": metrics.sharpness(images) / metrics.sharpness(truth)}
 
 
-def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]]:
-    """One row for every method, T, person, seed and hold-out frame; and judge features (generated, true) per method and T."""
+def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, ...]]]:
+    """One row for every method, T, person, video, seed and hold-out frame; and the judge's features per method and T.
+
+    These are (generated, true, person): (n, 128) twice, and whose they are, (n,).
+    """
     rows, features = [], {}
     for path in paths:
         person, video, t, seed = about(path)
@@ -174,19 +177,18 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
                 made, found_ = judges.identity_features(images), judges.find_landmarks(images)
                 mouth, eyes = openings(found_)
                 rows.append(pd.DataFrame({
-                    "method": method, "T": t, "person": person, "seed": seed, "frame": np.arange(len(images)),
+                    "method": method, "T": t, "person": person, "video": video, "seed": seed, "frame": np.arange(len(images)),
                     **compare(images, made, found_, truth, true_features, points), "reach": reach, "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
-                known = features.setdefault((method, t), ([], []))
-                known[0].append(made)
-                known[1].append(true_features)
-    return pd.concat(rows, ignore_index=True), {k: (np.concatenate(a), np.concatenate(b)) for k, (a, b) in features.items()}
+                features.setdefault((method, t), []).append((made, true_features, np.full(len(made), person)))
+    return pd.concat(rows, ignore_index=True), {k: tuple(map(np.concatenate, zip(*parts))) for k, parts in features.items()}
 
 
 def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
     """Real frames of each of a test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
     out = {}
+    learned = {task.number for task in tasks(store, profile)}
     for task in tasks(store, profile):
-        numbers = [n for n in store.people()[task.person] if n != task.number]
+        numbers = [n for n in store.people()[task.person] if n not in learned]
         if not numbers:
             raise ValueError(f"{task.person}: has one video only; a triplet needs real frames of others")
         out[task.person] = [store.read(n, np.arange(store.frame_count(n)))[0] for n in numbers]

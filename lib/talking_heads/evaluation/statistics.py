@@ -22,16 +22,17 @@ def interval(means: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[flo
     return float(low), float(high)
 
 
-def pooled_interval(statistic: Callable[[np.ndarray], float], people: Sequence[np.ndarray], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a statistic of everybody's pooled rows, ``people`` (n_i, k) each: whole people are resampled.
+def pooled_interval(statistic: Callable[[np.ndarray], float], people: Sequence[np.ndarray], seed: int = 0, level: float = 0.95,
+                    draws: int = RESAMPLES // 10) -> tuple[float, float]:
+    """Interval of a statistic of everybody's pooled rows, ``people`` (n_i, k) each: whole people are resampled ``draws`` times.
 
     Raises ValueError for fewer than two people.
     """
     if len(people) < 2:
         raise ValueError(f"an interval over people needs two of them, not {len(people)}")
     rng = np.random.default_rng(seed)
-    draws = [statistic(np.concatenate([people[i] for i in rng.integers(len(people), size=len(people))])) for _ in range(RESAMPLES // 10)]
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    values = [statistic(np.concatenate([people[i] for i in rng.integers(len(people), size=len(people))])) for _ in range(draws)]
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -46,10 +46,15 @@ class Timing:
 
 
 def measure(work: Callable[[], object], device: torch.device, repetitions: int = 100, seconds: float = 20.0, warm_up: int = 2) -> Timing:
-    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``."""
-    for _ in range(warm_up):
-        work()
-    synchronise(device)
+    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``.
+
+    Work that takes longer than ``seconds`` is warmed up once.
+    """
+    start = time.perf_counter()
+    for n in range(warm_up):
+        if n == 0 or time.perf_counter() - start < seconds:
+            work()
+            synchronise(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     spent, start = [], time.perf_counter()
@@ -80,9 +85,7 @@ class _Bytes(TorchDispatchMode):
 
 def operations(work: Callable[[], object]) -> tuple[float, float]:
     """Floating-point operations and bytes moved of one call of ``work``, counted while it runs."""
-    with FlopCounterMode(display=False) as flops:
-        work()
-    with _Bytes() as moved:
+    with FlopCounterMode(display=False) as flops, _Bytes() as moved:
         work()
     return float(flops.get_total_flops()), float(moved.total)
 
@@ -117,12 +120,13 @@ def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Mach
 # -- what Table 2 times -----------------------------------------------------------------------
 @dataclass
 class Case:
-    """A row of Table 2: ``work`` is one step (or one frame), of which the row counts ``steps``."""
+    """A row of Table 2: ``work`` is one step (or one frame) on ``batch`` frames, of which the row counts ``steps``."""
 
     method: str
     phase: str  # "few-shot learning" or "inference"
     t: int
     steps: int
+    batch: int
     work: Callable[[], object]
 
 
@@ -147,19 +151,19 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
         model = build_x2face(p).to(device).eval()
         for t in shots:
             x = frames(t)[None]
-            yield Case("X2Face", "few-shot learning", t, 1, without_gradients(lambda: model.embed(x)))
+            yield Case("X2Face", "few-shot learning", t, 1, t, without_gradients(lambda: model.embed(x)))
         x, driver = frames(1), frames(1)
-        yield Case("X2Face", "inference", 1, 1, without_gradients(lambda: model.drive(x, driver)))
+        yield Case("X2Face", "inference", 1, 1, 1, without_gradients(lambda: model.drive(x, driver)))
         del model
     if "Pix2pixHD" in methods:
         g, d = (n.to(device) for n in build_pix2pixhd(p))
         optimisers = tuple(torch.optim.Adam(n.parameters(), lr=1e-6, betas=(0.5, 0.999)) for n in (g, d))
         for t in shots:
             x, y = frames(min(t, p.tune_batch)), frames(min(t, p.tune_batch))
-            yield Case("Pix2pixHD", "few-shot learning", t, steps_of(p, t), lambda: pix2pixhd_step(x, y, g, d, extractors, optimisers, cast))
+            yield Case("Pix2pixHD", "few-shot learning", t, steps_of(p, t), len(x), lambda: pix2pixhd_step(x, y, g, d, extractors[0], optimisers, cast))
         one = frames(1)
         g.eval()
-        yield Case("Pix2pixHD", "inference", 1, 1, without_gradients(lambda: g(one)))
+        yield Case("Pix2pixHD", "inference", 1, 1, 1, without_gradients(lambda: g(one)))
         del g, d, optimisers
     if "Ours" in methods or "Ours-FF" in methods:
         nets = build(p, 1).to(device)
@@ -167,25 +171,28 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
         nets.embedder.eval(), nets.generator.eval()
         for t in shots if "Ours-FF" in methods else ():
             x, y = frames(t)[None], frames(t)[None]
-            yield Case("Ours-FF", "few-shot learning", t, 1, without_gradients(lambda: nets.generator.projection(nets.embedder.embed(x, y))))
+            yield Case("Ours-FF", "few-shot learning", t, 1, t, without_gradients(lambda: nets.generator.projection(nets.embedder.embed(x, y))))
         for t in shots if "Ours" in methods else ():
             x, y = frames(min(t, p.tune_batch)), frames(min(t, p.tune_batch))
             tuning = set_up(nets, x, y, p, extractors)
             index = torch.arange(len(x), device=device)
-            yield Case("Ours", "few-shot learning", t, steps_of(p, t), lambda: tuning.step(index))
+            yield Case("Ours", "few-shot learning", t, steps_of(p, t), len(x), lambda: tuning.step(index))
             del tuning
         psi = torch.zeros(1, nets.generator.person_parameters, device=device)
-        yield Case("Ours", "inference", 1, 1, without_gradients(lambda: nets.generator.synthesise(one, psi)))
+        for method in (m for m in ("Ours", "Ours-FF") if m in methods):
+            yield Case(method, "inference", 1, 1, 1, without_gradients(lambda: nets.generator.synthesise(one, psi)))
 
 
 def table2(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, seconds: float = 20.0,
            methods: Sequence[str] = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF"), shots: Sequence[int] = (1, 8, 32)) -> list[dict]:
-    """Predict and measure every case; a row each, in the order of :func:`cases`."""
-    rows = []
+    """Predict and measure every case; a row each, in the order of :func:`cases`. Equal steps are measured once."""
+    rows, known = [], {}
     for case in cases(profile, extractors, device, methods, shots):
-        predicted = machine.predict(*operations(case.work)) * case.steps
-        timing = measure(case.work, device, seconds=seconds).times(case.steps)
-        rows.append({"method": case.method, "phase": case.phase, "T": case.t, "predicted": predicted, "seconds": timing.median,
+        step = case.method, case.phase, case.batch
+        if step not in known:
+            known[step] = machine.predict(*operations(case.work)), measure(case.work, device, seconds=seconds)
+        timing = known[step][1].times(case.steps)
+        rows.append({"method": case.method, "phase": case.phase, "T": case.t, "predicted": known[step][0] * case.steps, "seconds": timing.median,
                      "low": timing.low, "high": timing.high, "steps": case.steps, "measured": timing.repetitions,
                      "memory": timing.memory, "note": "" if case.steps <= timing.repetitions else f"extrapolated from {timing.repetitions} of {case.steps} steps"})
         print(f"  {case.method} {case.phase} T = {case.t}: {timing.median:.3g} s", flush=True)

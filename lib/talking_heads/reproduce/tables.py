@@ -1,5 +1,6 @@
 """Tables with the paper's numbers beside ours, as .csv, .md and .tex."""
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -87,7 +88,7 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
             pairs = [g[[opening, f"{opening} wanted"]].to_numpy() for _, g in part.groupby("person")]
             related = lambda rows_: metrics.correlation(*rows_.T)
             add(method, t, f"{opening} correlation", related(np.concatenate(pairs)), *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape)
-        made, true = features[method, t]
+        made, true, _ = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)
             add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made, true), nan, nan, *shape)
@@ -102,11 +103,14 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
 
 
 def table2(rows: pd.DataFrame, profile: Profile, device: str) -> pd.DataFrame:
-    """Measured seconds beside the paper's, with the rank of each method at its size, phase and T in both."""
+    """Measured seconds beside the paper's, with each method's rank at its size, phase and T in both, and whether all agree."""
     known = pd.read_csv(Path(__file__).with_name("paper_timings.csv"))
     table = rows.merge(known, on=["method", "phase", "T"], how="left").assign(device=device, verdict="not comparable")
     where = ["size", "phase", "T"]
-    table["rank"], table["paper rank"] = (table.groupby(where)[c].rank() for c in ("seconds", "paper_value"))
+    table["rank"] = table[table["paper_value"].notna()].groupby(where)["seconds"].rank()
+    table["paper rank"] = table.groupby(where)["paper_value"].rank()
+    differ = (table["rank"] != table["paper rank"]) & table["rank"].notna()
+    table["order holds"] = ~differ.groupby([table[c] for c in where]).transform("any")
     return table.sort_values([*where, "seconds"], ignore_index=True)
 
 
@@ -114,7 +118,7 @@ def wide(table: pd.DataFrame, metrics_: list[str]) -> pd.DataFrame:
     """The paper's layout: a row for each method and T, a column for each metric, "value [low, high] (paper)"."""
     def text(r: pd.Series) -> str:
         if np.isnan(r["value"]):
-            needs = {"USER": ": needs people's answers"} | {m: f": needs weights fetch {n}" for m, n in NEEDS.items()}
+            needs = {"USER": ": needs people's answers, see chapter 12"} | {m: f": needs weights fetch {n}" for m, n in NEEDS.items()}
             return f"not run{needs.get(r['metric'], '') if r['n_people'] else ''}" + ("" if np.isnan(r["paper_value"]) else f" (paper {r['paper_value']:g})")
         digits = 1 if abs(r["value"]) >= 10 else 3
         interval_ = "" if np.isnan(r["ci_low"]) else f" [{r['ci_low']:.{digits}f}, {r['ci_high']:.{digits}f}]"
@@ -136,12 +140,19 @@ def write(table: pd.DataFrame, shown: pd.DataFrame, folder: Path, name: str, cap
     paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "tex")]
     table.to_csv(paths[0], index=False, float_format="%.6g")
     paths[1].write_text(f"{caption}\n\n{markdown(shown)}")
-    paths[2].write_text(f"% {caption}\n" + latex(shown))
+    paths[2].write_text(latex(shown, caption))
     return paths
 
 
-def latex(table: pd.DataFrame) -> str:
-    escape = lambda v: str(v).replace("_", r"\_").replace("%", r"\%").replace("#", r"\#")
-    body = [" & ".join(map(escape, row)) + r" \\" for row in table.itertuples(index=False)]
-    head = " & ".join(map(escape, table.columns)) + r" \\"
-    return "\n".join([r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\hline", head, r"\hline", *body, r"\hline", r"\end{tabular}"]) + "\n"
+# what LaTeX reads as something else, or has no letter for
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+         "ψ̂": r"$\hat\psi$", "ê": r"$\hat e$", "ψ": r"$\psi$", "σ": r"$\sigma$", "′": "$'$", "²": "$^2$", "₀": "$_0$", "×": r"$\times$", "−": "$-$", "→": r"$\to$", "≥": r"$\ge$", "≤": r"$\le$"}
+SPECIAL = re.compile("|".join(map(re.escape, sorted(LATEX, key=len, reverse=True))))
+
+
+def latex(table: pd.DataFrame, caption: str) -> str:
+    """A ``table`` environment that compiles as it is."""
+    escape = lambda v: SPECIAL.sub(lambda hit: LATEX[hit.group()], str(v))
+    line = lambda values: " & ".join(map(escape, values)) + r" \\"
+    return "\n".join([r"\begin{table}", rf"\caption{{{escape(caption)}}}", r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\hline", line(table.columns), r"\hline",
+                      *map(line, table.itertuples(index=False)), r"\hline", r"\end{tabular}", r"\end{table}"]) + "\n"

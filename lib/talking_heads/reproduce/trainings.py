@@ -62,9 +62,10 @@ TRAININGS = {
 
 
 def settings(profile: Profile, name: str) -> Profile:
-    """The profile as a training reads it: with its own changes and, on the small corpus, its own number of steps."""
+    """The profile as a training reads it: with its own changes and, on the small corpus, its own number of steps, in proportion."""
     training = TRAININGS[name]
-    steps = {"meta_steps": profile.small_steps} if training.small else {}
+    share = profile.content_steps / max(1, profile.meta_steps)
+    steps = {"meta_steps": profile.small_steps, "content_steps": round(share * profile.small_steps)} if training.small else {}
     return dataclasses.replace(profile, **steps, **training.changes)
 
 
@@ -112,9 +113,14 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
             out |= learner.spread(validation)
         return out
 
-    meta_learn(learner, folder, seconds=seconds, watch=watch)
+    try:
+        meta_learn(learner, folder, seconds=seconds, watch=watch)
+        collapsed = {}
+    except Collapsed as alarm:  # an ablation may end so: its last weights show it
+        print(f"  {name}: {alarm}", flush=True)
+        collapsed = {"collapsed": str(alarm)}
     about = {"profile": profile.name, "seed": p.seed, "steps": learner.step, "of": learner.total, "commit": commit(), "command": command,
-             "people": people, "device": str(device), "extractors": {n: embedded_digest(n) for n in p.extractors}, "about": training.about,
+             "people": people, "device": str(device), "extractors": {n: embedded_digest(n) for n in p.extractors}, "about": training.about, **collapsed,
              "lineage": f"content steps 0-{p.content_steps} shared by variants that differ in L_MCH alone, then this one"}
     if training.learner is MetaLearner:
         export(learner, folder / "weights.safetensors", about)
