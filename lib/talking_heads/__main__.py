@@ -83,7 +83,7 @@ def animate(args: argparse.Namespace) -> None:
     from .driving import animate as a
     from .driving.heads import load_head
     from .profiles import load
-    from .reproduce.reference import load_networks
+    from .reproduce.reference import load_networks, own
     if bool(args.photo) == bool(args.head):
         raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
     device = choose(args.device)
@@ -92,7 +92,7 @@ def animate(args: argparse.Namespace) -> None:
         head = load_head(args.head, device)
     else:
         profile = load(args.profile)
-        nets, about = load_networks(profile, "ft", "reference" if profile.reference_weights else "scratch", args.results, device)
+        nets, about = load_networks(profile, own(profile), "reference" if profile.reference_weights else "scratch", args.results, device)
         few = a.source_frames(args.photo, profile, args.shots, detect)
         print(f"learning a head from {len(few.images)} frames", flush=True)
         card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in args.photo), "weights": about["commit"]}

@@ -5,7 +5,7 @@ started from, so that results of other weights are never mixed in.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -44,11 +44,15 @@ class Frames:
 
 @dataclass
 class Method:
-    """``make(train, test, seed)`` gives the hold-out frames (n, S, S, 3) of a person; ``key`` says which weights it is about."""
+    """``make(train, test, seed)`` gives the hold-out frames (n, S, S, 3) of a person; ``key`` says which weights it is about.
+
+    ``rows`` are the losses of the fine-tuning that it did last.
+    """
 
     name: str
     key: str
     make: Callable[[Frames, Frames, int], np.ndarray]
+    rows: list[dict[str, float]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -93,10 +97,21 @@ def trivial() -> list[Method]:
 
 def ours(nets: Networks, key: str, profile: Profile, extractors: Sequence, before: str, after: str) -> list[Method]:
     """Our method before and after fine-tuning."""
-    def tuned(train: Frames, test: Frames, seed: int) -> np.ndarray:
-        return drive(fine_tune(set_up(nets, train.x, train.y, profile, extractors), seed), test.y, profile)
+    return [Method(before, key, lambda train, test, seed: feed_forward(nets, train, test.y, profile)), tuned(after, key, nets, profile, extractors)]
 
-    return [Method(before, key, lambda train, test, seed: feed_forward(nets, train, test.y, profile)), Method(after, key, tuned)]
+
+def tuned(name: str, key: str, nets: Networks, profile: Profile, extractors: Sequence, adversarial: bool = True,
+          changes: Callable[[int], dict] = lambda seed: {}) -> Method:
+    """A method that fine-tunes; ``changes(seed of the person)`` are what :func:`set_up` is to do otherwise."""
+    rows: list[dict[str, float]] = []
+
+    def make(train: Frames, test: Frames, seed: int) -> np.ndarray:
+        tuning = set_up(nets, train.x, train.y, profile, extractors, adversarial=adversarial, **changes(person_seed(train, seed)))
+        head = fine_tune(tuning, seed)
+        rows[:] = tuning.rows
+        return drive(head, test.y, profile)
+
+    return Method(name, key, make, rows)
 
 
 def baselines(x2face: X2Face | None, pix2pixhd: Sequence[torch.nn.Module] | None, keys: dict[str, str], profile: Profile,
@@ -113,14 +128,14 @@ def baselines(x2face: X2Face | None, pix2pixhd: Sequence[torch.nn.Module] | None
     return out
 
 
-def ablations(small: Networks, no_match: dict[str, tuple[Networks, Tensor, Tensor]], e_hats: Tensor, keys: dict[str, str],
+def ablations(full: Networks, no_match: dict[str, tuple[Networks, Tensor, Tensor]], e_hats: Tensor, keys: dict[str, str],
               profile: Profile, extractors: Sequence) -> list[Method]:
-    """Section A.2 on the networks of the small corpus.
+    """Section A.2, on the networks of the full model.
 
     ``no_match`` maps a row to networks without L_MCH and the mean and spread of W's columns, ``e_hats`` (people, N) are real
     embeddings, of validation people.
     """
-    psi_hats = small.generator.projection(e_hats)
+    psi_hats = full.generator.projection(e_hats)
 
     def like(values: Tensor, seed: int) -> Tensor:
         """A draw with the mean and spread of ``values`` (n, d) in every component: (d,)."""
@@ -129,20 +144,13 @@ def ablations(small: Networks, no_match: dict[str, tuple[Networks, Tensor, Tenso
     def noise(size: int, seed: int) -> Tensor:
         return torch.randn(size, generator=torch.Generator().manual_seed(seed + 1))
 
-    def method(name: str, key: str, nets: Networks, changes: Callable[[int], dict], adversarial: bool = True) -> Method:
-        def tuned(train: Frames, test: Frames, seed: int) -> np.ndarray:
-            tuning = set_up(nets, train.x, train.y, profile, extractors, adversarial=adversarial, **changes(person_seed(train, seed)))
-            return drive(fine_tune(tuning, seed), test.y, profile)
-        return Method(name, key, tuned)
-
-    key = keys["small"]
-    out = [method(RANDOM_E, key, small, lambda s: {"e_new": like(e_hats, s)[None]}),
-           method(RANDOM_PSI, key, small, lambda s: {"psi": like(psi_hats, s)[None]}),
-           method(NORMAL_PSI, key, small, lambda s: {"psi": noise(psi_hats.shape[1], s).to(psi_hats.device)[None]}),
-           method(OTHERS_E, key, small, lambda s: {"e_new": e_hats[s % len(e_hats)][None]}),
-           method(NO_ADVERSARIAL, key, small, lambda s: {}, adversarial=False)]
+    changed = {RANDOM_E: lambda s: {"e_new": like(e_hats, s)[None]}, RANDOM_PSI: lambda s: {"psi": like(psi_hats, s)[None]},
+               NORMAL_PSI: lambda s: {"psi": noise(psi_hats.shape[1], s).to(psi_hats.device)[None]}, OTHERS_E: lambda s: {"e_new": e_hats[s % len(e_hats)][None]}}
+    out = [tuned(name, keys["full"], full, profile, extractors, changes=changes) for name, changes in changed.items()]
+    out.append(tuned(NO_ADVERSARIAL, keys["full"], full, profile, extractors, adversarial=False))
     for name, (nets, mean, spread) in no_match.items():
-        out.append(method(name, keys[name], nets, lambda s, n=nets, m=mean, d=spread: {"w": n.discriminator.w0 + m + d * noise(len(m), s).to(m.device)}))
+        random = lambda s, n=nets, m=mean, d=spread: {"w": n.discriminator.w0 + m + d * noise(len(m), s).to(m.device)}
+        out.append(tuned(name, keys[name], nets, profile, extractors, changes=random))
     return out
 
 

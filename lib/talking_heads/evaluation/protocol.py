@@ -71,6 +71,7 @@ CELL_FIELDS = ("seed", "image_size", "line_width", "extractors", "content_weight
                "discriminator_beta1", "precision")
 
 
+LOSSES = ("cnt", "adv", "fm", "dsc", "r_real", "r_fake", "grad_norm")
 CELL_CODE = ("networks/*.py", "baselines/*.py", "judges/networks.py", "losses.py", "perceptual.py", "fine_tuning.py", "meta_learning.py",
              "evaluation/methods.py", "corpus/landmarks.py", "corpus/episodes.py")
 
@@ -84,7 +85,8 @@ def cells_in(folder: Path, store: Store, profile: Profile) -> Path:
 def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Method], shots: Sequence[int], device: torch.device) -> list[Path]:
     """Compute what is missing below ``folder``; returns the files of all cells.
 
-    A cell holds the truth, a source frame, every method's frames, their seconds and the key of the weights they are about.
+    A cell holds the truth, a source frame, and of every method the frames, the losses of its fine-tuning, its seconds and the
+    key of the weights it is about.
     Frames of other weights are computed anew; cells of other settings or code lie in another folder.
     """
     folder = cells_in(folder, store, profile)
@@ -107,6 +109,7 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
             start = time.time()
             arrays[method.name] = method.make(train, test, seed)
             arrays[f"seconds of {method.name}"], arrays[key_of(method.name)] = np.array(time.time() - start), np.array(method.key)
+            arrays[losses_of(method.name)] = np.array([[r.get(k, np.nan) for k in LOSSES] for r in method.rows], np.float32)
             progress.add(1)
         temporary = path.with_suffix(".tmp.npz")
         np.savez_compressed(temporary, **arrays)
@@ -145,6 +148,18 @@ def about(path: Path) -> tuple[str, int, int, int]:
 def key_of(name: str) -> str:
     """Where a cell keeps the key of a method's weights."""
     return f"weights of {name}"
+
+
+def losses_of(name: str) -> str:
+    """Where a cell keeps a method's losses, a column for each of ``LOSSES``."""
+    return f"losses of {name}"
+
+
+def tuning_logs(path: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """The losses of the fine-tunings of a cell, a row for every step, by method."""
+    with np.load(path) as cell:
+        return {name: [{"step": step, **dict(zip(LOSSES, map(float, row)))} for step, row in enumerate(cell[losses_of(name)], start=1)]
+                for name in names if losses_of(name) in cell and len(cell[losses_of(name)])}
 
 
 def scores(images: np.ndarray, truth: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:

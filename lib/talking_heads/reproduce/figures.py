@@ -1,6 +1,6 @@
 """Figures in the paper's layout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -56,6 +56,22 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def runs(logs: Mapping[str, Sequence[dict]], panels: Mapping[str, str], smooth: int = 5) -> Figure:
+    """Several runs over each other: a panel for each logged value, a line for each run that logged it."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.0 * len(panels) + 1.6, 2.6), squeeze=False)
+    for axis, (value, title) in zip(axes[0], panels.items()):
+        for name, rows in logs.items():
+            table = pd.DataFrame(rows)
+            if value in table and len(part := table[["step", value]].dropna()):
+                axis.plot(part["step"], part[value].rolling(smooth, min_periods=1).mean(), lw=1.2, label=name)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0, -1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout(pad=0.4)
     return figure
 

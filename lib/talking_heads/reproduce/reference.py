@@ -82,6 +82,11 @@ class Loaded:
     said: str
 
 
+def own(profile: Profile) -> str:
+    """The variant that a profile's heads are learned from: "ft", else the small corpus's, else the first."""
+    return next((v for v in ("ft", "small") if v in profile.variants), profile.variants[0])
+
+
 def load_all(profile: Profile, weights: str, results: Path, device: torch.device = torch.device("cpu"), only: Sequence[str] | None = None) -> Loaded:
     """Networks of every variant of the profile (or of ``only``) that is there."""
     out, said = Loaded({}, {}, {}, ""), []
@@ -113,7 +118,7 @@ def table1_methods(loaded: Loaded, profile: Profile, extractors: Sequence) -> li
 
 
 def ablation_methods(loaded: Loaded, profile: Profile, extractors: Sequence, e_hats: Tensor) -> list[Method]:
-    """The ablations' methods and the full model, on the small corpus; ``e_hats`` are validation people's embeddings by "small"."""
+    """The ablations' methods and the full model, from the weights named :func:`base`; ``e_hats`` are validation people's embeddings."""
     nets, keys = loaded.networks, dict(loaded.keys)
     no_match = {}
     for variant, name in (("no-match", methods.NO_MATCH), ("no-match-one-shot", methods.NO_MATCH_ONE_SHOT)):
@@ -121,8 +126,14 @@ def ablation_methods(loaded: Loaded, profile: Profile, extractors: Sequence, e_h
             w0 = nets[variant].discriminator.w0
             no_match[name] = (nets[variant], *(loaded.states[variant][k].to(w0.device) for k in ("w.mean", "w.std")))
             keys[name] = keys[variant]
-    full = methods.ours(nets["small"], keys["small"], profile, extractors, methods.OURS_BEFORE, methods.OURS)
-    return [*methods.ablations(nets["small"], no_match, e_hats, keys, profile, extractors), *full]
+    start = base(loaded, profile)
+    full = methods.ours(nets[start], keys[start], profile, extractors, methods.OURS_BEFORE, methods.OURS)
+    return [*methods.ablations(nets[start], no_match, e_hats, {**keys, "full": keys[start]}, profile, extractors), *full]
+
+
+def base(loaded: Loaded, profile: Profile) -> str:
+    """What is ablated: the small corpus's full model, or the profile's own where there is none."""
+    return "small" if "small" in loaded.networks else own(profile)
 
 
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:

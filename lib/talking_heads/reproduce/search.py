@@ -22,7 +22,7 @@ from ..fine_tuning import FineTuning, fine_tune, set_up
 from ..perceptual import make_extractors
 from ..profiles import Profile, load
 from ..progress import Progress
-from .reference import load_networks, weights_key
+from .reference import load_networks, own, weights_key
 
 RATES, DISCRIMINATOR_RATES = (1e-4, 2e-4, 4e-4, 8e-4), (2e-5,)
 EPOCHS = (0, 10, 20, 40)
@@ -39,12 +39,12 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     profile, chosen = load(profile_name), choose(device)
     build.ensure(profile, data, str(chosen))
     store = build.store(profile, data, "validation")
-    nets, _ = load_networks(profile, "ft", "reference", results, chosen)
+    nets, _ = load_networks(profile, own(profile), "reference", results, chosen)
     extractors = [e.to(chosen) for e in make_extractors(profile)]
     tasks = protocol.tasks(store, profile, PEOPLE)
     frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
               for k in tasks]
-    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights_key(profile, 'ft', 'reference', results)}.jsonl"
+    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights_key(profile, own(profile), 'reference', results)}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["tune_rate"], r["tune_discriminator_rate"], r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
