@@ -27,6 +27,8 @@ TRIVIAL = (NEAREST, MEAN)
 CORPUS = {X2FACE: SMALL, PIX2PIXHD: SMALL, OURS_BEFORE: SMALL, OURS: SMALL, FEED_FORWARD: LARGE, BEFORE: LARGE, AFTER: LARGE, NEAREST: "", MEAN: ""}
 TABLE1 = tuple(CORPUS)  # the order of its rows
 
+FAMILY = {OURS: "ours", OURS_BEFORE: "ours", FEED_FORWARD: "ours", BEFORE: "ours", AFTER: "ours"}  # an observer of one has seen the others' habits
+
 RANDOM_E, RANDOM_PSI, NORMAL_PSI, OTHERS_E = "random ê", "random ψ̂", "standard normal ψ̂", "another person's ê"
 NO_MATCH, NO_MATCH_ONE_SHOT, NO_ADVERSARIAL = "no L_MCH, random w′", "no L_MCH (K = 1), random w′", "no L′_ADV"
 ABLATIONS = (RANDOM_E, RANDOM_PSI, NORMAL_PSI, OTHERS_E, NO_MATCH, NO_MATCH_ONE_SHOT, NO_ADVERSARIAL)

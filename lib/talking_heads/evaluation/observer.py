@@ -4,7 +4,7 @@ Two of the three are real and from other videos of the person, so a fake gives i
 shows. The observer never saw the method nor the people it is tested on. Chance is one third; lower is better for a method.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -70,21 +70,22 @@ def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, Seque
 
 
 def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None,
-            steps: int = 200, each: int = 32, seed: int = 0) -> pd.DataFrame:
+            steps: int = 200, each: int = 32, seed: int = 0, real: Collection[str] = ()) -> pd.DataFrame:
     """How often the observer finds each method's fakes: columns method, person, USER-proxy.
 
     ``fakes`` maps a method to its frames of every person, ``reals`` a person to the frames of each other video. Methods of the same
-    group (the same one at another T, say) are left out together. Raises ValueError for fewer than two groups or people.
+    group (the same one at another T, say) are left out together; groups in ``real`` show real pictures and are never learned
+    from. Raises ValueError for fewer than two groups or people.
     """
     groups = {m: (groups or {}).get(m, m) for m in fakes}
     people = sorted(reals)
-    if len(set(groups.values())) < 2 or len(people) < FOLDS:
+    if len(set(groups.values()) - set(real)) < 2 or len(people) < FOLDS:
         raise ValueError(f"cross-fitting needs two groups of methods and {FOLDS} people; there are {len(set(groups.values()))} and {len(people)}")
     rows = []
     for fold in range(FOLDS):
         tested = people[fold::FOLDS]
         for group in dict.fromkeys(groups.values()):
-            observer = train_observer([fakes[m] for m in fakes if groups[m] != group], reals, [p for p in people if p not in tested], steps, seed)
+            observer = train_observer([fakes[m] for m in fakes if groups[m] not in (group, *real)], reals, [p for p in people if p not in tested], steps, seed)
             for method in (m for m in fakes if groups[m] == group):
                 for person in tested:
                     x, place = draw_triplets(fakes[method][person], reals[person], each, np.random.default_rng([seed, people.index(person)]))

@@ -24,7 +24,7 @@ from ..profiles import Profile, key
 from ..progress import Progress
 from ..tensors import code_digest
 from . import judges, metrics
-from .methods import Frames, Method
+from .methods import FAMILY, Frames, Method
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
 
 
 def fakes(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
-    """Generated frames by "method@T" and person, and the method that each belongs to."""
+    """Generated frames by "method@T" and person, and the family of methods that each belongs to."""
     out: dict[str, dict[str, np.ndarray]] = {}
     for path in paths:
         person, _, t, _ = about(path)
@@ -219,7 +219,7 @@ def fakes(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, dict[s
             for name in (n for n in names if n in cell):
                 of = out.setdefault(f"{name}@{t}", {})
                 of[person] = np.concatenate([of[person], cell[name]]) if person in of else cell[name]
-    return out, {label: label.split("@")[0] for label in out}
+    return out, {label: FAMILY.get(label.split("@")[0], label.split("@")[0]) for label in out}
 
 
 def per_person(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:

@@ -55,7 +55,8 @@ def describe(about: dict) -> str:
     people = about["people"]
     number = people.get("people", people.get("videos", 0))
     return (f"{about['variant']} weights: profile {about['profile']}, step {about['step']} of {about['of']}, "
-            f"{round(number * people.get('share', 1))} {'people' if 'people' in people else 'videos'}, code {about['commit'] or 'unknown'}")
+            f"{round(number * people.get('share', 1))} {'people' if 'people' in people else 'videos'}, code {about['commit'] or 'unknown'}"
+            + (f", collapsed: {about['collapsed']}" if "collapsed" in about else ""))
 
 
 def digest(profile: Profile, weights: str, results: Path) -> str:
