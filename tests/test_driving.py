@@ -1,5 +1,6 @@
 """Driving heads: landmark adaptation against known truth, steadiness without delay, heads as files, animate."""
 
+import dataclasses
 import time
 
 import av
@@ -132,6 +133,35 @@ def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, mo
     corner = [np.stack(video.read(p).frames).astype(int)[:, -24:, :80] for p in (out, bare)]
     elsewhere = [np.stack(video.read(p).frames).astype(int)[:, :200] for p in (out, bare)]
     assert np.abs(corner[0] - corner[1]).mean() > 8 > np.abs(elsewhere[0] - elsewhere[1]).mean()
+
+
+def test_known_pupils_are_learned_and_driven(clips, tmp_path, monkeypatch):
+    """A head learned with pupils looks where the driver's pupils say; one learned without ignores them."""
+    profile, looks = profiles.load("smoke", tune_epochs=2), {}
+    assert profile.pupils > 0
+    me, you = make_clip(8, 1, 0, 1, 12.5, 96), make_clip(8, 2, 0, 20, 12.5, 96)
+    for name, clip in (("me", me), ("you", you)):
+        source = clips / ("me.png" if name == "me" else "you.mp4")
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+        np.savez(tmp_path / f"{name}.npz", landmarks=clip.landmarks, pupils=clip.pupils)
+    driver = animate.read_driver(tmp_path / "you.mp4", profile.image_size, None)
+    assert driver.points.shape == (20, 70, 2) and np.isfinite(driver.points).all()
+    nets = build(profile, 1)
+    monkeypatch.setattr(animate, "make_extractors", lambda _: [])
+    for pupils, count in ((True, 70), (False, 68)):
+        few = animate.source_frames([tmp_path / "me.png"], profile, 1, None, pupils)
+        assert few.points.shape == (1, count, 2)
+        head = animate.learn(nets, few, profile, tmp_path / f"{count}.head", CARD, torch.device("cpu"), log=False)
+        aside = dataclasses.replace(driver, points=np.concatenate([driver.points[:, :68], driver.points[:, 68:] + [2.0, 0.0]], 1))
+        looks[pupils] = np.array_equal(animate.perform(head, driver), animate.perform(head, aside))
+    assert looks == {True: False, False: True}
+    adapted = FaceShape.load().adapt(driver.points, few.points, profile.image_size)
+    for pupil, lids in ((68, slice(36, 42)), (69, slice(42, 48))):
+        side = lambda points: np.median(points[:, pupil, 0] - points[:, lids, 0].mean(1)) / np.median(np.ptp(points[:, lids, 0], axis=1))
+        assert side(adapted) == pytest.approx(side(driver.points), abs=0.05)
+    np.savez(tmp_path / "me.npz", landmarks=me.landmarks, pupils=me.pupils[:, :1])
+    with pytest.raises(ValueError, match=r"me\.npz: pupils have shape \(1, 1, 2\)"):
+        animate.source_frames([tmp_path / "me.png"], profile, 1, None, True)
 
 
 def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):

@@ -88,16 +88,15 @@ def animate(args: argparse.Namespace) -> None:
         raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
     device = choose(args.device)
     detect = a.detector_for([*(args.photo or ()), args.driver], device)
-    if args.head:
-        head = load_head(args.head, device)
-    else:
-        profile = load(args.profile)
+    head = load_head(args.head, device) if args.head else None
+    profile = load(args.profile)
+    driver = a.read_driver(args.driver, head.settings.image_size if head else profile.image_size, detect)  # before the minutes of learning
+    if head is None:
         nets, about = load_networks(profile, own(profile), "reference" if profile.reference_weights else "scratch", args.results, device)
-        few = a.source_frames(args.photo, profile, args.shots, detect)
+        few = a.source_frames(args.photo, profile, args.shots, detect, pupils=driver.points.shape[1] == 70)
         print(f"learning a head from {len(few.images)} frames", flush=True)
         card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in args.photo), "weights": about["commit"]}
         head = a.learn(nets, few, profile, args.keep or args.out.with_suffix(".head"), card, device)
-    driver = a.read_driver(args.driver, head.settings.image_size, detect)
     print(f"driving it through {len(driver.points)} frames", flush=True)
     frames = a.perform(head, driver, adapt=not args.raw, smooth=not args.raw)
     print(a.export(args.out, frames, driver, head.card, mark=not args.no_mark))

@@ -107,6 +107,8 @@ def read_sidecar(path: Path, frames: int) -> dict[str, np.ndarray]:
         raise Rejected(f"{path.name}: landmarks have shape {points.shape}, not (frames, 68, 2)")
     if len(points) != frames:
         raise Rejected(f"{path.name}: landmarks for {len(points)} frames, the video has {frames}")
+    if "pupils" in known and known["pupils"].shape != (frames, 2, 2):
+        raise Rejected(f"{path.name}: pupils have shape {known['pupils'].shape}, not ({frames}, 2, 2)")
     return known
 
 
@@ -146,7 +148,7 @@ def look(path: Path, most: int, detect: Detect | None) -> Look:
         known = read_sidecar(sidecar(path), len(clip.frames))
     else:
         points, faces = detect([clip.frames[f] for f in looked])
-        known = {"landmarks": points}
+        known = {"landmarks": points[:, :68]} | ({"pupils": points[:, 68:]} if points.shape[1] == 70 else {})
     good = np.isfinite(known["landmarks"]).all((1, 2))
     if lost := int((~good).sum()):
         notes.append(f"landmarks not finite in {lost} frames, which are left out" if given else f"no face in {lost} of {len(good)} frames, which are left out")

@@ -36,27 +36,37 @@ def named_look(path: Path, most: int, detect: Detect | None) -> Look:
 
 
 def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> Detect | None:
-    """face-alignment's networks where one of the files has no landmarks beside it, else None. Raises FileNotFoundError without their weights."""
+    """face-alignment's networks where one of the files has no landmarks beside it, else None.
+
+    Raises FileNotFoundError where a file is not there, and without the networks' weights.
+    """
+    if missing := [str(p) for p in paths if not p.exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)}: no such file")
     if all(sidecar(p).exists() for p in paths):
         return None
     from ..corpus.detector import Detector
     return Detector(device)
 
 
-def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None) -> Frames:
-    """The frames to learn from: at most ``most`` of photographs or of a clip, cropped. Raises ValueError, naming the file."""
-    images, points = [], []
+def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None, pupils: bool = False) -> Frames:
+    """The frames to learn from: at most ``most`` of photographs or of a clip, cropped.
+
+    Their points are 70 where ``pupils`` are asked for, all sources have them and the profile's networks know them, else 68.
+    Raises ValueError, naming the file.
+    """
+    cuts = []
     for path in paths:
         seen = named_look(path, most, detect)
-        _, arrays = cut(seen, seen.known["landmarks"][seen.good], Settings(profile.image_size, most), most)
-        images.append(arrays["frames"]), points.append(arrays["landmarks"])
-    images, points = np.concatenate(images)[:most], np.concatenate(points)[:most]
+        cuts.append(cut(seen, seen.known["landmarks"][seen.good], Settings(profile.image_size, most), most)[1])
+    images, points = (np.concatenate([c[name] for c in cuts])[:most] for name in ("frames", "landmarks"))
+    if pupils and profile.pupils and all("pupils" in c for c in cuts):
+        points = np.concatenate([points, np.concatenate([c["pupils"] for c in cuts])[:most]], 1)
     return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)))
 
 
 @dataclasses.dataclass
 class Driver:
-    """A driver's clip: its landmarks (n, 68, 2) in pixels of a crop of ``size``², its rate and its sound."""
+    """A driver's clip: its landmarks (n, 68, 2), or (n, 70, 2) with pupils, in pixels of a crop, its rate and its sound."""
 
     points: np.ndarray
     fps: float
@@ -64,7 +74,7 @@ class Driver:
 
 
 def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
-    """Landmarks of every frame of a clip; where no face was found they are taken from the frames around.
+    """Landmarks of every frame of a clip, and pupils where they are known; what was not found is taken from the frames around.
 
     Raises ValueError, naming the file, where there is none in half of the frames.
     """
@@ -74,12 +84,15 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
     if not seen.clip.fps:
         raise ValueError(f"{path}: a photograph cannot drive; give a video")
     points = seen.known["landmarks"].astype(np.float64)
+    if "pupils" in seen.known and np.isfinite(seen.known["pupils"]).any(0).all():
+        points = np.concatenate([points, seen.known["pupils"]], 1)
     at = np.arange(len(points))
-    for p in range(68):
+    for p in range(points.shape[1]):
         for axis in range(2):
-            points[:, p, axis] = np.interp(at, at[seen.good], points[seen.good, p, axis])
+            known = seen.good & np.isfinite(points[:, p, axis])
+            points[:, p, axis] = np.interp(at, at[known], points[known, p, axis])
     sound = None if seen.clip.sound is None else seen.clip.sound / 32768
-    return Driver(crops.to_crop(points, crops.clip_square(points), size), seen.clip.fps, sound)
+    return Driver(crops.to_crop(points, crops.clip_square(points[:, :68]), size), seen.clip.fps, sound)
 
 
 def learn(nets: Networks, few: Frames, profile: Profile, path: Path, card: dict, device: torch.device, log: bool = True) -> KeptHead:

@@ -17,6 +17,7 @@ from ..corpus.crops import clip_square, to_crop
 
 Array = NDArray[np.float64]
 FILE = Path(__file__).with_name("face_shape.safetensors")
+LIDS = (slice(36, 42), slice(42, 48))  # the points around either pupil
 IDENTITIES, EXPRESSIONS = 20, 10
 STAY, SOFT = 2e-2, 2e-3  # weights of the priors of identity (once a person) and expression (once a frame)
 
@@ -97,11 +98,13 @@ class FaceShape:
     def adapt(self, driver: Array, source: Array, size: int) -> Array:
         """The driver's motion (n, 68, 2) performed by the source's face, known from its own landmarks (m, 68, 2): (n, 68, 2).
 
-        All in pixels, the result in a crop of ``size``² pixels that is laid around it as around any clip.
+        All in pixels, the result in a crop of ``size``² pixels that is laid around it as around any clip. Where the driver has
+        pupils, points 68 and 69, they stay where they are between the lids.
         """
-        moves, face = self.explain(driver), self.explain(source)
+        moves, face = self.explain(driver[:, :68]), self.explain(source[:, :68])
         points = moves.camera.project(self.shapes(face.identity, moves.expression))
-        return to_crop(points, clip_square(points), size)
+        pupils = [carry(driver[:, 68 + k], driver[:, lids], points[:, lids]) for k, lids in enumerate(LIDS[:driver.shape[1] - 68])]
+        return to_crop(np.stack([*points.swapaxes(0, 1), *pupils], 1), clip_square(points), size)
 
     def save(self, path: Path) -> None:
         save_file({name: np.ascontiguousarray(value, np.float32) for name, value in vars(self).items()}, path)
@@ -109,6 +112,15 @@ class FaceShape:
     @classmethod
     def load(cls, path: Path = FILE) -> "FaceShape":
         return cls(**{name: value.astype(np.float64) for name, value in load_file(path).items()})
+
+
+def carry(point: Array, here: Array, there: Array) -> Array:
+    """Points (n, 2) moved as the points around them, from ``here`` (n, k, 2) to ``there``: turned, scaled and shifted."""
+    z, w, p = (v[..., 0] + 1j * v[..., 1] for v in (here, there, point))
+    middle = z.mean(1), w.mean(1)
+    z, w = z - middle[0][:, None], w - middle[1][:, None]
+    moved = middle[1] + (p - middle[0]) * (z.conj() * w).sum(1) / (abs(z) ** 2).sum(1)
+    return np.stack([moved.real, moved.imag], -1)
 
 
 def _ridge(a: Array, b: Array, weight: float) -> Array:

@@ -25,7 +25,10 @@ KINDS = ("procedural speaker", "real person", "painting")
 
 @dataclass
 class KeptHead:
-    """G' of one person with the frames it was learned from, (T, S, S, 3), their landmarks (T, 68, 2), and its card."""
+    """G' of one person with the frames it was learned from, (T, S, S, 3), their landmarks, and its card.
+
+    The landmarks are (T, 68, 2), or (T, 70, 2) where it was learned with pupils: only then is it driven with them.
+    """
 
     head: Head
     settings: SimpleNamespace  # of FIELDS
@@ -35,8 +38,8 @@ class KeptHead:
 
     @torch.no_grad()
     def drive(self, points: np.ndarray, batch: int = 32) -> np.ndarray:
-        """Frames (n, S, S, 3) uint8 of landmarks (n, 68, 2) in pixels of the head's crop."""
-        s, device = self.settings, self.head.psi.device
+        """Frames (n, S, S, 3) uint8 of landmarks (n, 68, 2), or (n, 70, 2) with pupils, in pixels of the head's crop."""
+        s, device, points = self.settings, self.head.psi.device, points[:, :self.points.shape[1]]
         out = []
         with autocast(s.precision, device):
             for part in np.array_split(points, max(1, -(-len(points) // batch))):

@@ -19,7 +19,7 @@ def one_euro(points: Array, fps: float, still: float = STILL, eager: float = EAG
     def share(cutoff: Array | float) -> Array | float:
         return 1 / (1 + fps / (2 * math.pi * cutoff))
 
-    unit = float(np.median(interocular(points)))
+    unit = float(np.median(interocular(points[:, :68])))
     out, speed = points.astype(np.float64), np.zeros(points.shape[1:])
     for i in range(1, len(points)):
         speed = speed + share(1.0) * ((points[i] - points[i - 1]) * fps / unit - speed)
