@@ -101,6 +101,17 @@ def test_a_run_resumes_with_what_is_missing_and_notices_changes(tmp_path, monkey
     assert runner.plan(run)[0][2] != absent
 
 
+def test_what_people_put_there_makes_its_readers_stale(tmp_path):
+    for name in ("a", "b"):
+        notebook(tmp_path / "notebooks", name, "1")
+    run = make(tmp_path, Chapter("a", "", reads="study/answers/*.csv"), Chapter("b", ""))
+    before = [key for *_, key in runner.plan(run)]
+    (run.results / "study/answers").mkdir(parents=True)
+    (run.results / "study/answers/ada.csv").write_text("a")
+    after = [key for *_, key in runner.plan(run)]
+    assert after[0] != before[0] and after[1] == before[1]
+
+
 def test_only_brings_along_what_is_needed_and_refuses_unknown_names(tmp_path):
     for name in ("01_a", "02_b", "03_c"):
         notebook(tmp_path / "notebooks", name, "1")

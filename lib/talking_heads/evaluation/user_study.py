@@ -4,6 +4,7 @@ Two of the three are real and from two other videos of the person. A method's sc
 third is the best that it can reach. Triplets, answers and their statistics; the page that asks is ``reproduce/study_page.py``.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-ANSWERS = ("rater", "triplet", "choice", "seconds")
+ANSWERS = ("study", "rater", "triplet", "choice", "seconds")
 KEY = ("triplet", "method", "T", "person", "fake")
 
 
@@ -75,27 +76,34 @@ def sheets(people: Sequence[str], raters: int, times: int, seed: int = 0) -> lis
     return [[sheet[k] for k in rng.permutation(len(sheet))] for sheet in out]
 
 
+def tag(triplets: Sequence[Triplet]) -> str:
+    """Ten hex digits of a study's pictures, in their order: answers belong to one study alone."""
+    return hashlib.sha256(b"".join(x.pictures.tobytes() for x in triplets)).hexdigest()[:10]
+
+
 def key(triplets: Sequence[Triplet], sheet: int | None = None) -> pd.DataFrame:
-    """What only the evaluation may know: columns triplet, method, T, person, fake, and the size of a whole sheet."""
+    """What only the evaluation may know: columns triplet, method, T, person, fake; the size of a whole sheet, the study's tag."""
     table = pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
-    return table.assign(sheet=sheet or len(triplets))
+    return table.assign(sheet=sheet or len(triplets), study=tag(triplets))
 
 
-def read_answers(paths: Sequence[Path], triplets: int, sheet: int | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """Everybody's answers in one table (rater, triplet, choice, seconds), and a line about everything that was left out.
+def read_answers(paths: Sequence[Path], key_: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Everybody's answers to a study in one table with columns ``ANSWERS``, and a line about everything that was left out.
 
-    Of a rater's answers to the same triplet the first counts. A sheet with fewer than ``sheet`` answers (all triplets by
-    default) is half-finished and left out. Raises ValueError, naming the file, where one is no answer sheet.
+    Of a rater's answers to the same triplet the first counts. A rater with fewer answers than a sheet has is half-finished and
+    left out. Raises ValueError, naming the file, where one is no answer sheet or one of another study.
     """
-    sheet, notes, kept = sheet or triplets, [], []
+    triplets, sheet, study, notes, kept = len(key_), int(key_["sheet"].iloc[0]), key_["study"].iloc[0], [], []
     for path in paths:
         try:
-            table = pd.read_csv(path)
+            table = pd.read_csv(path, dtype={"rater": str, "study": str}, keep_default_na=False)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a CSV file ({error})") from error
         if missing := [c for c in ANSWERS if c not in table]:
             raise ValueError(f"{path}: columns {', '.join(missing)} are missing; the page's own download has {', '.join(ANSWERS)}")
         table = table[list(ANSWERS)]
+        if (table["study"] != study).any():
+            raise ValueError(f"{path}: answers to another study than the one in key.csv, whose pictures were others; move the file away")
         wrong = ~(table["choice"].isin(range(3)) & table["triplet"].isin(range(triplets)))
         if wrong.any():
             raise ValueError(f"{path}: line {int(wrong.to_numpy().argmax()) + 2} is no answer to this study's {triplets} triplets")
@@ -115,8 +123,8 @@ def accuracy(answers: pd.DataFrame, key_: pd.DataFrame) -> pd.DataFrame:
     Answers of one rater resemble each other, and so do answers about one person. Their variance is that of means clustered both
     ways (Cameron, Gelbach & Miller 2011); ``effect`` says how many times wider than that of independent answers it is, and the
     interval is Wilson's for as many independent answers as these are worth, with Student's quantile for the smaller number of
-    clusters. Columns: method, T, USER, ci_low, ci_high, answers, raters, people, effect. Raises ValueError for fewer than two
-    raters or people.
+    clusters. Columns: method, T, USER, ci_low, ci_high, answers, raters, people, effect. With fewer than two raters or people
+    there is no interval, and no effect.
     """
     scored = answers.merge(key_, on="triplet", validate="many_to_one")
     scored["found"] = (scored["choice"] == scored["fake"]).astype(float)
@@ -124,7 +132,8 @@ def accuracy(answers: pd.DataFrame, key_: pd.DataFrame) -> pd.DataFrame:
     for (method, t), part in scored.groupby(["method", "T"], sort=False):
         raters, people, n, p = part["rater"].nunique(), part["person"].nunique(), len(part), part["found"].mean()
         if min(raters, people) < 2:
-            raise ValueError(f"{method}, T = {t}: an interval needs two raters and two people, there are {raters} and {people}")
+            rows.append((method, t, p, np.nan, np.nan, n, raters, people, np.nan))
+            continue
         variance = _clustered(part, ["rater"]) + _clustered(part, ["person"]) - _clustered(part, ["rater", "person"])
         effect = max(1.0, variance / (p * (1 - p) / n)) if 0 < p < 1 else 1.0
         low, high = _wilson(p, n / effect, student_t.ppf(0.975, min(raters, people) - 1))
@@ -144,31 +153,39 @@ def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def measured(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
-    """USER from a study's folder (``key.csv`` and ``answers/*.csv``), None where nobody has answered, and notes about answers left out.
+def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The answers of a study's folder (``key.csv`` and ``answers/*.csv``), its key, and notes about answers left out.
 
     Simulated raters are refused with ValueError: they are no people.
     """
     paths = sorted((folder / "answers").glob("*.csv"))
     if not paths:
-        return None, []
-    key_ = pd.read_csv(folder / "key.csv")
-    answers, notes = read_answers(paths, len(key_), int(key_["sheet"].iloc[0]))
-    if answers["rater"].astype(str).str.startswith("simulated").any():
+        return pd.DataFrame(columns=ANSWERS), pd.DataFrame(columns=KEY), []
+    key_ = pd.read_csv(folder / "key.csv", dtype={"study": str})
+    answers, notes = read_answers(paths, key_)
+    if answers["rater"].str.startswith("simulated").any():
         raise ValueError(f"{folder / 'answers'}: holds answers of simulated raters, which are never shown as people's; remove them")
-    return (accuracy(answers, key_) if answers["rater"].nunique() > 1 else None), [*notes, *(["one rater is too few"] if answers["rater"].nunique() == 1 else [])]
+    return answers, key_, notes
+
+
+def measured(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
+    """USER from a study's folder, None where fewer than two people have answered, and notes; see :func:`collected`."""
+    answers, key_, notes = collected(folder)
+    if answers["rater"].nunique() < 2:
+        return None, [*notes, *(["one rater is too few"] if len(answers) else [])]
+    return accuracy(answers, key_), notes
 
 
 def agreement(answers: pd.DataFrame) -> float:
     """Fleiss' kappa of the raters' choices on triplets that two or more answered: 0 by chance, 1 where all agree.
 
-    Raises ValueError where no triplet was answered twice.
+    Nan where no triplet was answered twice.
     """
     counts = answers.pivot_table(index="triplet", columns="choice", values="rater", aggfunc="count", fill_value=0)
     counts = counts.reindex(columns=range(3), fill_value=0).to_numpy(float)
     counts = counts[counts.sum(1) >= 2]
     if not len(counts):
-        raise ValueError("agreement needs triplets that two raters answered")
+        return float("nan")
     n = counts.sum(1)
     observed = ((counts**2).sum(1) - n) / (n * (n - 1))
     expected = ((counts.sum(0) / counts.sum()) ** 2).sum()
@@ -190,5 +207,5 @@ def simulate(key_: pd.DataFrame, raters: Mapping[str, float], seed: int = 0) -> 
     for name, skill in raters.items():
         guess = rng.integers(0, 3, len(key_))
         choice = np.where(rng.random(len(key_)) < skill, key_["fake"], guess)
-        parts.append(pd.DataFrame({"rater": f"simulated {name}", "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
+        parts.append(pd.DataFrame({"study": key_["study"], "rater": f"simulated {name}", "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
     return pd.concat(parts, ignore_index=True)

@@ -27,6 +27,7 @@ from ..profiles import Profile
 from ..tensors import sha256
 
 CLOSING = "print('the chapter ran to its end')"
+ANSWERS = "study/answers/*.csv"  # of the user study
 LIBRARY = Path(__file__).parents[1]
 
 
@@ -40,6 +41,7 @@ class Chapter:
     promises: tuple[str, ...] = ()  # files below results/<profile>
     minutes: float = 1.0  # on two cores with the default profile
     limit: float = 12 * 3600.0  # seconds
+    reads: str = ""  # pattern of files below results/<profile> that people put there
     alone: bool = False  # whether it measures time, so that nothing may run beside it
 
 
@@ -53,7 +55,7 @@ CHAPTERS = (
             ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.7),
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
-             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0),
+             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0, reads=ANSWERS),
     Chapter("06_ablations", "what each part is worth", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png"), 7.0),
     Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 5.0, alone=True),
@@ -62,7 +64,7 @@ CHAPTERS = (
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("figures/figure5.png", "figures/adaptation.png", "figures/figure8.png", "tables/adaptation.csv", "clips/puppeteering.mp4"), 3.5),
     Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.3),
-    Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.5),
+    Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.5, reads=ANSWERS),
 )
 
 
@@ -90,7 +92,7 @@ class Run:
     processes: set[subprocess.Popen] = field(default_factory=set)
 
     def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
-        """Changes with the notebook, the library, the parameters, the inputs and the chapters needed."""
+        """Changes with the notebook, the library, the parameters, the inputs, what people put there, and the chapters needed."""
         digest = hashlib.sha256()
         notebook = nbformat.read(self.notebooks / f"{chapter.name}.ipynb", 4)
         digest.update(repr([(c.cell_type, c.source) for c in notebook.cells]).encode())
@@ -99,6 +101,8 @@ class Run:
             digest.update(path.name.encode() + path.read_bytes())
         for path in self.inputs:
             digest.update(sha256(path).encode() if path.exists() else b"absent")
+        for path in sorted(self.results.glob(chapter.reads) if chapter.reads else ()):
+            digest.update(path.name.encode() + path.read_bytes())
         digest.update(repr([keys.get(n, "") for n in chapter.needs]).encode())
         return digest.hexdigest()[:16]
 

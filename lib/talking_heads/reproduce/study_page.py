@@ -1,7 +1,7 @@
 """The user study as one HTML page that can be sent to colleagues: it opens from the file system and needs no network.
 
 Pictures are embedded; which one is the fake is not in the page. Answers live in the browser until they are downloaded as CSV
-(rater, triplet, choice, seconds): a half-finished sheet goes on where it was, and an answer can be given once only.
+(study, rater, triplet, choice, seconds): a half-finished sheet goes on where it was, and an answer can be given once only.
 """
 
 import base64
@@ -18,9 +18,11 @@ import pandas as pd
 from jinja2 import Template, select_autoescape
 from markupsafe import Markup
 
+from ..evaluation import user_study
 from ..evaluation.user_study import ANSWERS, Triplet
 from ..look import panels
 
+TOO_SOON = 0.3  # seconds: a second click that belongs to the picture before
 PAGE = Template(Path(__file__).with_name("study_page.html").read_text(), autoescape=select_autoescape(default=True))
 
 
@@ -34,7 +36,7 @@ def write_page(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, 
     pictures = [[png(p) for p in triplets[n].pictures] for n in numbers]
     tag = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()[:10]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.render(title=title, tag=tag, pictures=Markup(json.dumps(pictures)), numbers=Markup(json.dumps(list(numbers))), count=len(numbers)))
+    path.write_text(PAGE.render(title=title, tag=tag, study=user_study.tag(triplets), too_soon=round(1000 * TOO_SOON), pictures=Markup(json.dumps(pictures)), numbers=Markup(json.dumps(list(numbers))), count=len(numbers)))
     return path
 
 
@@ -43,8 +45,8 @@ def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: 
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         path.write_text(",".join(ANSWERS) + "\n")
-    known = pd.read_csv(path)
-    left = [n for n in numbers if n not in set(known[known["rater"] == rater]["triplet"])]
+    known, study = pd.read_csv(path, dtype={"rater": str, "study": str}, keep_default_na=False), user_study.tag(triplets)
+    left = [n for n in numbers if n not in set(known[(known["rater"] == rater) & (known["study"] == study)]["triplet"])]
     place, shown = widgets.HTML(), [time.time()]
     pictures = [widgets.Image(format="png", width=220, height=220) for _ in range(3)]
     buttons = [widgets.Button(description=f"{k + 1} is the fake", layout={"width": "220px"}) for k in range(3)]
@@ -57,8 +59,10 @@ def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: 
         shown[0] = time.time()
 
     def answer(choice: int) -> None:
+        if time.time() - shown[0] < TOO_SOON:
+            return
         with open(path, "a") as out:
-            out.write(f"{rater},{left.pop(0)},{choice},{time.time() - shown[0]:.2f}\n")
+            out.write(f"{study},{rater},{left.pop(0)},{choice},{time.time() - shown[0]:.2f}\n")
         show()
 
     for k, button in enumerate(buttons):

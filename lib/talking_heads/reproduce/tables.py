@@ -97,8 +97,7 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         for metric in NEEDS:
             add(method, t, metric, (extra or {}).get((method, t, metric), nan), nan, nan, *shape)
         asked = [] if users is None else users[(users["method"] == method) & (users["T"] == t)].itertuples()
-        found = next(((r.USER, r.ci_low, r.ci_high) for r in asked), (nan, nan, nan))
-        add(method, t, "USER", *found, *shape)
+        add(method, t, "USER", *next(((r.USER, r.ci_low, r.ci_high, r.people, r.answers, 1) for r in asked), (nan, nan, nan, *shape)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
