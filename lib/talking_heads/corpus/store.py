@@ -114,14 +114,18 @@ class Store:
             out[e.person].append(n)
         return dict(out)
 
+    def first_source(self, number: int) -> dict:
+        """The manifest's line of a video's first clip; ``source`` is its path below ``root``."""
+        e = self.entries[number]
+        return next(r for r in self.lines if (r["person"], r["video"]) == (e.person, e.video) and r["frames"])
+
     def window(self, number: int, start: int, length: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """``length`` consecutive frames of a video's first clip from its source, cropped, and their 16 kHz sound.
 
         Returns frames (length, size, size, 3) uint8 and samples (n,) int16 or None. Raises ValueError
         where the clip is too short.
         """
-        e = self.entries[number]
-        line = next(r for r in self.lines if (r["person"], r["video"]) == (e.person, e.video) and r["frames"])
+        line = self.first_source(number)
         source = video.read(self.root / line["source"])
         if start + length > len(source.frames):
             raise ValueError(f"{line['source']}: {len(source.frames)} frames, none at {start + length - 1}")

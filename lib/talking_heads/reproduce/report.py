@@ -20,7 +20,13 @@ CAPTIONS = {
     "figure3": "As the paper's Figure 3: the small corpus", "figure4": "As the paper's Figure 4: the large corpus",
     "figure6": "As the paper's Figure 6: ablations", "figure10": "As the paper's Figure 10: one person at every T, small corpus",
     "figure11": "As the paper's Figure 11: many people, small corpus", "figure12": "As the paper's Figure 12: one person at every T, large corpus",
-    "figure13": "As the paper's Figure 13: many people, large corpus",
+    "figure13": "As the paper's Figure 13: many people, large corpus", "stability": "Short trainings with and without L_FM",
+    "figure1": "As the paper's Figure 1: driven by the same person and by another one", "figure5": "As the paper's Figure 5: one-shot heads driven by other people",
+    "figure7": "As the paper's Figure 7: more of them", "figure8": "As the paper's Figure 8: driven by another video of the same person, T = 8",
+    "figure9": "As the paper's Figure 9: the same with T = 16", "gap": "The identity gap of two people at T = 1 and 8, with what differs from the truth",
+    "by_hand": "One head moved by hand: turned, mouth and eyes opened, one landmark pulled", "adaptation": "A stranger's landmarks, raw and adapted, where the truth is known",
+    "gaze": "Eyes of heads that look aside, told by 68 points and told where the pupils are", "triplets": "Which one is the fake?",
+    "astronaut": "A head from one photograph, by weights that have seen drawn people only",
 }
 
 PAGE = jinja2.Template("""<!doctype html>
