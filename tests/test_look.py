@@ -1,6 +1,7 @@
 """The interactive panels, moved by code; tests/test_browser.py moves them in a browser."""
 
 import time
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -68,7 +69,8 @@ def test_the_gap_panel_shows_what_is_chosen(record):
 
 def test_the_head_follows_sliders_and_dragged_points(head):
     panel = panels.drive_panel(head)
-    sliders, canvas, (result, rate) = panel.children[0].children[0].children, panel.children[0].children[1], panel.children[0].children[2].children
+    assert not panel.children[0].children, "one head: nothing to choose"
+    sliders, canvas, (result, rate) = panel.children[1].children[0].children, panel.children[1].children[1], panel.children[1].children[2].children
     first = result.value
     sliders[0].value = 25
     turned = result.value
@@ -79,6 +81,55 @@ def test_the_head_follows_sliders_and_dragged_points(head):
     canvas._up(x + 30, y)
     assert result.value != turned and canvas.held is None
     assert canvas.points[30, 0] == pytest.approx((x + 30) / canvas.scale - 0.5)
+
+
+def test_heads_of_several_people_and_epochs_can_be_driven(record, profile):
+    versions = gap.kept(record, profile, {"person": "a", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"})
+    assert list(versions) == [0, 1, 2] and versions[1].card["epoch"] == 1
+    panel = panels.drive_panel({"a": versions, "b": {0: versions[0], 2: versions[2]}})
+    (name, epoch), (_, canvas, (result, _)) = panel.children[0].children, (*panel.children[1].children[:2], panel.children[1].children[2].children)
+    assert epoch.value == 2
+    last = result.value
+    epoch.value = 0
+    first = result.value
+    assert first != last and result.value == panels.png(versions[0].drive(canvas.points[None])[0], panels.LARGE)
+    name.value = "b"
+    assert epoch.options == (0, 2) and epoch.value == 2 and result.value == last
+
+
+def test_ones_own_photographs_are_placed_one_by_one_or_detected(head, few, tmp_path):
+    import cv2
+
+    from talking_heads.driving.puppet import ANCHORS
+    asked = []
+
+    def learn(paths):
+        asked.append([p.name for p in paths])
+        return head
+
+    files = [{"name": f"../{n}.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC),
+              "content": memoryview(cv2.imencode(".png", np.full((200, 200, 3), 90 + 40 * n, np.uint8))[1].tobytes())} for n in range(2)]
+    example = np.zeros((200, 200, 3), np.uint8)
+    panel = panels.own_panel(tmp_path, learn, None, example)
+    upload, below = panel.children
+    upload.value = files
+    for n in range(2):
+        placing = below.children[0]
+        for _ in range(n):
+            placing = placing.children[3].children[0]
+        _, canvas, (ready, anew), _ = (*placing.children[:2], placing.children[2].children, placing.children[3])
+        assert (canvas.back == 90 + 40 * n).all()
+        canvas._mouse_down_callbacks(5.0, 5.0)
+        anew.click()
+        for anchor in ANCHORS:
+            canvas._mouse_down_callbacks(*(few.points[0][anchor] * canvas.scale * 5))
+        ready.click()
+    assert asked == [["placed0.png", "placed1.png"]] and (tmp_path / "placed1.npz").exists()
+    panels.own_panel(tmp_path, learn, lambda frames: None, example).children[0].value = files
+    assert asked[1] == ["0.png", "1.png"] and (tmp_path / "1.png").exists()
+    broken = panels.own_panel(tmp_path, learn, None, example)
+    broken.children[0].value = [{**files[0], "name": "text.png", "content": memoryview(b"text")}]
+    assert "not a readable photograph" in broken.children[1].children[0].value
 
 
 def test_live_tuning_runs_shows_and_stops(profile, nets, few, extractors):
@@ -100,7 +151,7 @@ def test_a_photograph_gets_its_points_by_clicks():
     from talking_heads.driving.puppet import ANCHORS
     taken = []
     panel = panels.placing_panel(np.zeros((300, 400, 3), np.uint8), lambda points: taken.append(points) or panels.w.HTML("a head"))
-    said, canvas, ready, below = panel.children
+    said, canvas, (ready, _), below = *panel.children[:2], panel.children[2].children, panel.children[3]
     truth = astronaut_points()[:68]
     for anchor in ANCHORS:
         assert ANCHORS[anchor] in said.value and ready.disabled

@@ -48,6 +48,15 @@ def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> D
     return Detector(device)
 
 
+def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
+    """face-alignment's networks where their weights have been fetched."""
+    from ..corpus.detector import Detector
+    try:
+        return Detector(device)
+    except FileNotFoundError:
+        return None
+
+
 def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None, pupils: bool = False) -> Frames:
     """The frames to learn from: at most ``most`` of photographs or of a clip, cropped.
 

@@ -47,6 +47,11 @@ class KeptHead:
         return np.concatenate(out)
 
 
+def settings_of(profile: Profile) -> SimpleNamespace:
+    """What of a profile a head needs."""
+    return SimpleNamespace(**{f: getattr(profile, f) for f in FIELDS})
+
+
 def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict) -> Path:
     """Write a head. ``card`` has the fields of ``CARD``: whom it shows, of what kind, where the frames come from, T, and the weights.
 
@@ -58,7 +63,7 @@ def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict)
         raise ValueError(f"kind {card['kind']!r}; there are: {', '.join(KINDS)}")
     state: dict[str, Tensor] = {f"generator.{k}": v for k, v in head.generator.state_dict().items()}
     state |= {"psi": head.psi, "images": torch.from_numpy(few.images), "points": torch.from_numpy(few.points)}
-    save_weights(path, state, {"format": FORMAT, "settings": {f: getattr(profile, f) for f in FIELDS}, "card": card}, half=True)
+    save_weights(path, state, {"format": FORMAT, "settings": vars(settings_of(profile)), "card": card}, half=True)
     return path
 
 

@@ -1,5 +1,6 @@
 """The identity gap of one person: a fine-tuning looked at after several epochs, as pictures, scores and a curve."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from ..driving.heads import KeptHead, settings_of
 from ..evaluation import judges, metrics
 from ..evaluation.methods import Frames, drive
 from ..fine_tuning import FineTuning, Head, fine_tune, set_up
@@ -19,13 +21,13 @@ NAMES = ("SSIM", "CSIM-judge")
 
 @dataclass
 class Record:
-    """Fine-tuning on ``few``, seen on the hold-out frames ``test``: images (n, S, S, 3) and scores (n,) by epoch; the head itself last."""
+    """Fine-tuning on ``few``, seen on the hold-out frames ``test``: images (n, S, S, 3), scores (n,) and the head itself by epoch."""
 
     few: Frames
     test: Frames
     images: dict[int, np.ndarray] = field(default_factory=dict)
     scores: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    head: Head | None = None
+    heads: dict[int, Head] = field(default_factory=dict)
 
     def add(self, epoch: int, images: np.ndarray) -> None:
         self.images[epoch] = images
@@ -47,11 +49,17 @@ def record(nets: Networks, few: Frames, test: Frames, profile: Profile, extracto
         if rest or epoch not in epochs:
             return None
         out.add(epoch, drive(tuning.head.eval(), test.y, profile))
+        out.heads[epoch] = copy.deepcopy(tuning.head)
         tuning.head.train()
         return watch(epoch, out) if watch else None
 
-    out.head = fine_tune(set_up(nets, few.x, few.y, profile, extractors), profile.seed, epochs=max(epochs), watch=look)
+    fine_tune(set_up(nets, few.x, few.y, profile, extractors), profile.seed, epochs=max(epochs), watch=look)
     return out
+
+
+def kept(r: Record, profile: Profile, card: dict) -> dict[int, KeptHead]:
+    """The heads of a record by epoch, ready to be driven; ``card`` as for :func:`heads.keep_head`."""
+    return {epoch: KeptHead(head, settings_of(profile), r.few.images, r.few.points, {**card, "epoch": epoch}) for epoch, head in r.heads.items()}
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Panels for notebooks: ipywidgets and a canvas over the plain functions of :mod:`gap` and :mod:`..driving`."""
 
+import html
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import cv2
 import ipywidgets as w
@@ -10,6 +12,8 @@ import numpy as np
 from ipycanvas import Canvas, hold_canvas
 
 from ..corpus.landmarks import PARTS
+from ..corpus.prepare import Detect, read_source
+from ..driving.animate import write_photograph
 from ..driving.face_shape import FaceShape
 from ..driving.heads import KeptHead
 from ..driving.puppet import ANCHORS, puppet_of
@@ -103,9 +107,14 @@ class PointCanvas(Canvas):
         self.held = None
 
 
-def drive_panel(head: KeptHead) -> w.VBox:
-    """The head live: sliders for yaw, pitch, roll, mouth and eyes, and its landmarks to drag. Shows pictures a second."""
-    puppet = puppet_of(head.points)
+def drive_panel(heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]) -> w.VBox:
+    """A head live: sliders for yaw, pitch, roll, mouth and eyes, and its landmarks to drag. Shows pictures a second.
+
+    Of several heads, by name and epoch, one is chosen.
+    """
+    heads = {"": {0: heads}} if isinstance(heads, KeptHead) else heads
+    name, epoch = w.Dropdown(options=list(heads), description="head"), w.SelectionSlider(options=[0], description="epoch")
+    chosen = w.HBox([name, epoch] if len(heads) > 1 or len(next(iter(heads.values()))) > 1 else [])
     result, rate = w.Image(format="png", width=LARGE, height=LARGE), w.HTML()
     ranges = {"yaw": (-40, 40, 0, 1), "pitch": (-20, 20, 0, 1), "roll": (-15, 15, 0, 1), "mouth": (0.0, 0.6, 0.1, 0.01), "eyes": (0.0, 0.4, 0.2, 0.01)}
     sliders = {n: (w.FloatSlider if n in ("mouth", "eyes") else w.IntSlider)(min=a, max=b, value=v, step=s, description=n, continuous_update=True)
@@ -114,21 +123,29 @@ def drive_panel(head: KeptHead) -> w.VBox:
 
     def drive(points: np.ndarray) -> None:
         start = time.perf_counter()
-        result.value = png(head.drive(points[None])[0], LARGE)
+        result.value = png(heads[name.value][epoch.value].drive(points[None])[0], LARGE)
         times.append(time.perf_counter() - start)
         rate.value = f"{1 / np.median(times[-20:]):.0f} pictures a second"
 
-    canvas = PointCanvas(head.settings.image_size, drive)
+    canvas = PointCanvas(next(iter(heads[name.value].values())).settings.image_size, drive)
+    puppets = {n: puppet_of(next(iter(versions.values())).points) for n, versions in heads.items()}
 
     def slide(_=None) -> None:
-        points = puppet.points(**{n: s.value for n, s in sliders.items()})
+        points = puppets[name.value].points(**{n: s.value for n, s in sliders.items()})
         canvas.put(points)
         drive(points)
 
+    def choose(_=None) -> None:
+        epoch.options = list(heads[name.value])
+        epoch.value = max(epoch.options)
+        slide()
+
     for slider in sliders.values():
         slider.observe(slide, "value")
-    slide()
-    return w.VBox([w.HBox([w.VBox(list(sliders.values())), canvas, w.VBox([result, rate])])])
+    choose()
+    name.observe(choose, "value")
+    epoch.observe(lambda _: drive(canvas.points), "value")
+    return w.VBox([chosen, w.HBox([w.VBox(list(sliders.values())), canvas, w.VBox([result, rate])])])
 
 
 def tuning_panel(fine_tune: Callable[[Callable], gap.Record], frame: int = 0) -> w.VBox:
@@ -148,6 +165,8 @@ def tuning_panel(fine_tune: Callable[[Callable], gap.Record], frame: int = 0) ->
         try:
             done = fine_tune(watch)
             said.value = f"{'stopped' if stopped.is_set() else 'done'} after epoch {max(done.images)}"
+        except Exception as error:  # a thread's traceback would be seen by nobody
+            said.value = f"failed: {html.escape(str(error))}"
         finally:
             start.disabled, stop.disabled = False, True
 
@@ -170,7 +189,8 @@ def placing_panel(image: np.ndarray, done: Callable[[np.ndarray], w.Widget]) -> 
     side = max(height, width)
     square = np.zeros((side, side, 3), np.uint8)
     square[:height, :width] = image
-    said, ready, placed = w.HTML(), w.Button(description="take these points", disabled=True), []
+    said, placed = w.HTML(), []
+    ready, anew = w.Button(description="take these points", disabled=True), w.Button(description="place anew")
     canvas = PointCanvas(side, lambda points: None, 2 * LARGE)
 
     def ask() -> None:
@@ -188,12 +208,51 @@ def placing_panel(image: np.ndarray, done: Callable[[np.ndarray], w.Widget]) -> 
 
     def take(_) -> None:
         said.value = "learning ..."
-        below.children = [done(canvas.points.copy())]
+        try:
+            below.children = [done(canvas.points.copy())]
+            ask()
+        except ValueError as error:
+            said.value = f"failed: {html.escape(str(error))}"
+
+    def again(_) -> None:
+        placed.clear()
+        ready.disabled = True
+        canvas.put(np.zeros((0, 2)))
         ask()
 
     below = w.VBox()
     canvas.put(np.zeros((0, 2)), square)
     canvas.on_mouse_down(click)
-    ready.on_click(take)
+    ready.on_click(take), anew.on_click(again)
     ask()
-    return w.VBox([said, canvas, ready, below])
+    return w.VBox([said, canvas, w.HBox([ready, anew]), below])
+
+
+def own_panel(folder: Path, learn: Callable[[list[Path]], KeptHead], detect: Detect | None, example: np.ndarray) -> w.VBox:
+    """Photographs or a video of one's own, to a head that can be driven at once.
+
+    Files are put into ``folder``, and ``learn(paths)`` makes the head. Without a detector the points of each photograph, or of a
+    video's first frame, are placed by hand first; so are those of ``example`` (H, W, 3), which is shown until something is loaded.
+    """
+    upload, below = w.FileUpload(accept="image/*,video/*", multiple=True, description="photographs or a video"), w.VBox()
+
+    def place(images: list[np.ndarray], paths: list[Path]) -> w.Widget:
+        def done(points: np.ndarray) -> w.Widget:
+            known = [*paths, write_photograph(folder / f"placed{len(paths)}.png", images[0], points)]
+            return place(images[1:], known) if images[1:] else drive_panel(learn(known))
+
+        return placing_panel(images[0], done)
+
+    def take(_) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / Path(f["name"]).name for f in upload.value]
+        try:
+            for path, file in zip(paths, upload.value):
+                path.write_bytes(file["content"])
+            below.children = [drive_panel(learn(paths)) if detect else place([read_source(p).frames[0] for p in paths], [])]
+        except ValueError as error:
+            below.children = [w.HTML(f"failed: {html.escape(str(error))}")]
+
+    upload.observe(take, "value")
+    below.children = [place([example], [])]
+    return w.VBox([upload, below])

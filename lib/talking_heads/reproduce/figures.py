@@ -19,8 +19,9 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     return image.repeat(factor, 0).repeat(factor, 1)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), labels: Sequence[str] = (), title: str = "") -> Figure:
-    """Rows of pictures (H, W, 3) uint8 with titles above the columns and labels left of the rows."""
+def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), labels: Sequence[str] = (), title: str = "",
+          captions: Sequence[Sequence[str]] = ()) -> Figure:
+    """Rows of pictures (H, W, 3) uint8 with titles above the columns, labels left of the rows and captions below each picture."""
     wide, high = max(map(len, rows)), len(rows)
     figure, axes = plt.subplots(high, wide, figsize=(1.25 * wide + 0.6, 1.25 * high + 0.5), squeeze=False)
     for r, row in enumerate(rows):
@@ -30,6 +31,8 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), lab
             axis.spines[:].set_visible(False)
             if c < len(row):
                 axis.imshow(enlarged(row[c]), interpolation="nearest")
+            if r < len(captions) and c < len(captions[r]):
+                axis.set_xlabel(captions[r][c], fontsize=6, labelpad=2)
             if r == 0 and c < len(columns):
                 axis.set_title(columns[c], fontsize=8)
         if r < len(labels):
