@@ -64,7 +64,7 @@ def test_the_readmes_own_clips_example(tmp_path, monkeypatch):
     load = profiles.load
     monkeypatch.setattr(profiles, "load", lambda name: load(name, tune_epochs=2))
     exec(code, {})
-    assert len(video.read(tmp_path / "head.mp4").frames) == 32
+    assert len(video.read(tmp_path / "head.mp4").frames) == 32 and (tmp_path / "me.head").exists()
 
 
 def test_strings_of_profiles_are_checked():

@@ -145,7 +145,7 @@ def drive_panel(heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]) -> w.VBo
     choose()
     name.observe(choose, "value")
     epoch.observe(lambda _: drive(canvas.points), "value")
-    return w.VBox([chosen, w.HBox([w.VBox(list(sliders.values())), canvas, w.VBox([result, rate])])])
+    return w.VBox([chosen, w.HBox([w.VBox(list(sliders.values())), canvas, w.VBox([result, rate])], layout={"align_items": "flex-start"})])  # a canvas must not stretch
 
 
 def tuning_panel(fine_tune: Callable[[Callable], gap.Record], frame: int = 0) -> w.VBox:

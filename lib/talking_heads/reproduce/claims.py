@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..evaluation import methods as m
 from ..evaluation import protocol
-from ..evaluation.metrics import frechet_distance
+from ..evaluation.metrics import FEWEST_SAMPLES, frechet_distance
 from ..evaluation.statistics import holds, interval, pooled_interval
 from .tables import LOWER_IS_BETTER
 
@@ -76,6 +76,8 @@ def nearer(e: Evidence, a: str, ta: int, b: str, tb: int) -> Part:
             raise Missing(f"{method}, T = {t}")
     (made_a, true_a, who), (made_b, true_b, same) = e.features[a, ta], e.features[b, tb]
     assert (who == same).all(), "two methods on the same frames"
+    if len(who) < FEWEST_SAMPLES:
+        raise Missing(f"{FEWEST_SAMPLES} frames of {a}, which a Fréchet distance needs")
     rows = np.concatenate([made_a, true_a, made_b, true_b], 1)
     distance = lambda r: (lambda q: frechet_distance(q[2], q[3]) - frechet_distance(q[0], q[1]))(np.split(r, 4, axis=1))
     name = f"FD-judge: {a}, T = {ta}, against {b}, T = {tb}"
