@@ -42,10 +42,9 @@ def write_page(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, 
 
 def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: str) -> widgets.VBox:
     """The same sheet in a notebook: every answer is appended to ``path`` at once; what is answered is not asked again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_text(",".join(ANSWERS) + "\n")
-    known, study = pd.read_csv(path, dtype={"rater": str, "study": str}, keep_default_na=False), user_study.tag(triplets)
+    study, known = user_study.tag(triplets), pd.DataFrame(columns=ANSWERS)
+    if path.exists():
+        known = pd.read_csv(path, dtype={"rater": str, "study": str}, keep_default_na=False)
     left = [n for n in numbers if n not in set(known[(known["rater"] == rater) & (known["study"] == study)]["triplet"])]
     place, shown = widgets.HTML(), [time.time()]
     pictures = [widgets.Image(format="png", width=220, height=220) for _ in range(3)]
@@ -61,7 +60,10 @@ def ask(triplets: Sequence[Triplet], numbers: Sequence[int], path: Path, rater: 
     def answer(choice: int) -> None:
         if time.time() - shown[0] < TOO_SOON:
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = path.exists()
         with open(path, "a") as out:
+            out.write("" if begun else ",".join(ANSWERS) + "\n")
             out.write(f"{study},{rater},{left.pop(0)},{choice},{time.time() - shown[0]:.2f}\n")
         show()
 
