@@ -17,6 +17,7 @@ from talking_heads.driving import animate, heads, smoothing
 from talking_heads.driving.face_shape import FaceShape
 from talking_heads.fine_tuning import Head
 from talking_heads.meta_learning import build
+from talking_heads.tensors import save_weights
 
 ONE = np.array([0])  # frames rendered, where only landmarks are wanted
 
@@ -98,6 +99,9 @@ def test_what_is_no_head_is_refused(profile, few, tmp_path):
     (tmp_path / "x.head").write_bytes(b"something")
     with pytest.raises(ValueError, match="x.head: not a safetensors file"):
         heads.load_head(tmp_path / "x.head")
+    save_weights(tmp_path / "half.head", {"psi": torch.zeros(1)}, {"format": heads.FORMAT, "settings": {}, "card": CARD})
+    with pytest.raises(ValueError, match="half.head: a damaged head"):
+        heads.load_head(tmp_path / "half.head")
     with pytest.raises(ValueError, match="lacks origin"):
         heads.keep_head(tmp_path / "y", None, few, profile, {k: v for k, v in CARD.items() if k != "origin"})
     with pytest.raises(ValueError, match="kind 'alien'"):

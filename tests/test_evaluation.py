@@ -80,6 +80,8 @@ def test_intervals_are_over_people():
     assert 86 <= covered <= 100
     with pytest.raises(ValueError, match="two"):
         interval(np.array([1.0]))
+    low, high = interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.303 / np.sqrt(3), 2 + 4.303 / np.sqrt(3)), abs=1e-3), "three people: Student's t"
 
 
 def test_paired_differences_see_what_unpaired_do_not():

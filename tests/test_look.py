@@ -2,15 +2,18 @@
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from talking_heads import profiles
 from talking_heads.driving import heads
 from talking_heads.fine_tuning import Head
 from talking_heads.look import gap, panels
 from talking_heads.meta_learning import build
+from talking_heads.reproduce import reference
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,19 @@ def test_the_head_follows_sliders_and_dragged_points(head):
     canvas._up(x + 30, y)
     assert result.value != turned and canvas.held is None
     assert canvas.points[30, 0] == pytest.approx((x + 30) / canvas.scale - 0.5)
+
+
+def test_a_head_of_the_default_size_follows_ten_times_a_second(few):
+    laptop = profiles.load("laptop")
+    nets, _ = reference.load_networks(laptop, "ft", "reference", Path(__file__).parents[1] / "results")
+    with torch.no_grad():
+        made = Head(nets.generator, torch.zeros(1, laptop.embedding)).eval()
+    points = few.points * laptop.image_size / few.images.shape[1]
+    panel = panels.drive_panel(heads.KeptHead(made, heads.settings_of(laptop), few.images, points, {}))
+    yaw, rate = panel.children[1].children[0].children[0], panel.children[1].children[2].children[1]
+    for angle in range(-10, 11):
+        yaw.value = angle
+    assert float(rate.value.split()[0]) >= 10
 
 
 def test_heads_of_several_people_and_epochs_can_be_driven(record, profile):

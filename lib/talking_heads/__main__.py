@@ -126,7 +126,8 @@ def keep(args: argparse.Namespace) -> None:
     print(f"kept in {run(load(args.profile), args.results)}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """What was asked for; exits with the usage where a command or an option does not exist."""
     from .profiles import names
     parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="where corpora and rendered people are kept")
@@ -214,6 +215,11 @@ def main(argv: list[str] | None = None) -> int:
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # the command's own usage names the options that exist
         commands.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
     try:
         return args.run(args) or 0
     except (ValueError, OSError, RuntimeError) as error:

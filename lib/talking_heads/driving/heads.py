@@ -72,9 +72,12 @@ def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
     state, about = load_weights(path)
     if about.get("format") != FORMAT:
         raise ValueError(f"{path}: not a head (format {about.get('format', 'none')!r}, not {FORMAT!r}); heads are written by 'animate --keep' and chapter 11")
-    settings = SimpleNamespace(**about["settings"])
-    images, points, psi = state.pop("images").numpy(), state.pop("points").numpy(), state.pop("psi")
-    generator = build_generator(settings)
-    generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
+    try:
+        settings = SimpleNamespace(**about["settings"])
+        images, points, psi = state.pop("images").numpy(), state.pop("points").numpy(), state.pop("psi")
+        generator = build_generator(settings)
+        generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
+    except (KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: a damaged head ({error}); keep it anew") from error
     head = Head(generator, None, psi)
     return KeptHead(head.to(device).eval(), settings, images, points, about["card"])

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import t as student_t
 
 RESAMPLES = 10_000
+FEW = 6
 
 
 def person_means(values: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -13,9 +15,15 @@ def person_means(values: np.ndarray, people: np.ndarray) -> np.ndarray:
 
 
 def interval(means: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over people. Raises ValueError for fewer than two people."""
+    """Percentile bootstrap interval of the mean over people; Student's of fewer than ``FEW``, whose resamplings say too little.
+
+    Raises ValueError for fewer than two people.
+    """
     if len(means) < 2:
         raise ValueError(f"an interval over people needs two of them, not {len(means)}")
+    if len(means) < FEW:
+        half = student_t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+        return float(means.mean() - half), float(means.mean() + half)
     rng = np.random.default_rng(seed)
     draws = means[rng.integers(len(means), size=(RESAMPLES, len(means)))].mean(1)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
