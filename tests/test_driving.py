@@ -139,6 +139,24 @@ def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, mo
     assert np.abs(corner[0] - corner[1]).mean() > 8 > np.abs(elsewhere[0] - elsewhere[1]).mean()
 
 
+def test_a_face_that_fills_its_photograph_is_driven_as_large_as_it_was_learned(tmp_path, monkeypatch):
+    import cv2
+    profile, driven = profiles.load("smoke", tune_epochs=1), []
+    me = make_clip(8, 1, 0, 1, 12.5, 96)
+    left, top = (me.landmarks[0].min(0) - 4).astype(int)
+    side = int(np.ptp(me.landmarks[0], axis=0).max()) + 8
+    cv2.imwrite(str(tmp_path / "tight.png"), me.frames[0][top:top + side, left:left + side, ::-1])
+    np.savez(tmp_path / "tight.npz", landmarks=me.landmarks - [left, top])
+    few = animate.source_frames([tmp_path / "tight.png"], profile, 1, None)
+    assert few.square[2] > 1.3 * profile.image_size
+    monkeypatch.setattr(animate, "make_extractors", lambda _: [])
+    head = animate.learn(build(profile, 1), few, profile, tmp_path / "tight.head", CARD, torch.device("cpu"), log=False)
+    monkeypatch.setattr(heads.KeptHead, "drive", lambda self, points: driven.append(points))
+    wide = animate.crops.to_crop(me.landmarks, animate.crops.clip_square(me.landmarks), profile.image_size)
+    animate.perform(head, animate.Driver(np.repeat(wide, 3, 0).astype(float), 12.5, None), adapt=False, smooth=False)
+    assert np.abs(driven[0][0] - few.points[0]).max() < 0.5
+
+
 def test_known_pupils_are_learned_and_driven(clips, tmp_path, monkeypatch):
     """A head learned with pupils looks where the driver's pupils say; one learned without ignores them."""
     profile, looks = profiles.load("smoke", tune_epochs=2), {}

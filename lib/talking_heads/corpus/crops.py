@@ -58,3 +58,14 @@ def crop(image: np.ndarray, square: Square, size: int) -> np.ndarray:
 def to_crop(points: np.ndarray, square: Square, size: int) -> np.ndarray:
     """Points (..., 2) of the source in pixels of the crop."""
     return ((points - [square.x, square.y]) / square.side * size - 0.5).astype(np.float32)
+
+
+def from_crop(points: np.ndarray, square: Square, size: int) -> np.ndarray:
+    """Points (..., 2) in pixels of the crop in those of the source."""
+    return ((points + 0.5) / size * square.side + [square.x, square.y]).astype(np.float32)
+
+
+def in_crop(asked: Square, got: Square, size: int) -> Square:
+    """The square that was asked for in pixels of the crop that was got, (-0.5, -0.5, size) where they are the same."""
+    x, y = to_crop(np.array([asked.x, asked.y]), got, size)
+    return Square(float(x), float(y), asked.side / got.side * size)

@@ -63,14 +63,18 @@ def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: De
     Their points are 70 where ``pupils`` are asked for, all sources have them and the profile's networks know them, else 68.
     Raises ValueError, naming the file.
     """
-    cuts = []
+    cuts, squares = [], []
     for path in paths:
         seen = named_look(path, most, detect)
-        cuts.append(cut(seen, seen.known["landmarks"][seen.good], Settings(profile.image_size, most), most)[1])
+        framing = seen.known["landmarks"][seen.good]
+        about, arrays = cut(seen, framing, Settings(profile.image_size, most), most)
+        cuts.append(arrays)
+        squares.append(crops.in_crop(crops.clip_square(framing), crops.Square(*about["square"]), profile.image_size))
     images, points = (np.concatenate([c[name] for c in cuts])[:most] for name in ("frames", "landmarks"))
     if pupils and profile.pupils and all("pupils" in c for c in cuts):
         points = np.concatenate([points, np.concatenate([c["pupils"] for c in cuts])[:most]], 1)
-    return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)))
+    square = tuple(np.median(squares, axis=0).tolist())
+    return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)), square)
 
 
 @dataclasses.dataclass
@@ -119,6 +123,8 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
     points = steady(driver.points, driver.fps) if smooth else driver.points
     if adapt:
         points = FaceShape.load().adapt(points, head.points, head.settings.image_size)
+    if head.square:  # a face that fills its picture is driven as large as it was learned
+        points = crops.from_crop(points, crops.Square(*head.square), head.settings.image_size)
     return head.drive(points)
 
 

@@ -35,6 +35,7 @@ class KeptHead:
     images: np.ndarray
     points: np.ndarray
     card: dict
+    square: tuple[float, ...] | None = None  # see Frames
 
     @torch.no_grad()
     def drive(self, points: np.ndarray, batch: int = 32) -> np.ndarray:
@@ -63,7 +64,7 @@ def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict)
         raise ValueError(f"kind {card['kind']!r}; there are: {', '.join(KINDS)}")
     state: dict[str, Tensor] = {f"generator.{k}": v for k, v in head.generator.state_dict().items()}
     state |= {"psi": head.psi, "images": torch.from_numpy(few.images), "points": torch.from_numpy(few.points)}
-    save_weights(path, state, {"format": FORMAT, "settings": vars(settings_of(profile)), "card": card}, half=True)
+    save_weights(path, state, {"format": FORMAT, "settings": vars(settings_of(profile)), "card": card, "square": few.square}, half=True)
     return path
 
 
@@ -80,4 +81,4 @@ def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
     except (KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: a damaged head ({error}); keep it anew") from error
     head = Head(generator, None, psi)
-    return KeptHead(head.to(device).eval(), settings, images, points, about["card"])
+    return KeptHead(head.to(device).eval(), settings, images, points, about["card"], about.get("square"))

@@ -36,12 +36,17 @@ ABLATIONS = (RANDOM_E, RANDOM_PSI, NORMAL_PSI, OTHERS_E, NO_MATCH, NO_MATCH_ONE_
 
 @dataclass
 class Frames:
-    """Frames with their landmarks: images (n, S, S, 3) uint8, points (n, 68, 2), tensors x and y (n, 3, S, S)."""
+    """Frames with their landmarks: images (n, S, S, 3) uint8, points (n, 68, 2), tensors x and y (n, 3, S, S).
+
+    ``square`` is the crop that the landmarks ask for, in pixels of the one that there is: another one only where the picture
+    ended before it.
+    """
 
     images: np.ndarray
     points: np.ndarray
     x: Tensor
     y: Tensor
+    square: tuple[float, float, float] | None = None
 
 
 @dataclass
