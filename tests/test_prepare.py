@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import time
 
 import av
@@ -339,3 +340,17 @@ def test_the_laptop_corpus_is_large_enough():
     p = load("laptop")
     assert p.meta_people >= 400 and p.eval_people >= 24 and p.meta_videos >= 2 and p.eval_videos >= 4 and p.eval_frames >= 96
     assert p.frames_per_video == 0 or p.frames_per_video >= p.eval_frames
+
+
+def test_a_clip_that_was_filmed_upright_is_read_upright(tmp_path):
+    """Telephones store the sensor's frames and, in the track's header, how to turn them."""
+    frames = np.zeros((4, 32, 64, 3), np.uint8)
+    frames[:, :, :16] = [250, 0, 0]  # a red left edge
+    video.write(tmp_path / "lying.mp4", frames, 12.5)
+    data = bytearray((tmp_path / "lying.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 44  # nine big-endian fixed-point numbers: a quarter turn clockwise
+    data[matrix:matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "upright.mp4").write_bytes(data)
+    lying, upright = (video.read(tmp_path / n).frames[0] for n in ("lying.mp4", "upright.mp4"))
+    assert lying.shape == (32, 64, 3) and upright.shape == (64, 32, 3)
+    assert np.array_equal(upright, np.rot90(lying, -1)) and upright[2, 16, 0] > 200 > 50 > upright[-3, 16, 0]

@@ -42,7 +42,8 @@ def read(path: Path, sound: bool = True) -> Video:
         frames: list[np.ndarray] = []
         try:
             for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
+                upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # as a telephone means it
+                frames.append(np.ascontiguousarray(upright))
         except (av.FFmpegError, OSError) as error:
             notes.append(f"damaged after frame {len(frames)} ({type(error).__name__})")
         expected = stream.frames
