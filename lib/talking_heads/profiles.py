@@ -104,6 +104,7 @@ class Profile:
     test_videos: int  # to evaluate: one of every person, then a second one, until there are so many
     holdout_frames: int
     shots: list[int]  # T
+    small_shots: list[int]  # of these, those at which the small corpus's rows of Table 1 are computed
     tune_seeds: int
     observer_steps: int  # of the USER-proxy's observers
     stability_steps: int  # of the trainings with and without L_FM
