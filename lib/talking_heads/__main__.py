@@ -171,7 +171,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face", "gaze"], required=True)
+    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"], required=True)
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)

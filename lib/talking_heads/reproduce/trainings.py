@@ -56,7 +56,6 @@ TRAININGS = {
     "small": Training("as ft, on the small corpus", small=True),
     "no-match": Training("without L_MCH, on the small corpus", small=True),
     "no-match-one-shot": Training("without L_MCH and with K = 1, on the small corpus", small=True, changes={"k_shot": 1, "k_min": 1}),
-    "gaze": Training("ft with the pupils drawn in half of the episodes", changes={"pupils": 0.5}),
     "pix2pixhd": Training("Pix2pixHD, on the small corpus", small=True, learner=BaselineLearner),
     "x2face": Training("X2Face, on the small corpus", small=True, learner=BaselineLearner),
 }
