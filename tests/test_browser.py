@@ -31,6 +31,15 @@ def test_the_committed_report_opens_from_the_file_system(page):
     assert links and all(Path(link).exists() for link in links)
 
 
+@pytest.mark.parametrize("name", ["02_networks_and_losses", "09_identity_gap"])
+def test_an_executed_chapter_opens_without_a_network(page, smoke, name):
+    page.requests.clear()
+    page.errors.clear()
+    page.open(f"file://{smoke[0]}/notebooks/{name}.html")
+    assert page.js("[...document.images].filter(i => i.naturalWidth > 100).length") >= 1
+    assert not page.errors and all(r.startswith(("file://", "data:")) for r in page.requests)
+
+
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory, smoke):
     """JupyterLab on copies of the chapters that say profile = "smoke", with what the smoke run left."""
@@ -117,3 +126,10 @@ def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
     page.open(f"file://{sheet}")
     assert page.js("document.documentElement.scrollWidth <= window.innerWidth"), "a phone shows it whole"
     page.call("Emulation.clearDeviceMetricsOverride")
+    press = "[...panel().node.querySelectorAll('button')].find(b => b.textContent === '{}')"
+    said = f"{press.format('stop')}.parentElement.textContent"
+    page.js(f"{press.format('fine-tune')}.click(); 1")
+    browser.wait_for(lambda: "epoch" in page.js(said), 60, "the first epoch")
+    page.js(f"{press.format('stop')}.click(); 1")
+    browser.wait_for(lambda: " after epoch" in page.js(said), 60, "the end of fine-tuning")
+    assert not page.errors, page.errors

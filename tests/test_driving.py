@@ -129,7 +129,7 @@ def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, mo
     made = video.read(out)
     assert len(made.frames) == 20 and made.frames[0].shape == (256, 256, 3) and made.sound is not None
     with av.open(str(out)) as container:
-        assert "synthetic" in container.metadata["comment"]
+        assert "synthetic" in container.metadata["comment"] and container.streams.audio[0].rate == animate.HEARD
     kept = heads.load_head(tmp_path / "me.head")
     assert kept.card["T"] == 1 and kept.card["origin"] == "me.png"
     bare = tmp_path / "bare.mp4"
@@ -193,6 +193,9 @@ def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):
     assert "face-alignment" in capsys.readouterr().err and not (tmp_path / "o.mp4").exists()
     assert main(["animate", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
     assert "either --photo" in capsys.readouterr().err
+    start = time.time()
+    assert main(["animate", "--photo", str(clips / "me.png"), "--kind", "alien", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert "kind 'alien'; there are: procedural speaker" in capsys.readouterr().err and time.time() - start < 20, "before it learns"
     profile = profiles.load("smoke")
     np.savez(tmp_path / "new.npz", landmarks=np.full((1, 68, 2), np.nan))
     with pytest.raises(ValueError, match=r"new\.png: .*no usable frame"):

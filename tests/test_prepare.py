@@ -95,6 +95,14 @@ def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
     assert {e.video for e in store.entries} == {"good", "silent", "видео", "fast", "eight", "vertical", "nan"}
 
 
+def test_a_clip_that_memory_would_not_hold_is_left_out(tmp_path, clip, monkeypatch):
+    (tmp_path / "in").mkdir()
+    film(tmp_path / "in/long.mp4", clip)
+    monkeypatch.setattr(video, "MOST", 5.5 * clip.frames[0].nbytes)
+    (line,) = lines(tmp_path / "in", tmp_path / "out").values()
+    assert line["frames"] == 0 and "more than 5 frames of" in line["note"] and "cut it into shorter clips" in line["note"]
+
+
 def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_path, clip):
     """The tail of a damaged file is never filled up with repeated frames."""
     (tmp_path / "in").mkdir()

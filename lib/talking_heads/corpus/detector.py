@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from .. import weights
+from ..progress import Progress
 
 
 def check_weights() -> None:
@@ -15,14 +16,14 @@ def check_weights() -> None:
 class Detector:
     """68 landmarks of frames; the two networks are loaded once. Raises what :func:`check_weights` does."""
 
-    def __init__(self, device: str | torch.device = "cpu", batch: int = 16):
+    def __init__(self, device: str | torch.device = "cpu", batch: int = 16, quiet: bool = True):
         check_weights()
         for name in weights.FACE_ALIGNMENT:
             weights.verify(name)
         import face_alignment
         # compile=False: its default compiles for a minute; no flipped copy: it doubles the cost for a pixel's fraction
         self.fa = face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D, device=str(device), flip_input=False, compile=False)
-        self.device, self.batch = device, batch
+        self.device, self.batch, self.quiet = device, batch, quiet
 
     @torch.no_grad()
     def __call__(self, frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +32,7 @@ class Detector:
         Of several faces the largest is taken; one at least half its size is comparable.
         """
         points, faces = np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), int)
+        progress = Progress("finding landmarks", len(frames), "frames")
         for start in range(0, len(frames), self.batch):
             chunk = np.stack(frames[start:start + self.batch])
             tensor = torch.from_numpy(chunk).permute(0, 3, 1, 2).to(self.device)
@@ -42,6 +44,8 @@ class Detector:
                     found[k] = boxes[int(area.argmax())]
             if found:
                 points[[start + k for k in found]] = self._points(chunk[list(found)], list(found.values()))
+            if not self.quiet:
+                progress.add(len(chunk))
         return points, faces
 
     def _points(self, images: np.ndarray, boxes: list) -> np.ndarray:

@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 SOUND_RATE = 16_000
+MOST = 8 * 2**30  # bytes of a video's frames in memory
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -25,7 +26,7 @@ class Video:
 
 
 def read(path: Path, sound: bool = True) -> Video:
-    """All frames of a video, and its sound at 16 kHz, mono. Raises :class:`UnreadableVideo`."""
+    """All frames of a video, and its sound at 16 kHz, mono. Raises :class:`UnreadableVideo`, also where memory would not hold them."""
     if path.stat().st_size == 0:
         raise UnreadableVideo("empty file")
     notes = []
@@ -44,6 +45,9 @@ def read(path: Path, sound: bool = True) -> Video:
             for frame in container.decode(stream):
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # as a telephone means it
                 frames.append(np.ascontiguousarray(upright))
+                if len(frames) * frames[0].nbytes > MOST:
+                    height, width = frames[0].shape[:2]
+                    raise UnreadableVideo(f"more than {len(frames) - 1} frames of {width}×{height} do not fit into memory; cut it into shorter clips or scale it down")
         except (av.FFmpegError, OSError) as error:
             notes.append(f"damaged after frame {len(frames)} ({type(error).__name__})")
         expected = stream.frames
@@ -57,13 +61,13 @@ def read(path: Path, sound: bool = True) -> Video:
     return Video(frames, fps, wave, "; ".join(notes))
 
 
-def read_sound(path: Path) -> np.ndarray | None:
-    """(samples,) int16 at 16 kHz, mono; None where there is none."""
+def read_sound(path: Path, rate: int = SOUND_RATE) -> np.ndarray | None:
+    """(samples,) int16 at ``rate`` Hz, mono; None where there is none."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 return None
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
             parts = []
             for frame in container.decode(container.streams.audio[0]):
                 parts += [f.to_ndarray()[0] for f in resampler.resample(frame)]
@@ -73,8 +77,9 @@ def read_sound(path: Path) -> np.ndarray | None:
     return np.concatenate(parts) if parts else None
 
 
-def write(path: Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, lossless: bool = True, comment: str = "") -> None:
-    """Write (n, H, W, 3) uint8 frames, with (samples,) float sound at 16 kHz, as mp4 (by rename).
+def write(path: Path, frames: np.ndarray, fps: float, sound: np.ndarray | None = None, lossless: bool = True, comment: str = "",
+          rate: int = SOUND_RATE) -> None:
+    """Write (n, H, W, 3) uint8 frames, with (samples,) float sound at ``rate`` Hz, as mp4 (by rename).
 
     Lossless is H.264 on RGB planes and FLAC; otherwise H.264 4:2:0 and AAC, which every browser plays. ``comment`` goes into
     the file's metadata.
@@ -93,16 +98,16 @@ def write(path: Path, frames: np.ndarray, fps: float, sound: np.ndarray | None =
         video.height, video.width = frames.shape[1:3]
         audio = None
         if sound is not None and len(sound):
-            audio = container.add_stream("flac" if lossless else "aac", rate=SOUND_RATE, layout="mono")
+            audio = container.add_stream("flac" if lossless else "aac", rate=rate, layout="mono")
         for image in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(video.encode(None))
         if audio is not None:
             samples = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
-            resampler = av.AudioResampler(format=audio.format, layout="mono", rate=SOUND_RATE)
+            resampler = av.AudioResampler(format=audio.format, layout="mono", rate=rate)
             for start in range(0, len(samples), 1024):
                 frame = av.AudioFrame.from_ndarray(samples[None, start:start + 1024], format="s16", layout="mono")
-                frame.sample_rate, frame.pts = SOUND_RATE, start
+                frame.sample_rate, frame.pts = rate, start
                 for part in resampler.resample(frame):
                     container.mux(audio.encode(part))
             container.mux(audio.encode(None))

@@ -20,11 +20,12 @@ from ..meta_learning import Networks
 from ..perceptual import make_extractors
 from ..profiles import Profile
 from .face_shape import FaceShape
-from .heads import KeptHead, keep_head, load_head
+from .heads import KeptHead, check_card, keep_head, load_head
 from .smoothing import steady
 
 MARK = "synthetic"
 SHOWN = 256  # pixels of an exported video's side, at least
+HEARD = 48_000  # Hz of an exported video's sound
 
 
 def named_look(path: Path, most: int, detect: Detect | None) -> Look:
@@ -45,14 +46,14 @@ def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> D
     if all(sidecar(p).exists() for p in paths):
         return None
     from ..corpus.detector import Detector
-    return Detector(device)
+    return Detector(device, quiet=False)
 
 
 def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
     """face-alignment's networks where their weights have been fetched."""
     from ..corpus.detector import Detector
     try:
-        return Detector(device)
+        return Detector(device, quiet=False)
     except FileNotFoundError:
         return None
 
@@ -83,7 +84,8 @@ class Driver:
 
     points: np.ndarray
     fps: float
-    sound: np.ndarray | None  # float at 16 kHz
+    sound: np.ndarray | None  # (samples,) float, mono
+    rate: int = video.SOUND_RATE  # of the sound, Hz
 
 
 def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
@@ -104,15 +106,16 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
         for axis in range(2):
             known = seen.good & np.isfinite(points[:, p, axis])
             points[:, p, axis] = np.interp(at, at[known], points[known, p, axis])
-    sound = None if seen.clip.sound is None else seen.clip.sound / 32768
-    return Driver(crops.to_crop(points, crops.clip_square(points[:, :68]), size), seen.clip.fps, sound)
+    sound = video.read_sound(path, HEARD)
+    return Driver(crops.to_crop(points, crops.clip_square(points[:, :68]), size), seen.clip.fps, None if sound is None else sound / 32768, HEARD)
 
 
 def learn(nets: Networks, few: Frames, profile: Profile, path: Path, card: dict, device: torch.device, log: bool = True) -> KeptHead:
-    """Fine-tune a head on ``few`` and keep it at ``path``."""
+    """Fine-tune a head on ``few`` and keep it at ``path``. Raises ValueError where :func:`keep_head` would refuse the card."""
+    card = check_card({**card, "T": len(few.images)})
     extractors = [e.to(device) for e in make_extractors(profile)]
     head = fine_tune(set_up(nets, few.x.to(device), few.y.to(device), profile, extractors), profile.seed, log=log)
-    return load_head(keep_head(path, head, few, profile, {**card, "T": len(few.images)}), device)
+    return load_head(keep_head(path, head, few, profile, card), device)
 
 
 def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = True) -> np.ndarray:
@@ -139,7 +142,7 @@ def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: boo
             for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1.5)):  # a dark rim under white letters
                 cv2.putText(f, MARK, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(1, round(width * size)), cv2.LINE_AA)
     about = f"{MARK}: a neural talking head of {card['person']} ({card['kind']}), learned from {card['T']} frames; not a recording"
-    video.write(path, np.stack(large), driver.fps, driver.sound, lossless=False, comment=about)
+    video.write(path, np.stack(large), driver.fps, driver.sound, lossless=False, comment=about, rate=driver.rate)
     return path
 
 

@@ -53,15 +53,21 @@ def settings_of(profile: Profile) -> SimpleNamespace:
     return SimpleNamespace(**{f: getattr(profile, f) for f in FIELDS})
 
 
-def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict) -> Path:
-    """Write a head. ``card`` has the fields of ``CARD``: whom it shows, of what kind, where the frames come from, T, and the weights.
+def check_card(card: dict) -> dict:
+    """The card, which has the fields of ``CARD``: whom a head shows, of what kind, where the frames come from, T, and the weights.
 
-    Raises ValueError where the card lacks one or names another kind.
+    Raises ValueError where it lacks one or names another kind.
     """
     if missing := [f for f in CARD if f not in card]:
         raise ValueError(f"the card lacks {', '.join(missing)}: nobody could tell whose head this is")
     if card["kind"] not in KINDS:
         raise ValueError(f"kind {card['kind']!r}; there are: {', '.join(KINDS)}")
+    return card
+
+
+def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict) -> Path:
+    """Write a head with its card. Raises what :func:`check_card` does."""
+    check_card(card)
     state: dict[str, Tensor] = {f"generator.{k}": v for k, v in head.generator.state_dict().items()}
     state |= {"psi": head.psi, "images": torch.from_numpy(few.images), "points": torch.from_numpy(few.points)}
     save_weights(path, state, {"format": FORMAT, "settings": vars(settings_of(profile)), "card": card, "square": few.square}, half=True)

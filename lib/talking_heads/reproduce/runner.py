@@ -28,6 +28,10 @@ from ..tensors import sha256
 
 CLOSING = "print('the chapter ran to its end')"
 ANSWERS = "study/answers/*.csv"  # of the user study
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
+{% block data_widget_view %}<p><em>A panel stands here while the chapter runs; the pictures beside it stay.</em></p>{% endblock %}
+"""  # what nbconvert writes, but for the scripts that it would fetch from the network
 LIBRARY = Path(__file__).parents[1]
 
 
@@ -257,7 +261,8 @@ def _closed(written: Path, folder: Path, chapter: Chapter, reason: str) -> str:
             if "traceback" in output:
                 output["traceback"] = [line.replace(str(Path.cwd()) + "/", "") for line in output["traceback"]]
     nbformat.write(notebook, written)
-    html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    notebook.metadata.pop("widgets", None)  # a page has no kernel to answer them
+    html, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook)
     temporary = folder / f".{chapter.name}.html"
     temporary.write_text(html)
     os.replace(temporary, folder / f"{chapter.name}.html")
