@@ -187,6 +187,17 @@ def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_
     assert list(again.columns) == tables.COLUMNS and len(again) == len(table)
 
 
+def test_table_1_shows_the_spread_between_seeds_and_intervals_of_csim(evaluated, profile):
+    frames, features = protocol.measure(evaluated[1], [methods.AFTER])
+    other = frames.assign(seed=1, SSIM=frames["SSIM"] + 0.02)
+    csim = {(methods.AFTER, 1, "CSIM"): np.array([0.2, 0.3])}
+    one = tables.table1(frames, features, profile, "run", csim, names=[methods.AFTER]).query("T == 1").set_index("metric")
+    two = tables.table1(pd.concat([frames, other]), features, profile, "run", names=[methods.AFTER]).query("T == 1").set_index("metric")
+    assert np.isnan(one.loc["SSIM", "seed_sd"]) and two.loc["SSIM", "seed_sd"] == pytest.approx(0.02 / np.sqrt(2))
+    assert two.loc["mouth correlation", "seed_sd"] == pytest.approx(0) and two.loc["SSIM", "n_seeds"] == 2
+    assert one.loc["CSIM", "value"] == pytest.approx(0.25) and one.loc["CSIM", "ci_low"] < 0.25 < one.loc["CSIM", "ci_high"]
+
+
 def test_a_method_without_weights_has_its_rows_and_they_say_not_run(evaluated, profile):
     frames, features = protocol.measure(evaluated[1], methods.TABLE1)
     table = tables.table1(frames[frames["method"] != methods.FEED_FORWARD], features, profile, "run")

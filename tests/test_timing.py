@@ -1,5 +1,7 @@
 """Table 2: operations counted, times measured, the paper's beside them; and the exercise of a profile."""
 
+import sys
+
 import pandas as pd
 import pytest
 import torch
@@ -28,6 +30,12 @@ def test_measurement_warms_up_and_has_quartiles():
     t = timing.measure(lambda: calls.append(1), CPU, repetitions=10, warm_up=3)
     assert len(calls) == 13 and t.repetitions == 10 and t.low <= t.median <= t.high and t.memory > 0
     assert t.times(4).median == 4 * t.median
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak of memory")
+def test_peak_memory_is_that_of_the_work_measured():
+    large, small = (timing.measure(lambda: torch.ones(n).sum(), CPU, repetitions=3).memory for n in (2**27, 2**10))
+    assert 0.9 * 2**29 < large - small < 1.1 * 2**29
 
 
 def test_table_2_at_the_smoke_size():

@@ -10,6 +10,7 @@ import torch
 from .. import weights
 from . import metrics
 from .protocol import about
+from .statistics import person_means
 
 # Five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al. 2019)
 ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)
@@ -81,9 +82,9 @@ def arcface_features(images: np.ndarray, points: np.ndarray, session=None) -> np
     return np.concatenate([session.run(None, {session.get_inputs()[0].name: x[k:k + 32]})[0] for k in range(0, len(x), 32)])
 
 
-def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int, str], float]:
-    """FID, KID and CSIM by (method, T, metric), each where its network is there; says in a line what is not."""
-    out: dict[tuple[str, int, str], float] = {}
+def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int, str], float | np.ndarray]:
+    """FID, KID and every person's CSIM (people,) by (method, T, metric), each where its network is there; says in a line what is not."""
+    out: dict[tuple[str, int, str], float | np.ndarray] = {}
     have = {}
     for name, make in (("inception", inception), ("arcface", arcface)):
         try:
@@ -96,13 +97,13 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int,
     for path in paths:
         with np.load(path) as cell:
             for method in (m for m in names if m in cell):
-                groups.setdefault((method, about(path)[2]), []).append((cell[method], cell["truth"], cell["points"]))
+                groups.setdefault((method, about(path)[2]), []).append((cell[method], cell["truth"], cell["points"], np.full(len(cell["truth"]), about(path)[0])))
     for (method, t), parts in groups.items():
-        made, true, points = (np.concatenate(p) for p in zip(*parts))
+        made, true, points, people = (np.concatenate(p) for p in zip(*parts))
         if "inception" in have and len(made) >= metrics.FEWEST_SAMPLES:
             a, b = inception_features(made, have["inception"]), inception_features(true, have["inception"])
             out[method, t, "FID"], out[method, t, "KID"] = metrics.frechet_distance(a, b), metrics.kernel_distance(a, b)
         if "arcface" in have:
             similar = metrics.cosine(arcface_features(made, points, have["arcface"]), arcface_features(true, points, have["arcface"]))
-            out[method, t, "CSIM"] = float(similar.mean())
+            out[method, t, "CSIM"] = person_means(similar, people)
     return out

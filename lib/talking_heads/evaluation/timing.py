@@ -7,6 +7,7 @@ steps and extrapolated, and their rows say so.
 import gc
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,23 @@ from ..profiles import Profile
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let :func:`peak_memory` begin anew; outside Linux a process remembers its peak for ever."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (kernel := Path("/proc/self/clear_refs")).exists():
+        kernel.write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held since :func:`forget_peak`: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if (status := Path("/proc/self/status")).exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @dataclass
@@ -55,8 +73,7 @@ def measure(work: Callable[[], object], device: torch.device, repetitions: int =
         if n == 0 or time.perf_counter() - start < seconds:
             work()
             synchronise(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peak(device)
     spent, start = [], time.perf_counter()
     while len(spent) < repetitions and (len(spent) < 3 or time.perf_counter() - start < seconds):
         before = time.perf_counter()
@@ -64,8 +81,7 @@ def measure(work: Callable[[], object], device: torch.device, repetitions: int =
         synchronise(device)
         spent.append(time.perf_counter() - before)
     low, median, high = np.quantile(spent, [0.25, 0.5, 0.75])
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Timing(float(median), float(low), float(high), len(spent), memory)
+    return Timing(float(median), float(low), float(high), len(spent), peak_memory(device))
 
 
 # -- the prediction ---------------------------------------------------------------------------

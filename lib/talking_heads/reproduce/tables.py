@@ -12,7 +12,7 @@ from ..evaluation import methods, metrics, protocol
 from ..evaluation.statistics import interval, pooled_interval
 from ..profiles import Profile
 
-COLUMNS = ["corpus", "method", "T", "metric", "value", "ci_low", "ci_high", "n_people", "n_frames", "n_seeds", "paper_value", "verdict", "run_id"]
+COLUMNS = ["corpus", "method", "T", "metric", "value", "ci_low", "ci_high", "n_people", "n_frames", "n_seeds", "seed_sd", "paper_value", "verdict", "run_id"]
 SHOWN = ["SSIM", "CSIM-judge", "landmark error", "mouth correlation", "eyes correlation", "FD-judge", "KD-judge x 1000", "USER-proxy",
          "FID", "KID", "CSIM", "USER"]
 VERDICTS = ("within CI", "within tolerance", "better", "worse", "not comparable", "not run")
@@ -59,20 +59,20 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
            observed: pd.DataFrame | None = None, users: pd.DataFrame | None = None, names: Sequence[str] = methods.TABLE1) -> pd.DataFrame:
     """Every metric of every method of ``names`` and every T, with its interval over people.
 
-    ``extra`` maps (method, T, metric) to a value where Inception or ArcFace measured one, ``observed`` holds columns method,
-    T, person and USER-proxy, ``users`` what people answered (see :mod:`user_study`); what was not measured has a row without a
-    value and the verdict "not run".
+    ``extra`` maps (method, T, metric) to a value, or to one of every person, where Inception or ArcFace measured it; ``observed``
+    holds columns method, T, person and USER-proxy, ``users`` what people answered (see :mod:`user_study`). ``seed_sd`` is the
+    deviation between fine-tuning seeds. What was not measured has a row without a value and the verdict "not run".
     """
     rows = []
     nan = float("nan")
 
-    def add(method: str, t: int, metric: str, value: float, low: float, high: float, people: int, n: int, seeds: int) -> None:
+    def add(method: str, t: int, metric: str, value: float, low: float, high: float, people: int, n: int, seeds: int, spread: float = nan) -> None:
         paper = paper_value(method, t, metric)
         say = verdict(metric, value, None if np.isnan(low) else low, high, paper, is_papers(profile))
         size = methods.CORPUS.get(method, "")
-        rows.append([corpus_name(profile) + (f", {size}" if size else ""), method, t, metric, value, low, high, people, n, seeds, paper, say, run_id])
+        rows.append([corpus_name(profile) + (f", {size}" if size else ""), method, t, metric, value, low, high, people, n, seeds, spread, paper, say, run_id])
 
-    def add_means(method: str, t: int, metric: str, means: np.ndarray, *shape: int) -> None:
+    def add_means(method: str, t: int, metric: str, means: np.ndarray, *shape: float) -> None:
         add(method, t, metric, float(means.mean()), *(interval(means) if len(means) > 1 else (nan, nan)), *shape)
 
     for method, t in product(names, sorted(frames["T"].unique())):
@@ -83,11 +83,12 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
             continue
         shape = (part["person"].nunique(), len(part), part["seed"].nunique())
         for metric in ("SSIM", "CSIM-judge", "landmark error"):
-            add_means(method, t, metric, protocol.per_person(frames, method, t, metric).to_numpy(), *shape)
+            add_means(method, t, metric, protocol.per_person(frames, method, t, metric).to_numpy(), *shape, part.groupby("seed")[metric].mean().std())
         for opening in ("mouth", "eyes"):
             pairs = [g[[opening, f"{opening} wanted"]].to_numpy() for _, g in part.groupby("person")]
             related = lambda rows_: metrics.correlation(*rows_.T)
-            add(method, t, f"{opening} correlation", related(np.concatenate(pairs)), *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape)
+            spread = pd.Series([related(g[[opening, f"{opening} wanted"]].to_numpy()) for _, g in part.groupby("seed")]).std()
+            add(method, t, f"{opening} correlation", related(np.concatenate(pairs)), *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape, spread)
         made, true, _ = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)
@@ -95,7 +96,11 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         if observed is not None and len(seen := observed[(observed["method"] == method) & (observed["T"] == t)]):
             add_means(method, t, "USER-proxy", seen["USER-proxy"].to_numpy(), *shape)
         for metric in NEEDS:
-            add(method, t, metric, (extra or {}).get((method, t, metric), nan), nan, nan, *shape)
+            measured = (extra or {}).get((method, t, metric), nan)
+            if isinstance(measured, np.ndarray):
+                add_means(method, t, metric, measured, *shape)
+            else:
+                add(method, t, metric, measured, nan, nan, *shape)
         asked = [] if users is None else users[(users["method"] == method) & (users["T"] == t)].itertuples()
         add(method, t, "USER", *next(((r.USER, r.ci_low, r.ci_high, r.people, r.answers, 1) for r in asked), (nan, nan, nan, *shape)))
     return pd.DataFrame(rows, columns=COLUMNS)
