@@ -37,6 +37,8 @@ make_environment
 export PATH="$PWD/.venv/bin:$PATH"
 case "${1:-}" in
     test) shift; exec python -m pytest "$@" ;;
-    lab) shift; exec jupyter lab notebooks/00_start_here.ipynb "$@" ;;
+    lab) shift
+        if [ "$(id -u)" = 0 ]; then set -- --allow-root "$@"; fi  # as in containers
+        exec jupyter lab notebooks/00_start_here.ipynb "$@" ;;
     *) exec python -m talking_heads run "$@" ;;
 esac

@@ -89,3 +89,11 @@ def test_a_baseline_resumes_exactly(smoke, videos, variant):
     second.restore(first.state())
     again = [second.train_step() for _ in range(2)]
     assert again == rows[2:]
+
+
+@pytest.mark.parametrize("variant", ["pix2pixhd", "x2face"])
+def test_a_baselines_checkpoint_of_other_people_is_refused(smoke, videos, variant):
+    from talking_heads.corpus.episodes import Subset
+    state = training.BaselineLearner(smoke, variant, videos, []).state()
+    with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
+        training.BaselineLearner(smoke, variant, Subset(videos, [0, 1, 2]), []).restore(state)

@@ -100,7 +100,8 @@ def test_run_all_knows_its_three_uses():
     script = (ROOT / "run_all.sh").read_text()
     for line in ('exec python -m pytest "$@"', "jupyter lab notebooks/00_start_here.ipynb", 'exec python -m talking_heads run "$@"'):
         assert line in script
-    subprocess.run(["bash", "-n", "run_all.sh"], cwd=ROOT, check=True)
+    said = subprocess.run(["./run_all.sh", "lab", "--version"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.startswith("4."), "JupyterLab starts in the environment"
 
 
 def test_readme_names_the_commands_that_exist():

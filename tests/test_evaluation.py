@@ -54,6 +54,8 @@ def test_kernel_distance_is_unbiased_around_zero():
     rng = np.random.default_rng(2)
     same = [metrics.kernel_distance(*rng.standard_normal((2, 100, 8))) for _ in range(40)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(40) and np.std(same) > 0
+    good = [metrics.kernel_distance(a, a + 0.1 * rng.standard_normal(a.shape), paired=True) for a in rng.standard_normal((40, 100, 8))]
+    assert abs(np.mean(good)) < 3 * np.std(good) / np.sqrt(40), "a good copy of the same frames is at zero, not below"
     assert metrics.kernel_distance(rng.standard_normal((100, 8)), rng.standard_normal((100, 8)) + 1) > 10 * np.std(same)
 
 
@@ -162,6 +164,25 @@ def test_frames_of_other_weights_are_computed_anew_and_only_these(evaluated):
     assert np.array_equal(np.load(paths[0])[methods.NEAREST], before)
 
 
+def test_frames_of_other_weights_are_dropped_where_they_are_not_computed_anew(evaluated, profile):
+    """A method that is run at some T only leaves nothing of its old weights at the others."""
+    people, paths, run, _ = evaluated
+    folder, marked = paths[0].parents[1], methods.Method(methods.MEAN, "other weights", lambda train, test, seed: np.zeros_like(test.images))
+    protocol.run_cells(folder, people, profile, [marked], profile.shots[:1], torch.device("cpu"))
+    for path in paths:
+        with np.load(path) as c:
+            assert (methods.MEAN in c) == (protocol.about(path)[2] == profile.shots[0]) == (protocol.key_of(methods.MEAN) in c)
+            assert methods.AFTER in c and protocol.losses_of(methods.AFTER) in c
+    run()
+
+
+def test_cells_of_other_frames_are_not_read(evaluated, profile):
+    people, paths, *_ = evaluated
+    more = dataclasses.replace(profile, shots=[profile.shots[0], profile.shots[-1] - 1])
+    assert protocol.cells_in(paths[0].parents[1], people, profile) == paths[0].parent
+    assert protocol.cells_in(paths[0].parents[1], people, more) != paths[0].parent
+
+
 def test_trivial_rows_are_what_they_say(few):
     nearest = methods.nearest_frames(few, few.points[[2, 0]] + 0.1)
     assert np.array_equal(nearest, few.images[[2, 0]])
@@ -227,6 +248,29 @@ def test_inception_and_arcface_paths_on_random_weights(tmp_path, few):
             return [x.reshape(len(x), -1)[:, :512]]
 
     assert inception.arcface_features(few.images, few.points, Session()).shape == (4, 512)
+
+
+def test_inception_is_loaded_from_its_file_and_a_damaged_one_is_refused(tmp_path, few, monkeypatch):
+    """Random weights of the same layout, under the name that they are fetched by."""
+    from talking_heads import weights
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
+    inception.torchvision_beside_cpu_torch()
+    from pytorch_fid.inception import fid_inception_v3
+    path = weights.path_of("inception")
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    with monkeypatch.context() as born:
+        born.setattr("pytorch_fid.inception.load_state_dict_from_url", lambda *_, **__: None)
+        born.setattr(torch.nn.Module, "load_state_dict", lambda *_: None)
+        torch.save(fid_inception_v3().state_dict(), path)
+    inception.inception.cache_clear()
+    with pytest.raises(ValueError, match="damaged or another one"):
+        inception.inception()
+    monkeypatch.setitem(weights.PRETRAINED, "inception", dataclasses.replace(weights.PRETRAINED["inception"], prefix=""))
+    found = inception.inception_features(few.images)
+    inception.inception.cache_clear()
+    assert found.shape == (4, 2048) and np.isfinite(found).all()
 
 
 def test_landmark_judge_reads_clean_frames(videos):

@@ -2,10 +2,13 @@
 
 import copy
 import dataclasses
+import json
+import math
 import multiprocessing
 import signal
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -219,3 +222,47 @@ def test_a_training_is_judged_on_people_with_no_more_frames_than_k(profile, vide
     monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
     path = trainings.train(profile, "ft", videos, Few(), tmp_path, {"people": 2})
     assert load_weights(path)[1]["step"] == profile.meta_steps
+
+
+def test_a_training_leaves_sheets_and_is_watched(profile, videos, extractors, tmp_path, monkeypatch):
+    from talking_heads.reproduce import trainings
+    monkeypatch.setattr(trainings, "WATCH_EVERY", 2)
+    monkeypatch.setattr(trainings, "SHEET_EVERY", 4)
+    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
+    trainings.train(dataclasses.replace(profile, meta_steps=4, content_steps=2, extractors=[]), "ft", videos, videos, tmp_path, {})
+    rows = [json.loads(line) for line in (tmp_path / "meta-ft/stats.jsonl").read_text().splitlines()]
+    assert ["validation" in r for r in rows] == [False, True, False, True]
+    assert rows[3]["e_people"] > 0 and rows[3]["e_videos"] > 0 and rows[3]["validation"] > 0
+    (sheet,) = (tmp_path / "meta-ft").glob("*.png")
+    picture = plt.imread(sheet)
+    assert sheet.name == "step000004.png" and picture.shape[0] == 8 * profile.image_size and picture.std() > 0.05
+
+
+def test_gradients_that_are_not_finite_are_not_stepped(profile, videos, extractors):
+    m = learner(profile, videos, extractors, content_steps=10)
+    m.train_step()
+    before = [p.detach().clone() for p in m.nets.generator.parameters()]
+    next(iter(m.nets.embedder.parameters())).register_hook(lambda g: g * float("nan"))
+    assert not math.isfinite(m.train_step()["grad_norm"])
+    assert all(torch.equal(a, b) for a, b in zip(before, m.nets.generator.parameters()))
+
+
+def test_videos_rendered_as_they_are_read_are_the_clips(profile, extractors):
+    """What a GPU trains on: no pool, the same frames."""
+    from talking_heads.corpus.speakers.clips import make_clip
+    from talking_heads.corpus.speakers.pool import LiveVideos
+    live = LiveVideos(5, 10, 2, 2, 9, profile.image_size, "cpu")
+    frames, points = live.read(3, np.array([6, 2]), pupils=True)
+    clip = make_clip(5, 11, 1, 9, 2.5, profile.image_size, sound=False)
+    assert len(live) == 4 and live.person(3) == "11" and live.frame_count(3) == 9
+    assert np.array_equal(frames, clip.frames[[6, 2]]) and np.allclose(points, np.concatenate([clip.landmarks, clip.pupils], 1)[[6, 2]])
+    m = learner(profile, live, extractors)
+    assert all(math.isfinite(v) for v in m.train_step().values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_runs_on_cuda_with_speakers_rendered_there(profile, extractors):
+    from talking_heads.corpus.speakers.pool import LiveVideos
+    m = MetaLearner(profile, "ft", LiveVideos(5, 10, 2, 2, 9, profile.image_size, "cuda"), extractors, "cuda")
+    rows = [m.train_step() for _ in range(profile.content_steps + 2)]
+    assert all(math.isfinite(v) for row in rows for v in row.values()) and "dsc" in rows[-1]

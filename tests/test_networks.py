@@ -70,6 +70,18 @@ def test_no_normalisation_follows_the_adaptive_one(profile):
     assert (g.synthesise(y, psi) - g.synthesise(y, brighter)).abs().mean() > 1e-3
 
 
+def test_the_output_is_not_normalised(profile):
+    """With the last scales at zero the picture is what the last shifts make of it alone; normalised, it would not depend on them."""
+    g = build(profile, 1).generator.eval()
+    y, psi, flat = torch.rand(1, 3, 32, 32), g.projection.bias.detach()[None].clone(), []
+    last = slice(g.norm.offset, g.norm.offset + g.norm.channels)
+    for shift in (0.5, 2.0):
+        psi[:, last], psi[:, last.stop:last.stop + g.norm.channels] = 0.0, shift
+        with torch.no_grad():
+            flat.append(g.synthesise(y, psi)[..., 4:-4, 4:-4])
+    assert all(f.std((2, 3)).max() < 1e-4 for f in flat) and (flat[0] - flat[1]).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("ours, theirs", [(double, lambda x: F.interpolate(x, scale_factor=2)), (halve, lambda x: F.avg_pool2d(x, 2))])
 def test_resampling_and_its_gradient_are_pytorchs(ours, theirs):
     x = torch.randn(2, 3, 8, 8, requires_grad=True)

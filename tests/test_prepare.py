@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import time
@@ -75,9 +76,11 @@ def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
     film(source / "garbled.mp4", clip)
     (source / "garbled.npz").write_bytes(b"not an archive")
     film(source / "tiny.mp4", clip, landmarks=clip.landmarks * 0.1)
+    film(source / "hidden.mp4", clip)
+    np.savez(source / "hidden.npz", landmarks=clip.landmarks, hidden=clip.hidden[:5])
 
     found = lines(source, tmp_path / "out", detect=lambda frames: pytest.fail("every readable clip has landmarks beside it"))
-    assert len(found) == 16
+    assert len(found) == 17
     for name in ("good.mp4", "видео.mp4", "fast.mp4"):
         assert found[name]["frames"] == 12 and not found[name]["note"], found[name]
     assert found["silent.mp4"]["frames"] == 12 and found["silent.mp4"]["note"] == "no sound"
@@ -87,9 +90,8 @@ def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
     assert found["nan.mp4"]["frames"] == 11 and "not finite in 1 frames" in found["nan.mp4"]["note"]
     for name, why in {"truncated.mp4": "not a readable video|truncated|damaged", "text.mp4": "not a readable video", "empty.mp4": "empty file",
                       "shape.mp4": r"shape \(12, 5, 2\), not", "allnan.mp4": "no usable frame", "length.mp4": "7 frames, the video has 12",
-                      "noarray.mp4": "no array 'landmarks'", "garbled.mp4": "not a readable npz", "tiny.mp4": "only .* pixels large"}.items():
+                      "noarray.mp4": "no array 'landmarks'", "garbled.mp4": "not a readable npz", "tiny.mp4": "only .* pixels large", "hidden.mp4": r"hidden has shape \(5, 70\)"}.items():
         assert found[name]["frames"] == 0 and found[name]["note"].startswith("left out: ")
-        import re
         assert re.search(why, found[name]["note"]), found[name]
     store = Store(tmp_path / "out", "test")
     assert {e.video for e in store.entries} == {"good", "silent", "видео", "fast", "eight", "vertical", "nan"}
@@ -113,7 +115,27 @@ def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_pa
     data[packets[6]:packets[9]] = os.urandom(packets[9] - packets[6])
     (tmp_path / "in/a.mp4").write_bytes(data)
     (line,) = lines(tmp_path / "in", tmp_path / "out").values()
-    assert line["frames"] == 0 and "landmarks for 12 frames" in line["note"] or line["frames"] == 12
+    assert line["frames"] == 0 and "landmarks for 12 frames" in line["note"]
+
+
+def test_of_a_file_that_breaks_off_only_true_frames_are_kept(tmp_path):
+    """Its index comes first, as in a download that was cut; what could not be decoded is not repeated from the frame before."""
+    long = make_clip(3, 1, 0, 24, 12.5, 96)
+    film(tmp_path / "whole.mp4", long, lossless=False)
+    (tmp_path / "in").mkdir()
+    with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(tmp_path / "in/a.mp4"), "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    data = (tmp_path / "in/a.mp4").read_bytes()
+    (tmp_path / "in/a.mp4").write_bytes(data[:len(data) * 2 // 3])
+    (line,) = lines(tmp_path / "in", tmp_path / "out", detect=lambda frames: (long.landmarks[:len(frames)], np.ones(len(frames), int))).values()
+    assert 4 <= line["frames"] < 24 and "truncated" in line["note"]
+    frames, points = Store(tmp_path / "out", "test").read(0, np.arange(line["frames"]))
+    square = Square(*line["square"])
+    assert max(np.abs(f.astype(int) - crop(t, square, 64)).mean() for f, t in zip(frames, long.frames)) < 5
 
 
 class Faces:
@@ -218,7 +240,16 @@ def test_voxceleb_layouts_and_splits(tmp_path):
         folder.mkdir(parents=True)
         for n in range(3):
             (folder / f"{n:07d}.jpg").write_bytes(b"x")
+    for person in ("Eartha_Kitt", "Anna_Paquin"):
+        folder = tmp_path / f"vox1/unzippedFaces/{person}/1.6/film"
+        folder.mkdir(parents=True)
+        (folder / "0000001.jpg").write_bytes(b"x")
     units = {u.person: u for u in prepare.discover(tmp_path / "vox1", "voxceleb1")}
+    assert units["Eartha_Kitt"].split == "test" and units["Anna_Paquin"].split in ("meta", "validation")
+    for path in ("anna/one.mp4", "anna/two.mp4", "ben/one.mp4", "alone.mp4"):
+        (tmp_path / "own" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / path).write_bytes(b"x")
+    assert {(u.person, u.video) for u in prepare.discover(tmp_path / "own")} == {("anna", "one"), ("anna", "two"), ("ben", "one"), ("alone", "alone")}
     assert units["id10270"].split == "test" and units["id10001"].split in ("meta", "validation") and len(units["id10001"].sources) == 3
     with pytest.raises(ValueError, match="holds no video"):
         (tmp_path / "nothing").mkdir()

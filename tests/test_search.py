@@ -21,7 +21,7 @@ def test_an_interrupted_search_goes_on(monkeypatch, tmp_path, extractors):
 
     real = module.fine_tune
     for name, value in {"load_networks": lambda *_: (networks, {}), "make_extractors": lambda _: extractors, "weights_key": lambda *_: "test",
-                        "RATES": (1e-4, 1e-3), "DISCRIMINATOR_RATES": (1e-4,), "EPOCHS": (0, 2), "PEOPLE": 1, "fine_tune": fine_tune}.items():
+                        "PAIRS": ((1e-4, 1e-4), (1e-3, 1e-4)), "EPOCHS": (0, 2), "PEOPLE": 1, "fine_tune": fine_tune}.items():
         monkeypatch.setattr(module, name, value)
     search = lambda: module.search("smoke", 1, tmp_path, tmp_path / "results", "cpu")
     with pytest.raises(KeyboardInterrupt):

@@ -122,8 +122,9 @@ def run(args: argparse.Namespace) -> int:
 
 def keep(args: argparse.Namespace) -> None:
     from .profiles import load
+    from .reproduce.matrix import the_run
     from .reproduce.reference import keep as run
-    print(f"kept in {run(load(args.profile), args.results)}")
+    print(f"kept in {run(the_run(load(args.profile), 'reference', 'auto', args.data, args.results, Path('notebooks')))}")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

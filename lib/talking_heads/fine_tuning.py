@@ -103,7 +103,7 @@ def fine_tune(tuning: FineTuning, seed: int = 0, *, epochs: int | None = None,
     if watch and watch(0, tuning):
         return tuning.head.eval()
     for step, index in enumerate(batches(len(tuning.x), p.tune_batch, epochs, rng), start=1):
-        tuning.rows.append({"step": step, **tuning.step(torch.as_tensor(index))})
+        tuning.rows.append({"step": step, **tuning.step(torch.as_tensor(index, device=tuning.x.device))})
         if log and time.time() - said > 10:
             said = time.time()
             print(f"  fine-tuning step {step}/{total}, {(said - start) / step:.2f} s a step", flush=True)

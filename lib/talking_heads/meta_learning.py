@@ -119,7 +119,8 @@ def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discri
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
-    optimiser.step()
+    if torch.isfinite(norm):  # else the alarm ends the training, and its weights are those of the step before
+        optimiser.step()
     return {**{k: v.item() for k, v in terms.items()}, "grad_norm": float(norm)}
 
 
@@ -161,10 +162,11 @@ class MetaLearner:
             self._start_table()
         self._set_rates()
         row = {"step": self.step}
-        for round_ in range(p.discriminator_steps if adversarial else 1):
+        rounds = p.discriminator_steps if adversarial else 1
+        for round_ in range(rounds):
             episode = self.sampler.next(self.device)
             x, y, i = flat_targets(episode)
-            with self.cast:
+            with self.cast, torch.set_grad_enabled(round_ == rounds - 1):  # E and G learn from the last one
                 each = e.embed_each(episode.x_s, episode.y_s)
                 e_hat = each.mean(1)
                 x_hat = g(y, e_hat.repeat_interleave(p.targets, 0))

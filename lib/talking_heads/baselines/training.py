@@ -1,6 +1,6 @@
 """Training of the baselines: one learner each, run by the loop that trains our own method.
 
-A learner draws the same episodes as ours does, so that every method sees the same frames of the same people.
+A learner draws episodes of the same people as ours does, as many of them and in the same way.
 """
 
 import copy
@@ -105,10 +105,9 @@ class BaselineLearner:
         self.cast = autocast(p.precision, device)
         self.step, self.content_steps = 0, 0  # no steps to share with another training
         self.nets = [n.to(device) for n in (build_pix2pixhd(p) if variant == "pix2pixhd" else (build_x2face(p),))]
-        rate = p.pix2pixhd_rate if variant == "pix2pixhd" else p.x2face_rate
+        self.rate = p.pix2pixhd_rate if variant == "pix2pixhd" else p.x2face_rate
         betas = (0.5, 0.999) if variant == "pix2pixhd" else (0.9, 0.999)
-        self.rate = rate
-        self.optimisers = [torch.optim.Adam(n.parameters(), lr=rate, betas=betas, fused=True) for n in self.nets]
+        self.optimisers = [torch.optim.Adam(n.parameters(), lr=self.rate, betas=betas, fused=True) for n in self.nets]
         self.total = total_steps(p, self.sampler)
 
     def train_step(self) -> dict[str, float]:
@@ -143,11 +142,14 @@ class BaselineLearner:
         save_weights(path, state, {**about, "variant": self.variant, "step": self.step}, half=True)
 
     def state(self) -> dict:
-        return {"key": training_key(self.profile), "variant": self.variant, "step": self.step,
+        return {"key": training_key(self.profile), "variant": self.variant, "step": self.step, "videos": len(self.sampler.videos),
                 "networks": [n.state_dict() for n in self.nets], "optimisers": [o.state_dict() for o in self.optimisers],
                 "sampler": self.sampler.state(), "torch_rng": torch.get_rng_state()}
 
     def restore(self, state: dict) -> None:
+        """Raises ValueError for a checkpoint of other people."""
+        if state["videos"] != len(self.sampler.videos):
+            raise ValueError(f"the checkpoint was trained on {state['videos']} videos, these are {len(self.sampler.videos)}; move it away to train anew")
         for net, values in zip(self.nets, state["networks"]):
             net.load_state_dict(values)
         for optimiser, values in zip(self.optimisers, state["optimisers"]):

@@ -23,7 +23,8 @@ def draw(points: np.ndarray, size: int, line_width: float) -> np.ndarray:
     """Landmark image (size, size, 3) uint8 of points (68, 2) in pixels: anti-aliased lines on black.
 
     With (70, 2) the last two are pupils, drawn as dots where they are finite: the paper's landmarks do not say where somebody
-    looks. They shine through the lids' lines, which have little green, and hide nothing of them. Drawn larger and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
+    looks. They shine through the lids' lines, which have little green, and hide nothing of them. Everything is drawn larger
+    and shrunk by area, since OpenCV's own anti-aliased lines are twice as wide as asked for.
     Raises ValueError where one of the 68 is not finite.
     """
     if not np.isfinite(points[:68]).all():

@@ -23,7 +23,7 @@ from .store import write_frames
 SPLITS = ("meta", "validation", "test")
 SHORT = 9  # frames of the shortest video that meta-learning draws
 SMALLEST_FACE = 12  # pixels across the landmarks' box
-# VoxCeleb1's speakers for verification tests (Nagrani et al. 2017)
+# VoxCeleb1's speakers for verification tests, by number; as names, in the folders of frames, these are all that begin with E (Nagrani et al. 2017)
 VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
 
 Detect = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
@@ -50,7 +50,7 @@ def split_of(person: str, folder: str, layout: str) -> str:
     """
     if folder in SPLITS:
         return folder
-    if layout == "folder" or (layout == "voxceleb1" and person in VOXCELEB1_TEST):
+    if layout == "folder" or (layout == "voxceleb1" and (person in VOXCELEB1_TEST or person.startswith("E"))):
         return "test"
     return "validation" if int(hashlib.sha256(person.encode()).hexdigest(), 16) % 50 == 0 else "meta"
 
@@ -59,7 +59,8 @@ def discover(source: Path, layout: str = "folder") -> list[Unit]:
     """The videos and photographs below ``source``.
 
     ``[<split>/][mp4/]<person>/<video>/<clip>.mp4`` is VoxCeleb's layout; a folder of photographs is one video of the
-    person that the folder (or the folder above) is named after; any other video file is a person of its own.
+    person that the folder (or the folder above) is named after; a video in a folder is one of the person that this is named
+    after, and any other video file a person of its own.
     Raises ValueError where there is nothing.
     """
     if not source.is_dir():
@@ -77,7 +78,7 @@ def discover(source: Path, layout: str = "folder") -> list[Unit]:
         elif len(above) >= 2:
             person, name = above[-2], above[-1]
         else:
-            person = name = path.stem
+            person, name = above[0] if above else path.stem, path.stem
         groups.setdefault((split_of(person, folder, layout), person, name), []).append(path)
     if not groups:
         raise ValueError(f"{source}: holds no video and no photograph (known endings: "
@@ -109,6 +110,8 @@ def read_sidecar(path: Path, frames: int) -> dict[str, np.ndarray]:
         raise Rejected(f"{path.name}: landmarks for {len(points)} frames, the video has {frames}")
     if "pupils" in known and known["pupils"].shape != (frames, 2, 2):
         raise Rejected(f"{path.name}: pupils have shape {known['pupils'].shape}, not ({frames}, 2, 2)")
+    if "hidden" in known and known["hidden"].shape != (frames, 70):
+        raise Rejected(f"{path.name}: hidden has shape {known['hidden'].shape}, not ({frames}, 70)")
     return known
 
 
@@ -171,8 +174,6 @@ def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple
     if height > width:
         notes.append(f"portrait format {width}×{height}")
     chosen = np.flatnonzero(seen.good)[spread(int(seen.good.sum()), most)]
-    if clip.fps and len(chosen) < SHORT:
-        notes.append(f"short: {len(chosen)} frames, an episode of K = 8 needs {SHORT}")
     square = crops.keep_inside(crops.clip_square(framing), width, height)
     arrays = {"frames": np.stack([crops.crop(clip.frames[f], square, settings.size) for f in seen.looked[chosen]]),
               "time": (seen.looked[chosen] / clip.fps if clip.fps else chosen).astype(np.float32)}
@@ -216,6 +217,10 @@ def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | Non
         about, arrays = cut(s, tracks[number], settings, most)
         lines[number] |= about
         parts.append({**arrays, "clip": np.full(about["frames"], number, np.int32)})
+    total = sum(line["frames"] for line in lines)
+    if total < SHORT and any(s.clip.fps for s in seen.values()):
+        number = min(seen)
+        lines[number]["note"] = "; ".join(filter(None, [lines[number]["note"], f"short: {total} frames, an episode of K = 8 needs {SHORT}"]))
     if parts:
         folder = out / unit.split / unit.person / unit.video
         temporary = folder.with_name(folder.name + ".part")

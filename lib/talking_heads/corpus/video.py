@@ -41,8 +41,12 @@ def read(path: Path, sound: bool = True) -> Video:
         fps = float(stream.average_rate or 25)
         stream.thread_type = "AUTO"
         frames: list[np.ndarray] = []
+        damaged = 0
         try:
             for frame in container.decode(stream):
+                if frame.is_corrupt:  # the decoder filled it up from its neighbours
+                    damaged += 1
+                    continue
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # as a telephone means it
                 frames.append(np.ascontiguousarray(upright))
                 if len(frames) * frames[0].nbytes > MOST:
@@ -50,6 +54,8 @@ def read(path: Path, sound: bool = True) -> Video:
                     raise UnreadableVideo(f"more than {len(frames) - 1} frames of {width}×{height} do not fit into memory; cut it into shorter clips or scale it down")
         except (av.FFmpegError, OSError) as error:
             notes.append(f"damaged after frame {len(frames)} ({type(error).__name__})")
+        if damaged:
+            notes.append(f"{damaged} damaged frames, which are left out")
         expected = stream.frames
         if expected and len(frames) < expected and not notes:
             notes.append(f"truncated: {len(frames)} of {expected} frames")

@@ -35,13 +35,18 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + of_a.trace() + of_b.trace() - 2 * root)
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x·y/d + 1)³ of features (n, d) and (m, d) (Bińkowski et al. 2018)."""
+def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
+    """Unbiased squared MMD with the kernel (x·y/d + 1)³ of features (n, d) and (m, d) (Bińkowski et al. 2018).
+
+    Where the i-th of one shows what the i-th of the other does, they are ``paired``: such pairs resemble each other, and
+    counted, as KID counts them, they put the distance of a good copy below zero.
+    """
     a, b = a.astype(np.float64), b.astype(np.float64)
-    n, m, d = len(a), len(b), a.shape[1]
+    d = a.shape[1]
     kernel = lambda x, y: (x @ y.T / d + 1) ** 3
-    aa, bb, ab = kernel(a, a), kernel(b, b), kernel(a, b)
-    return float((aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1)) - 2 * ab.mean())
+    apart = lambda k: (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+    ab = kernel(a, b)
+    return float(apart(kernel(a, a)) + apart(kernel(b, b)) - 2 * (apart(ab) if paired else ab.mean()))
 
 
 def landmark_error(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -50,16 +50,17 @@ def draw_triplets(fakes: np.ndarray, reals: Sequence[np.ndarray], count: int, rn
     return to_tensor(shuffled), torch.from_numpy((order == 0).argmax(1))
 
 
-def train_observer(fakes: list[dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], people: list[str], steps: int,
+def train_observer(groups: Sequence[Sequence[dict[str, np.ndarray]]], reals: Mapping[str, Sequence[np.ndarray]], people: list[str], steps: int,
                    seed: int, batch: int = 24) -> Observer:
-    """An observer that knows the given methods (a dictionary person -> frames each) and people."""
+    """An observer that knows the given people and groups of methods (a dictionary person -> frames each), every group equally well."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     observer = Observer().train()
     optimiser = torch.optim.AdamW(observer.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):
-        drawn = [draw_triplets(fakes[rng.integers(len(fakes))][p], reals[p], 1, rng) for p in rng.choice(people, batch)]
+        fakes = [group[rng.integers(len(group))] for group in (groups[rng.integers(len(groups))] for _ in range(batch))]
+        drawn = [draw_triplets(fake[p], reals[p], 1, rng) for fake, p in zip(fakes, rng.choice(people, batch))]
         x, place = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
         loss = F.cross_entropy(observer(x), place, label_smoothing=0.05)
         optimiser.zero_grad()
@@ -85,7 +86,8 @@ def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequ
     for fold in range(FOLDS):
         tested = people[fold::FOLDS]
         for group in dict.fromkeys(groups.values()):
-            observer = train_observer([fakes[m] for m in fakes if groups[m] not in (group, *real)], reals, [p for p in people if p not in tested], steps, seed)
+            known = [[fakes[m] for m in fakes if groups[m] == other] for other in dict.fromkeys(groups.values()) if other not in (group, *real)]
+            observer = train_observer(known, reals, [p for p in people if p not in tested], steps, seed)
             for method in (m for m in fakes if groups[m] == group):
                 for person in tested:
                     x, place = draw_triplets(fakes[method][person], reals[person], each, np.random.default_rng([seed, people.index(person)]))

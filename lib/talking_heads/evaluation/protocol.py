@@ -18,13 +18,16 @@ import torch
 
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all, interocular, openings
+from ..corpus.prepare import spread
 from ..corpus.store import Store
 from ..perceptual import embedded_digest
 from ..profiles import Profile, key
 from ..progress import Progress
 from ..tensors import code_digest
 from . import judges, metrics
-from .methods import FAMILY, Frames, Method
+from .methods import FAMILY, MEAN, NEAREST, Frames, Method
+
+REAL_FRAMES = 32  # of every other video, at most
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ CELL_CODE = ("networks/*.py", "baselines/*.py", "judges/networks.py", "losses.py
 
 
 def cells_in(folder: Path, store: Store, profile: Profile) -> Path:
-    """The folder of the cells of these settings, people, feature networks and code: what other ones made is never read."""
-    parts = [key(profile, *CELL_FIELDS), store.identity(), code_digest(*CELL_CODE), *map(embedded_digest, profile.extractors)]
+    """The folder of the cells of these settings, people, frames, feature networks and code: what other ones made is never read."""
+    frames = [(k.person, k.number, k.few_shot.tolist(), k.hold_out.tolist()) for k in tasks(store, profile)]
+    parts = [key(profile, *CELL_FIELDS), store.identity(), repr(frames), code_digest(*CELL_CODE), *map(embedded_digest, profile.extractors)]
     return folder / hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
@@ -87,10 +91,12 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
 
     A cell holds the truth, a source frame, and of every method the frames, the losses of its fine-tuning, its seconds and the
     key of the weights it is about.
-    Frames of other weights are computed anew; cells of other settings or code lie in another folder.
+    Frames of other weights are computed anew, and dropped at every other T; cells of other settings or code lie in another folder.
     """
     folder = cells_in(folder, store, profile)
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*_seed*.npz"):
+        drop_stale(path, methods)
     paths, todo = [], []
     for seed in range(profile.tune_seeds):
         for task in tasks(store, profile):
@@ -111,10 +117,23 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
             arrays[f"seconds of {method.name}"], arrays[key_of(method.name)] = np.array(time.time() - start), np.array(method.key)
             arrays[losses_of(method.name)] = np.array([[r.get(k, np.nan) for k in LOSSES] for r in method.rows], np.float32)
             progress.add(1)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, **arrays)
-        os.replace(temporary, path)
+        save_cell(path, arrays)
     return paths
+
+
+def save_cell(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez_compressed(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def drop_stale(path: Path, methods: Sequence[Method]) -> None:
+    """Take out of a cell the frames that these methods made with other weights."""
+    with np.load(path) as cell:
+        stale = [m.name for m in methods if key_of(m.name) in cell and str(cell[key_of(m.name)]) != m.key]
+        kept = {k: cell[k] for k in cell.files if k not in stale and k.split(" of ", 1)[-1] not in stale} if stale else {}
+    if stale:
+        save_cell(path, kept)
 
 
 def reach_of(train: Frames, test: Frames) -> np.ndarray:
@@ -199,14 +218,14 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
 
 
 def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
-    """Real frames of each of a test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
+    """Some real frames of each of a test person's other videos: what a fake is hidden among. Raises ValueError where there are none."""
     out = {}
     learned = {task.number for task in tasks(store, profile)}
     for task in tasks(store, profile):
         numbers = [n for n in store.people()[task.person] if n not in learned]
         if not numbers:
             raise ValueError(f"{task.person}: has one video only; a triplet needs real frames of others")
-        out[task.person] = [store.read(n, np.arange(store.frame_count(n)))[0] for n in numbers]
+        out[task.person] = [store.read(n, spread(store.frame_count(n), REAL_FRAMES))[0] for n in numbers]
     return out
 
 
@@ -219,7 +238,8 @@ def fakes(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, dict[s
             for name in (n for n in names if n in cell):
                 of = out.setdefault(f"{name}@{t}", {})
                 of[person] = np.concatenate([of[person], cell[name]]) if person in of else cell[name]
-    return out, {label: FAMILY.get(label.split("@")[0], label.split("@")[0]) for label in out}
+    families = {label: FAMILY.get(label.split("@")[0], label.split("@")[0]) for label in out}
+    return out, families | ({f"{MEAN}@1": NEAREST} if f"{MEAN}@1" in out else {})  # of one frame both are that frame
 
 
 def per_person(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 RESAMPLES = 10_000
-FEW = 6
+FEW = 12  # the percentile interval of 6 people holds the mean in 87 of 100 cases, that of 12 in 91
 
 
 def person_means(values: np.ndarray, people: np.ndarray) -> np.ndarray:

@@ -130,8 +130,9 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).flatten(2).transpose(1, 2) for f in (self.query, self.key, self.value))  # (B, HW, C)
-        h = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        """(B, C, H, W) to the same."""
+        q, k, v = (f(x).flatten(2).transpose(1, 2)[:, None] for f in (self.query, self.key, self.value))  # (B, 1 head, HW, C)
+        h = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
         return x + self.gamma * h.transpose(1, 2).reshape(x.shape)
 
 

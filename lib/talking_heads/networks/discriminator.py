@@ -56,4 +56,4 @@ class FineTunedDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, i: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         v, activations = self.convnet(x, y)
-        return v @ self.w + self.b, activations
+        return (v * self.w).sum(1) + self.b, activations  # as above: autocast would round a matrix product to bf16

@@ -33,28 +33,36 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
     return f"{'Committed reference weights' if weights == 'reference' else 'Weights trained from nothing in this run'}. " + "; ".join(said) + "."
 
 
+def the_run(profile: Profile, weights: str, device: str, data: Path, results: Path, notebooks: Path, jobs: int = 1) -> runner.Run:
+    """What a run of a profile is about. Raises ValueError where the notebooks are not there."""
+    if not notebooks.is_dir():
+        raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
+    relative = lambda p: os.path.relpath(p, notebooks)
+    inputs = tuple(reference.COMMITTED / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
+    return runner.Run(profile, {"profile": profile.name, "weights": weights, "device": str(choose(device)), "data": relative(data), "results": relative(results)},
+                      notebooks, results / profile.name, inputs,
+                      environment={"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))})
+
+
 def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, device: str, weights: str | None,
                data: Path, results: Path, notebooks: Path) -> int:
     """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
     profile = profiles.load(name)
     weights = resolve_weights(profile, weights)
-    chosen = choose(device)
-    if not notebooks.is_dir():
-        raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one chapter at a time")
-    relative = lambda p: os.path.relpath(p, notebooks)
-    inputs = tuple(reference.COMMITTED / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
-    run = runner.Run(profile, {"profile": name, "weights": weights, "device": str(chosen), "data": relative(data), "results": relative(results)},
-                     notebooks, results / name, inputs,
-                     environment={"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))})
+    run = the_run(profile, weights, device, data, results, notebooks, jobs)
     steps = runner.plan(run, only)
-    print(f"Profile {name}: {profile.about}.\nDevice {chosen}; weights: {weights}. Results go to {results / name}.")
+    print(f"Profile {name}: {profile.about}.\nDevice {run.parameters['device']}; weights: {weights}. Results go to {results / name}.")
+    known = name == "laptop" and weights == "reference"  # what the chapters' minutes were measured for
     for chapter, what, _ in steps:
-        cost = "" if what != "run" else f"about {chapter.minutes:g} min" if name == "laptop" and weights == "reference" and chosen.type == "cpu" else ""
+        cost = f"about {chapter.minutes:g} min" if known and what == "run" else ""
         print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
-    if name == "laptop" and weights == "reference" and chosen.type == "cpu":
-        print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores")
+    if known:
+        gpu = "" if run.parameters["device"] == "cpu" else "; less with this GPU"
+        print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores{gpu}")
+    else:
+        print(f"  no times were measured for this on your machine: {profile.about}")
     if dry_run:
         say_missing(profile, weights, data, results)
         return 0

@@ -20,7 +20,7 @@ from ..evaluation.methods import Method
 from ..meta_learning import Networks, restore_weights
 from ..profiles import Profile
 from ..tensors import load_weights, sha256
-from .runner import read_status
+from .runner import Run, plan
 
 
 COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever a run's results go
@@ -162,16 +162,14 @@ def kept_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else otherwise
 
 
-def keep(profile: Profile, results: Path) -> Path:
+def keep(run: Run) -> Path:
     """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
 
-    Of the records those of the committed weights are kept. Raises ValueError where a chapter of the run is not ok.
+    Of the records those of the committed weights are kept. Raises ValueError where a chapter is not ok or of other code.
     """
-    source, target = Path(results) / profile.name, COMMITTED
-    outcomes = read_status(source)
-    bad = [n for n, o in outcomes.items() if o.status != "ok"]
-    if bad or not outcomes:
-        raise ValueError(f"{source}: {', '.join(bad) or 'no chapter has run'}, not ok; run ./run_all.sh --profile {profile.name} first")
+    profile, source, target = run.profile, run.results, COMMITTED
+    if bad := [chapter.name for chapter, what, _ in plan(run) if what == "run"]:
+        raise ValueError(f"{source}: {', '.join(bad)}: failed, stale or never run; run ./run_all.sh --profile {profile.name} first")
     for name in ("tables", "figures", "notebooks"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
@@ -181,9 +179,10 @@ def keep(profile: Profile, results: Path) -> Path:
     for figure in (target / "figures").glob("*.png"):  # it lies beside the page: a second copy would double what git holds
         page = page.replace(f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}", f"figures/{figure.name}")
     (target / "index.html").write_text(page)
+    results = source.parent
     current = digest(profile, "reference", results)
     rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
     (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
-    if logs := thinned(profile, Path(results) / "laptop-full" / "runs" / "reference"):
+    if logs := thinned(profile, results / "laptop-full" / "runs" / "reference"):
         (target / "curves.json").write_text(json.dumps(logs))
     return target

@@ -317,8 +317,9 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
     with locked(run.results) as run.lock:
         steps = plan(run, only)
         outcomes = read_status(run.results)
-        for chapter, what, _ in steps:
-            if what == "run":
+        wanted = {chapter.name for chapter, *_ in steps}
+        for chapter, what, _ in plan(run):  # also those that are not wanted now say that they are of other code
+            if what == "run" and (chapter.name in wanted or chapter.name in outcomes):
                 outcomes[chapter.name] = Outcome("stale", key=outcomes.get(chapter.name, Outcome("")).key)
         todo = {c.name: (c, key) for c, what, key in steps if what == "run"}
         waiting, running = list(todo), {}

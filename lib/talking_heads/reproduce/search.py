@@ -6,7 +6,6 @@ The best of it has the highest mean of ``WANTED``.
 """
 
 import json
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..profiles import Profile, load
 from ..progress import Progress
 from .reference import load_networks, own, weights_key
 
-RATES, DISCRIMINATOR_RATES = (1e-4, 2e-4, 4e-4, 8e-4), (2e-5,)
+PAIRS = ((1e-4, 2e-5), (2e-4, 2e-5), (4e-4, 2e-5), (8e-4, 2e-5), (2e-4, 2e-4))  # of G' and of D'
 EPOCHS = (0, 10, 20, 40)
 PEOPLE = 12
 OPENINGS = ("mouth", "eyes")
@@ -44,11 +43,12 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     tasks = protocol.tasks(store, profile, PEOPLE)
     frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
               for k in tasks]
-    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights_key(profile, own(profile), 'reference', results)}.jsonl"
+    weights, settings = weights_key(profile, own(profile), "reference", results), protocol.cells_in(Path(), store, profile)
+    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights}_{settings}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(r["tune_rate"], r["tune_discriminator_rate"], r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
-    todo = [(pair, k) for pair in product(RATES, DISCRIMINATOR_RATES) for k in range(len(tasks)) if (*pair, tasks[k].person) not in done]
+    todo = [(pair, k) for pair in PAIRS for k in range(len(tasks)) if (*pair, tasks[k].person) not in done]
     progress = Progress("searching", len(todo), "heads")
     for (rate, d_rate), k in todo:
         train, test = frames[k]
@@ -73,7 +73,7 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     table = groups.mean(numeric_only=True)
     for i, opening in enumerate(OPENINGS):
         table[f"{opening} correlation"] = groups["openings"].agg(lambda of: correlation(*np.concatenate([v[i] for v in of], axis=1)))
-    table = table.assign(T=t, people=len(frames), wanted=table[list(WANTED)].mean(axis=1)).reset_index().sort_values("wanted", ascending=False)
+    table = table.assign(T=t, people=len(frames), weights=weights, wanted=table[list(WANTED)].mean(axis=1)).reset_index().sort_values("wanted", ascending=False)
     path = Path(results) / profile.name / "tables" / f"tuning_search_T{t}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.4g")

@@ -92,7 +92,8 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
         made, true, _ = features[method, t]
         if len(made) >= metrics.FEWEST_SAMPLES:
             add(method, t, "FD-judge", metrics.frechet_distance(made, true), nan, nan, *shape)
-            add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made, true), nan, nan, *shape)
+            scale = made.shape[1] ** 0.5  # the judge's features have length 1, the kernel is made for components of size 1
+            add(method, t, "KD-judge x 1000", 1000 * metrics.kernel_distance(made * scale, true * scale, paired=True), nan, nan, *shape)
         if observed is not None and len(seen := observed[(observed["method"] == method) & (observed["T"] == t)]):
             add_means(method, t, "USER-proxy", seen["USER-proxy"].to_numpy(), *shape)
         for metric in NEEDS:

@@ -37,6 +37,7 @@ from ..training_loop import Collapsed, meta_learn, training_key
 from .git import commit
 
 TRAINING_CODE = ("networks/*.py", "judges/networks.py", "losses.py", "perceptual.py", "meta_learning.py", "training_loop.py", "corpus/landmarks.py", "corpus/episodes.py")
+WATCH_EVERY, SHEET_EVERY = 100, 500  # steps
 LIVE_PEOPLE = 4_000  # a row of W for each of their videos, with two moments in every checkpoint
 
 
@@ -88,7 +89,8 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
           device: torch.device = torch.device("cpu"), command: str = "") -> Path:
     """Run a training, or go on with it, for ``seconds``; returns its exported weights, written after every slice.
 
-    Every hundred steps the content loss on fixed episodes of ``validation`` goes into the log.
+    Every ``WATCH_EVERY`` steps the content loss on fixed episodes of ``validation`` and the spread of ê go into the log, and
+    every ``SHEET_EVERY`` a sheet of pictures beside it.
     """
     training, p = TRAININGS[name], settings(profile, name)
     if training.small:
@@ -106,7 +108,7 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
 
     def watch(learner) -> dict[str, float]:
         made = [learner.draw(e) for e in judged]
-        if learner.step % 500 == 0:
+        if learner.step % SHEET_EVERY == 0:
             save_sheet(judged[:2], made[:2], folder / f"step{learner.step:06d}.png")
         out = {"validation": float(np.mean([losses.content_loss(x_hat, e.x_t.flatten(0, 1), learner.extractors).item() for x_hat, e in zip(made, judged)]))}
         if training.learner is MetaLearner:
@@ -114,7 +116,7 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
         return out
 
     try:
-        meta_learn(learner, folder, seconds=seconds, watch=watch)
+        meta_learn(learner, folder, seconds=seconds, watch=watch, watch_every=WATCH_EVERY)
         collapsed = {}
     except Collapsed as alarm:  # an ablation may end so: its last weights show it
         print(f"  {name}: {alarm}", flush=True)
