@@ -172,18 +172,21 @@ def faces(n, size=256, **pose):
     return out
 
 
-def test_a_detector_trained_on_photographs_finds_the_faces():
-    """scikit-image's cascade for frontal faces (it finds 97 % of eight real clips' frames)."""
+@pytest.mark.parametrize("yaw, count, share", [(0.0, 32, 0.8), (0.3, 16, 0.7), (-0.3, 16, 0.7)])
+def test_a_detector_trained_on_photographs_finds_the_faces(yaw, count, share):
+    """scikit-image's cascade, for frontal faces only: it finds 97 % of eight real clips' frames.
+
+    Of ours 0.88 frontal, 0.81 to 0.84 at a yaw of 0.3 (17 degrees) and, being what it is, 0.53 at 0.5, of 32 people each.
+    """
     from skimage import data
     from skimage.feature import Cascade
     cascade = Cascade(data.lbp_frontal_face_cascade_filename())
-    people = faces(32)
     found = 0
-    for image, points in people:
+    for image, points in faces(count, yaw=yaw):
         boxes = cascade.detect_multi_scale(img=image, scale_factor=1.1, step_ratio=1, min_size=(60, 60), max_size=(250, 250))
         x, y = points[27:36].mean(0)
         found += any(b["c"] < x < b["c"] + b["width"] and b["r"] < y < b["r"] + b["height"] for b in boxes)
-    assert found / len(people) >= 0.8
+    assert found / count >= share
 
 
 @pytest.mark.skipif(not os.environ.get("TALKING_HEADS_CLIPS"), reason="needs real clips: set TALKING_HEADS_CLIPS")
