@@ -35,7 +35,7 @@ def evidence(better: float = 0.1, noise: float = 0.005, people: int = 8) -> clai
     features = {(method, t): (true + d, true, who) for method, ds in far.items() for t, d in zip((1, 8, 32), ds)}
     observed = pd.DataFrame([(a, t, str(p), s) for t in (1, 8, 32) for p in range(people) for a, s in ((m.OURS, 0.5), (m.X2FACE, 0.8), (m.PIX2PIXHD, 0.7))],
                             columns=["method", "T", "person", "USER-proxy"])
-    stability = pd.DataFrame([(f, s, f == "without") for f in ("with", "without") for s in range(3)], columns=["match_fm", "seed", "diverged"])
+    stability = pd.DataFrame([(f, s, f == "without") for f in ("with", "without") for s in range(6)], columns=["feature_matching", "seed", "diverged"])
     return claims.Evidence(pd.DataFrame(rows), features, 8, observed, timings, stability)
 
 

@@ -1,5 +1,7 @@
 """E, G with P, V and D: sizes, shapes, and the mistakes that other reproductions made in them."""
 
+import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from talking_heads import profiles
 from talking_heads.meta_learning import build
-from talking_heads.networks.blocks import EPS, AdaptiveInstanceNorm, InstanceNorm, ResidualBlock, SelfAttention, double, halve, sum_pool
+from talking_heads.networks.blocks import EPS, AdaptiveInstanceNorm, InstanceNorm, ResidualBlock, SelfAttention, double, fold, halve, sum_pool
 from talking_heads.networks.discriminator import FineTunedDiscriminator
 
 
@@ -143,3 +146,13 @@ def test_embedding_is_the_mean_over_frames(profile, few):
     with torch.no_grad():
         torch.testing.assert_close(e.embed(few.x[None], few.y[None])[0], e(few.x, few.y).mean(0))
     assert np.isfinite(e(few.x, few.y).detach().numpy()).all()
+
+
+def test_folded_weights_give_the_same_frames(profile):
+    g = build(dataclasses.replace(profile, spectral_norm_generator=True), 1).generator.eval()
+    y, psi = torch.rand(1, 3, 32, 32), g.projection.bias.detach()[None]
+    with torch.no_grad():
+        wanted = g.synthesise(y, psi)
+        folded = fold(copy.deepcopy(g))
+        torch.testing.assert_close(folded.synthesise(y, psi), wanted)
+    assert not any(parametrize.is_parametrized(m) for m in folded.modules())

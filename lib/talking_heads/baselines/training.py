@@ -24,6 +24,7 @@ from . import pix2pixhd
 from .pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from .x2face import X2Face
 
+X2FACE_BATCH = 16  # driven frames a step at least: batch normalisation needs others to compare with
 VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 
@@ -101,7 +102,8 @@ class BaselineLearner:
         p = profile
         torch.manual_seed(p.seed)
         self.profile, self.variant, self.device, self.extractors = p, variant, device, extractors
-        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, p.batch_videos, p.image_size, p.line_width, p.seed)
+        batch = max(p.batch_videos, -(-X2FACE_BATCH // p.targets)) if variant == "x2face" else p.batch_videos
+        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, batch, p.image_size, p.line_width, p.seed)
         self.cast = autocast(p.precision, device)
         self.step, self.content_steps = 0, 0  # no steps to share with another training
         self.nets = [n.to(device) for n in (build_pix2pixhd(p) if variant == "pix2pixhd" else (build_x2face(p),))]

@@ -13,6 +13,7 @@ from ..corpus.landmarks import draw_all
 from ..evaluation.methods import Frames
 from ..fine_tuning import Head
 from ..meta_learning import autocast, build_generator
+from ..networks.blocks import fold
 from ..profiles import Profile
 from ..tensors import load_weights, save_weights
 
@@ -86,5 +87,5 @@ def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
         generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
     except (KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: a damaged head ({error}); keep it anew") from error
-    head = Head(generator, None, psi)
+    head = Head(fold(generator), None, psi)
     return KeptHead(head.to(device).eval(), settings, images, points, about["card"], about.get("square"))

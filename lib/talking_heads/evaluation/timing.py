@@ -4,6 +4,7 @@ Weights do not matter for time, so the paper's sizes are timed on networks as th
 steps and extrapolated, and their rows say so.
 """
 
+import copy
 import gc
 import os
 import resource
@@ -23,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
 from ..fine_tuning import set_up
 from ..meta_learning import autocast, build
+from ..networks.blocks import fold
 from ..profiles import Profile
 
 
@@ -94,8 +96,14 @@ class _Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if not function._schema.is_mutable and "view" not in function.__name__:
-            self.total += sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, Tensor))
+        tensors = lambda tree: [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+        read, known = tensors(args), {t.untyped_storage().data_ptr() for t in tensors(args)}
+        written = [t for t in tensors(out) if t.untyped_storage().data_ptr() not in known]
+        for argument, value in zip(function._schema.arguments, args):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written += tensors(value)
+        if written:  # else a view: nothing moves
+            self.total += sum(t.numel() * t.element_size() for t in read + written)
         return out
 
 
@@ -186,6 +194,7 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
         nets = build(p, 1).to(device)
         one = frames(1)
         nets.embedder.eval(), nets.generator.eval()
+        folded = fold(copy.deepcopy(nets.generator))
         for t in shots if "Ours-FF" in methods else ():
             x, y = frames(t)[None], frames(t)[None]
             yield Case("Ours-FF", "few-shot learning", t, 1, t, without_gradients(lambda: nets.generator.projection(nets.embedder.embed(x, y))))
@@ -198,7 +207,7 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
             del tuning
         psi = torch.zeros(1, nets.generator.person_parameters, device=device)
         for method in (m for m in ("Ours", "Ours-FF") if m in methods):
-            yield Case(method, "inference", 1, 1, 1, without_gradients(lambda: nets.generator.synthesise(one, psi)))
+            yield Case(method, "inference", 1, 1, 1, without_gradients(lambda: folded.synthesise(one, psi)))
 
 
 def table2(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, seconds: float = 20.0,

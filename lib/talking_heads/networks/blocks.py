@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 EPS = 1e-4  # smaller ones give NaN gradients on flat landmark images
@@ -11,6 +12,14 @@ EPS = 1e-4  # smaller ones give NaN gradients on flat landmark images
 def normalised(layer: nn.Module, spectral: bool) -> nn.Module:
     """The layer, with spectral normalisation (Miyato et al. 2018) where asked for."""
     return spectral_norm(layer, eps=EPS) if spectral else layer
+
+
+def fold(net: nn.Module) -> nn.Module:
+    """The network with its weights as they are applied, so that inference does not normalise them again for every frame."""
+    for layer in net.eval().modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
+    return net
 
 
 def conv(c_in: int, c_out: int, kernel: int, spectral: bool, bias: bool = True) -> nn.Module:

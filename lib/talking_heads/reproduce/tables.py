@@ -18,8 +18,14 @@ SHOWN = ["SSIM", "CSIM-judge", "landmark error", "mouth correlation", "eyes corr
 VERDICTS = ("within CI", "within tolerance", "better", "worse", "not comparable", "not run")
 TOLERANCE = 0.05  # of the paper's value
 LOWER_IS_BETTER = {"FID", "KID", "USER", "USER-proxy", "FD-judge", "KD-judge x 1000", "landmark error"}
+OF_THE_TRUTH = {"sharpness"}  # shares of the true value: the nearer to 1 the better
 # what a metric needs that may not be there, and how to get it
 NEEDS = {"FID": "inception", "KID": "inception", "CSIM": "arcface"}
+
+
+def better(metric: str, values: np.ndarray) -> np.ndarray:
+    """The values of a metric, turned so that more is better."""
+    return -abs(values - 1) if metric in OF_THE_TRUTH else -values if metric in LOWER_IS_BETTER else values
 
 
 def paper_numbers() -> pd.DataFrame:

@@ -163,7 +163,7 @@ def train_from_corpus(profile: Profile, names: Sequence[str], data: Path, result
 def stability(profile: Profile, data: Path, results: Path, device: torch.device) -> tuple[pd.DataFrame, dict[str, list[dict]]]:
     """Short trainings on the small corpus with and without L_FM, ``stability_seeds`` of each: when does one diverge?
 
-    L_ADV has the paper's weight of 1 in them. Columns: match_fm ("with", "without"), seed, start and end (content loss when D
+    L_ADV has the paper's weight of 1 in them. Columns: feature_matching ("with", "without"), seed, start and end (content loss when D
     joins and over the last steps), step (the last one, where the alarm stopped it) and diverged: stopped, or ended higher than
     it started. Also the logged rows of each run, by name.
     """
@@ -171,10 +171,10 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
     people = build.store(profile, data, "meta")
     videos = share(people, profile.small_share)
     extractors = [e.to(device) for e in make_extractors(profile)]
-    for match_fm, seed in product(("with", "without"), range(profile.stability_seeds)):
+    for feature_matching, seed in product(("with", "without"), range(profile.stability_seeds)):
         steps, content = profile.stability_steps, profile.stability_steps // 3
         p = dataclasses.replace(profile, seed=seed, meta_steps=steps, meta_epochs=0, content_steps=content, adversarial_weight=1.0,
-                                feature_matching_weight=profile.feature_matching_weight if match_fm == "with" else 0.0)
+                                feature_matching_weight=profile.feature_matching_weight if feature_matching == "with" else 0.0)
         folder = chapter_folder(Path(results) / profile.name / "runs", p, people)
         try:
             meta_learn(MetaLearner(p, "small", videos, extractors, device), folder)
@@ -182,9 +182,9 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
         except Collapsed as alarm:
             print(f"  {alarm}", flush=True)
             stopped = 1
-        logs[f"{match_fm} L_FM, seed {seed}"] = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-        loss = [row["cnt"] for row in logs[f"{match_fm} L_FM, seed {seed}"]]
+        logs[f"{feature_matching} L_FM, seed {seed}"] = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+        loss = [row["cnt"] for row in logs[f"{feature_matching} L_FM, seed {seed}"]]
         edge = max(1, content // 5)
         start, end = float(np.mean(loss[content - edge:content])), float(np.mean(loss[-edge:]))
-        rows.append({"match_fm": match_fm, "seed": seed, "start": start, "end": end, "step": len(loss), "diverged": bool(stopped or end > start)})
-    return pd.DataFrame(rows, columns=["match_fm", "seed", "start", "end", "step", "diverged"]), logs
+        rows.append({"feature_matching": feature_matching, "seed": seed, "start": start, "end": end, "step": len(loss), "diverged": bool(stopped or end > start)})
+    return pd.DataFrame(rows, columns=["feature_matching", "seed", "start", "end", "step", "diverged"]), logs
