@@ -12,7 +12,7 @@ say() { printf '%s\n' "$*" >&2; }
 make_environment() {
     local wanted; wanted=$(cksum < environment.yml)
     if [ -x .venv/bin/python ] && [ "$(cat .venv/made-from 2>/dev/null)" = "$wanted" ]; then return; fi
-    say "Making the environment in .venv (about two minutes and 2 GB, once) ..."
+    say "Making the environment in .venv (about two minutes and 2 GB, once); then comes the plan with its minutes ..."
     rm -rf .venv
     local tool
     for tool in mamba conda; do

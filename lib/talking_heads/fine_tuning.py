@@ -1,7 +1,6 @@
 """Few-shot learning by fine-tuning (section 3.3): T frames of a new person to a head of its own."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -82,11 +81,16 @@ def set_up(nets: Networks, x: Tensor, y: Tensor, profile: Profile, extractors: S
     return FineTuning(head.train(), discriminator.train(), x, y, profile, extractors, adversarial)
 
 
+def steps_per_epoch(frames: int, batch: int) -> int:
+    """ceil(T / batch)."""
+    return -(-frames // batch)
+
+
 def batches(frames: int, batch: int, epochs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Shuffled batches of min(T, ``batch``) frames: ceil(T / batch) steps an epoch, the last one filled up from the first."""
     size = min(frames, batch)
     for _ in range(epochs):
-        yield from np.resize(rng.permutation(frames), (-(-frames // size), size))
+        yield from np.resize(rng.permutation(frames), (steps_per_epoch(frames, size), size))
 
 
 def fine_tune(tuning: FineTuning, seed: int = 0, *, epochs: int | None = None,
@@ -98,7 +102,7 @@ def fine_tune(tuning: FineTuning, seed: int = 0, *, epochs: int | None = None,
     p = tuning.profile
     epochs = p.tune_epochs if epochs is None else epochs
     rng = np.random.default_rng(seed)
-    total = epochs * math.ceil(len(tuning.x) / p.tune_batch)
+    total = epochs * steps_per_epoch(len(tuning.x), p.tune_batch)
     start = said = time.time()
     if watch and watch(0, tuning):
         return tuning.head.eval()

@@ -7,7 +7,7 @@ it is :func:`training_loop.meta_learn`. Fine-tuning calls the same two steps wit
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ WITHOUT_MATCH = ("ff", *ABLATED)  # variants that leave out L_MCH
 
 @dataclass
 class Networks:
+    """E, G with P, and D."""
+
     embedder: Embedder
     generator: Generator
     discriminator: Discriminator
@@ -67,7 +69,7 @@ def autocast(precision: str, device: str | torch.device) -> torch.autocast:
 
 
 @dataclass
-class Weights:
+class LossWeights:
     """Weights of the terms of equation (3)."""
 
     adversarial: float
@@ -93,7 +95,7 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
 
 
 def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discriminator: nn.Module | None,
-                   extractors: Sequence, weights: Weights, optimiser: torch.optim.Optimizer, cast: torch.autocast,
+                   extractors: Sequence, weights: LossWeights, optimiser: torch.optim.Optimizer, cast: torch.autocast,
                    match: Tensor | None = None, known: Sequence | None = None) -> dict[str, float]:
     """One update of E and G (or G') on equation (3) or (9); D gives gradients and keeps none.
 
@@ -124,12 +126,14 @@ def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discri
     return {**{k: v.item() for k, v in terms.items()}, "grad_norm": float(norm)}
 
 
-def adam(parameters, rate: float, beta1: float) -> torch.optim.Adam:
+def adam(parameters: Iterable[nn.Parameter], rate: float, beta1: float) -> torch.optim.Adam:
+    """The optimiser of all our networks (section 3.4: Adam; β and ε as in SAGAN)."""
     return torch.optim.Adam(parameters, lr=rate, betas=(float(beta1), 0.999), eps=1e-5, fused=True)
 
 
-def loss_weights(profile: Profile) -> Weights:
-    return Weights(profile.adversarial_weight, profile.feature_matching_weight, profile.feature_matching_reduce, profile.match_weight)
+def loss_weights(profile: Profile) -> LossWeights:
+    """The profile's weights in meta-learning."""
+    return LossWeights(profile.adversarial_weight, profile.feature_matching_weight, profile.feature_matching_reduce, profile.match_weight)
 
 
 class MetaLearner:

@@ -29,12 +29,14 @@ VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 
 def build_pix2pixhd(profile: Profile) -> tuple[GlobalGenerator, MultiscaleDiscriminator]:
+    """Untrained generator and discriminator of a profile."""
     p = profile
     return (GlobalGenerator(p.pix2pixhd_channels, p.pix2pixhd_blocks),
             MultiscaleDiscriminator(p.pix2pixhd_discriminator, p.pix2pixhd_halvings))
 
 
 def build_x2face(profile: Profile) -> X2Face:
+    """Untrained X2Face of a profile."""
     return X2Face(profile.x2face_channels, profile.x2face_embedding, profile.x2face_driving)
 
 

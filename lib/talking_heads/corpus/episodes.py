@@ -117,6 +117,7 @@ class EpisodeSampler:
         return out
 
     def next(self, device: str | torch.device = "cpu") -> Episode:
+        """The next batch, read, its landmark images drawn."""
         drawn = self.draw()
         x, p = zip(*(self.videos.read(v, np.concatenate([s, t]), self.pupils > 0) for v, s, t in drawn))
         x, p = np.stack(x), np.stack(p)

@@ -62,19 +62,24 @@ class Method:
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
+def in_batches(network: Callable[[Tensor], Tensor], inputs: Tensor) -> np.ndarray:
+    """Frames (n, S, S, 3) uint8 that a network makes of (n, 3, S, S), 32 at a time."""
+    return to_image(torch.cat([network(part) for part in inputs.split(32)]))
+
+
 @torch.no_grad()
 def feed_forward(nets: Networks, train: Frames, y: Tensor, profile: Profile) -> np.ndarray:
     """G(y, ê_NEW): frames (n, S, S, 3) without any fine-tuning."""
     with autocast(profile.precision, y.device):
         e = nets.embedder.eval().embed(train.x[None], train.y[None])
-        return to_image(torch.cat([nets.generator.eval()(part, e) for part in y.split(32)]))
+        return in_batches(lambda part: nets.generator.eval()(part, e), y)
 
 
 @torch.no_grad()
 def drive(head: torch.nn.Module, y: Tensor, profile: Profile) -> np.ndarray:
     """G'(y): frames (n, S, S, 3) of a fine-tuned head."""
     with autocast(profile.precision, y.device):
-        return to_image(torch.cat([head(part) for part in y.split(32)]))
+        return in_batches(head, y)
 
 
 @torch.no_grad()
@@ -82,7 +87,7 @@ def imitate(model: X2Face, train: Frames, test: Frames, profile: Profile) -> np.
     """X2Face: the T frames' embedded face, driven by the true hold-out frames."""
     with autocast(profile.precision, test.x.device):
         embedded = model.eval().embed(train.x[None])
-        return to_image(torch.cat([model.drive(embedded.expand(len(part), -1, -1, -1), part) for part in test.x.split(32)]))
+        return in_batches(lambda part: model.drive(embedded.expand(len(part), -1, -1, -1), part), test.x)
 
 
 def nearest_frames(train: Frames, points: np.ndarray) -> np.ndarray:
@@ -92,6 +97,7 @@ def nearest_frames(train: Frames, points: np.ndarray) -> np.ndarray:
 
 
 def mean_frame(train: Frames, count: int) -> np.ndarray:
+    """The mean of the training frames, ``count`` times: (count, S, S, 3) uint8."""
     mean = train.images.astype(np.float32).mean(0).round().astype(np.uint8)
     return np.broadcast_to(mean, (count, *mean.shape)).copy()
 

@@ -51,17 +51,17 @@ def draw_triplets(fakes: np.ndarray, reals: Sequence[np.ndarray], count: int, rn
 
 
 def train_observer(groups: Sequence[Sequence[dict[str, np.ndarray]]], reals: Mapping[str, Sequence[np.ndarray]], people: list[str], steps: int,
-                   seed: int, batch: int = 24) -> Observer:
+                   seed: int, batch: int = 24, device: str | torch.device = "cpu") -> Observer:
     """An observer that knows the given people and groups of methods (a dictionary person -> frames each), every group equally well."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    observer = Observer().train()
+    observer = Observer().to(device).train()
     optimiser = torch.optim.AdamW(observer.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):
         fakes = [group[rng.integers(len(group))] for group in (groups[rng.integers(len(groups))] for _ in range(batch))]
         drawn = [draw_triplets(fake[p], reals[p], 1, rng) for fake, p in zip(fakes, rng.choice(people, batch))]
-        x, place = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
+        x, place = (torch.cat(parts).to(device) for parts in zip(*drawn))
         loss = F.cross_entropy(observer(x), place, label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
@@ -71,7 +71,7 @@ def train_observer(groups: Sequence[Sequence[dict[str, np.ndarray]]], reals: Map
 
 
 def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None,
-            steps: int = 200, each: int = 32, seed: int = 0, real: Collection[str] = ()) -> pd.DataFrame:
+            steps: int = 200, each: int = 32, seed: int = 0, real: Collection[str] = (), device: str | torch.device = "cpu") -> pd.DataFrame:
     """How often the observer finds each method's fakes: columns method, person, USER-proxy.
 
     ``fakes`` maps a method to its frames of every person, ``reals`` a person to the frames of each other video. Methods of the same
@@ -87,10 +87,10 @@ def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequ
         tested = people[fold::FOLDS]
         for group in dict.fromkeys(groups.values()):
             known = [[fakes[m] for m in fakes if groups[m] == other] for other in dict.fromkeys(groups.values()) if other not in (group, *real)]
-            observer = train_observer(known, reals, [p for p in people if p not in tested], steps, seed)
+            observer = train_observer(known, reals, [p for p in people if p not in tested], steps, seed, device=device)
             for method in (m for m in fakes if groups[m] == group):
                 for person in tested:
                     x, place = draw_triplets(fakes[method][person], reals[person], each, np.random.default_rng([seed, people.index(person)]))
                     with torch.no_grad():
-                        rows.append((method, person, (observer(x).argmax(1) == place).float().mean().item()))
+                        rows.append((method, person, (observer(x.to(device)).argmax(1).cpu() == place).float().mean().item()))
     return pd.DataFrame(rows, columns=["method", "person", "USER-proxy"])

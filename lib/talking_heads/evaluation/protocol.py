@@ -212,7 +212,8 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
                 mouth, eyes = openings(found_)
                 rows.append(pd.DataFrame({
                     "method": method, "T": t, "person": person, "video": video, "seed": seed, "frame": np.arange(len(images)),
-                    **compare(images, made, found_, truth, true_features, points), "reach": reach, "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
+                    **compare(images, made, found_, truth, true_features, points), "reach": reach,
+                    "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
                 features.setdefault((method, t), []).append((made, true_features, np.full(len(made), person)))
     return pd.concat(rows, ignore_index=True), {k: tuple(map(np.concatenate, zip(*parts))) for k, parts in features.items()}
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
-from ..fine_tuning import set_up
+from ..fine_tuning import set_up, steps_per_epoch
 from ..meta_learning import autocast, build
 from ..networks.blocks import fold
 from ..profiles import Profile
@@ -157,7 +157,7 @@ class Case:
 
 def steps_of(profile: Profile, t: int) -> int:
     """Fine-tuning steps on T frames: an epoch is ceil(T / batch) steps."""
-    return profile.tune_epochs * -(-t // profile.tune_batch)
+    return profile.tune_epochs * steps_per_epoch(t, profile.tune_batch)
 
 
 def cases(profile: Profile, extractors: Sequence, device: torch.device, methods: Sequence[str], shots: Sequence[int]) -> Iterator[Case]:

@@ -11,7 +11,7 @@ import pandas as pd
 from ..driving.heads import KeptHead, settings_of
 from ..evaluation import judges, metrics
 from ..evaluation.methods import Frames, drive
-from ..fine_tuning import FineTuning, Head, fine_tune, set_up
+from ..fine_tuning import FineTuning, Head, fine_tune, set_up, steps_per_epoch
 from ..meta_learning import Networks
 from ..profiles import Profile
 
@@ -42,7 +42,7 @@ class Record:
 def record(nets: Networks, few: Frames, test: Frames, profile: Profile, extractors: Sequence, epochs: Sequence[int] = EPOCHS,
            watch: Callable[[int, Record], bool | None] | None = None) -> Record:
     """Fine-tune and look after each of ``epochs``. ``watch(epoch, record)`` is told, and stops it by returning True."""
-    out, per_epoch = Record(few, test), -(-len(few.x) // profile.tune_batch)
+    out, per_epoch = Record(few, test), steps_per_epoch(len(few.x), profile.tune_batch)
 
     def look(step: int, tuning: FineTuning) -> bool | None:
         epoch, rest = divmod(step, per_epoch)

@@ -23,6 +23,7 @@ def fold(net: nn.Module) -> nn.Module:
 
 
 def conv(c_in: int, c_out: int, kernel: int, spectral: bool, bias: bool = True) -> nn.Module:
+    """A convolution that keeps height and width."""
     return normalised(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), spectral)
 
 

@@ -17,9 +17,9 @@ from ..devices import choose
 from ..evaluation import methods, protocol
 from ..evaluation.judges import find_landmarks
 from ..evaluation.metrics import correlation
-from ..fine_tuning import FineTuning, fine_tune, set_up
+from ..fine_tuning import FineTuning, fine_tune, set_up, steps_per_epoch
 from ..perceptual import make_extractors
-from ..profiles import Profile, load
+from ..profiles import load
 from ..progress import Progress
 from .reference import load_networks, own, weights_key
 
@@ -53,7 +53,7 @@ def search(profile_name: str, t: int, data: Path, results: Path, device: str) ->
     for (rate, d_rate), k in todo:
         train, test = frames[k]
         tried = load(profile_name, tune_rate=rate, tune_discriminator_rate=d_rate, tune_epochs=max(EPOCHS))
-        per_epoch = -(-t // tried.tune_batch)
+        per_epoch = steps_per_epoch(t, tried.tune_batch)
 
         def look(step: int, tuning: FineTuning) -> None:
             if step // per_epoch in EPOCHS and step % per_epoch == 0:
