@@ -38,8 +38,8 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), lab
         if r < len(labels):
             axes[r, 0].set_ylabel(labels[r], fontsize=8, rotation=0, ha="right", va="center", labelpad=4)
     if title:
-        figure.suptitle(title, fontsize=10)
-    figure.tight_layout(pad=0.25)
+        figure.suptitle(title, fontsize=10, y=1 - 0.03 / figure.get_figheight(), va="top")
+    figure.tight_layout(pad=0.25, rect=(0, 0, 1, 1 - bool(title) * 0.2 / figure.get_figheight()))  # the title's own 0.2 inches
     return figure
 
 
