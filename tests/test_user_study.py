@@ -69,6 +69,18 @@ def test_intervals_respect_raters_and_people(triplets):
     assert study.accuracy(study.simulate(key, {"only": 0.5}), key)["ci_low"].isna().all(), "one rater has no interval"
 
 
+def test_intervals_hold_the_truth_where_raters_and_people_differ():
+    """Skills of 0.25 to 0.55, people easier or harder by up to 0.25: USER is 0.6 in the long run."""
+    key = pd.DataFrame({"triplet": range(96), "study": "s", "method": "ours", "T": 8, "person": [f"p{n % 24}" for n in range(96)], "fake": [n % 3 for n in range(96)]})
+    rng = np.random.default_rng(0)
+    made = pd.concat([study.accuracy(study.simulate(key, {str(n): s for n, s in enumerate(rng.uniform(0.25, 0.55, 10))}, seed, people=0.25), key)
+                      for seed in range(150)])
+    assert made["USER"].mean() == pytest.approx(0.6, abs=0.02)
+    assert 0.92 <= made.eval("ci_low < 0.6 < ci_high").mean() <= 0.995
+    independent = 1.96 * np.sqrt(made["USER"] * (1 - made["USER"]) / made["answers"])
+    assert ((made["USER"] - 0.6).abs() < independent).mean() < 0.85, "as if answers were independent, it would miss the truth more often"
+
+
 def test_how_many_answers():
     assert study.answers_needed(0.05, 0.5) == 385 and study.answers_needed(0.05, 0.5, 2) == 769
 

@@ -197,15 +197,17 @@ def answers_needed(half_width: float, p: float = 1 / 3, effect: float = 1.0) -> 
     return math.ceil(effect * p * (1 - p) * (1.96 / half_width) ** 2)
 
 
-def simulate(key_: pd.DataFrame, raters: Mapping[str, float], seed: int = 0) -> pd.DataFrame:
+def simulate(key_: pd.DataFrame, raters: Mapping[str, float], seed: int = 0, people: float = 0.0) -> pd.DataFrame:
     """Answers of simulated raters, for testing the statistics only: each finds the fake with its own ``skill``, else guesses.
 
-    A skill of 0 guesses, 1 is perfect. Their names begin with "simulated" and are never to be shown as people.
+    A skill of 0 guesses, 1 is perfect; fakes of some people are easier, by up to ``people``, and of others harder. Their names
+    begin with "simulated" and are never to be shown as people.
     """
     rng = np.random.default_rng(seed)
-    parts = []
+    parts, persons = [], sorted(set(key_["person"]))
+    easier = key_["person"].map(dict(zip(persons, people * rng.uniform(-1, 1, len(persons))))).to_numpy()
     for name, skill in raters.items():
         guess = rng.integers(0, 3, len(key_))
-        choice = np.where(rng.random(len(key_)) < skill, key_["fake"], guess)
+        choice = np.where(rng.random(len(key_)) < skill + easier, key_["fake"], guess)
         parts.append(pd.DataFrame({"study": key_["study"], "rater": f"simulated {name}", "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
     return pd.concat(parts, ignore_index=True)
