@@ -100,6 +100,10 @@ def test_run_all_knows_its_three_uses():
     script = (ROOT / "run_all.sh").read_text()
     for line in ('exec python -m pytest "$@"', "jupyter lab notebooks/00_start_here.ipynb", 'exec python -m talking_heads run "$@"'):
         assert line in script
+    wanted = subprocess.run("cksum < environment.yml", shell=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    made = ROOT / ".venv/made-from"
+    if not made.exists() or made.read_text() != wanted:
+        pytest.skip("the tests run in another environment than .venv, which this would make anew")
     said = subprocess.run(["./run_all.sh", "lab", "--version"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert said.startswith("4."), "JupyterLab starts in the environment"
 

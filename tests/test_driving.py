@@ -193,9 +193,9 @@ def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):
     assert "face-alignment" in capsys.readouterr().err and not (tmp_path / "o.mp4").exists()
     assert main(["animate", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
     assert "either --photo" in capsys.readouterr().err
-    start = time.time()
+    monkeypatch.setattr(animate, "fine_tune", lambda *args, **kwargs: pytest.fail("it learned first"))
     assert main(["animate", "--photo", str(clips / "me.png"), "--kind", "alien", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
-    assert "kind 'alien'; there are: procedural speaker" in capsys.readouterr().err and time.time() - start < 20, "before it learns"
+    assert "kind 'alien'; there are: procedural speaker" in capsys.readouterr().err
     profile = profiles.load("smoke")
     np.savez(tmp_path / "new.npz", landmarks=np.full((1, 68, 2), np.nan))
     with pytest.raises(ValueError, match=r"new\.png: .*no usable frame"):

@@ -12,7 +12,7 @@ from talking_heads.corpus import build
 from talking_heads.baselines.training import build_pix2pixhd, build_x2face
 from talking_heads.evaluation import inception, judges, methods, metrics, protocol
 from talking_heads.evaluation.observer import CHANCE, draw_triplets, observe
-from talking_heads.evaluation.statistics import holds, interval, paired, person_means
+from talking_heads.evaluation.statistics import holds, interval, paired, person_means, pooled_interval
 from talking_heads.judges.verification import equal_error_rate
 from talking_heads.meta_learning import build as build_networks
 from talking_heads.reproduce import reference, tables
@@ -69,6 +69,13 @@ def test_equal_error_rate():
     rng = np.random.default_rng(0)
     assert equal_error_rate(np.array([0.8, 0.9]), np.array([0.1, 0.2])) == 0
     assert equal_error_rate(rng.normal(1, 1, 20000), rng.normal(-1, 1, 20000)) == pytest.approx(0.1587, abs=0.01)
+
+
+def test_few_people_have_students_interval_pooled_or_not():
+    """The jackknife of a mean is its standard error: both ways agree."""
+    values = np.random.default_rng(0).normal(size=(6, 5))
+    pooled = pooled_interval(np.mean, list(values[..., None]))
+    assert pooled == pytest.approx(interval(values.mean(1))) and pooled[1] - pooled[0] > 2 * 1.96 * values.mean(1).std(ddof=1) / np.sqrt(6)
 
 
 def test_intervals_are_over_people():

@@ -121,6 +121,18 @@ def test_only_brings_along_what_is_needed_and_refuses_unknown_names(tmp_path):
         runner.plan(run, ["nine"])
 
 
+def test_what_is_left_out_keeps_its_outcome_or_says_that_it_is_stale(tmp_path):
+    notebook(tmp_path / "notebooks", "01_a", WRITE.format("a"))
+    notebook(tmp_path / "notebooks", "02_b", WRITE.format("b"))
+    notebook(tmp_path / "notebooks", "03_c", "raise ValueError('broken')")
+    run = make(tmp_path, Chapter("01_a", "", (), ("a",)), Chapter("02_b", "", (), ("b",)), Chapter("03_c", ""))
+    first = runner.run_chapters(run, say=lambda _: None)
+    notebook(tmp_path / "notebooks", "02_b", WRITE.format("b"), "2 + 2")
+    again = runner.run_chapters(run, ["01"], say=lambda _: None)
+    assert [again[n].status for n in ("01_a", "02_b", "03_c")] == ["ok", "stale", "failed"]
+    assert "broken" in again["03_c"].error == first["03_c"].error
+
+
 def test_unknown_parameters_and_values_that_are_no_json_are_refused(tmp_path):
     notebook(tmp_path / "notebooks", "a", "1")
     nb = nbformat.read(tmp_path / "notebooks/a.ipynb", 4)

@@ -90,7 +90,8 @@ def discriminator_step(discriminate: Callable, x: Tensor, x_hat: Tensor, y: Tens
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for g in optimisers[0].param_groups for p in g["params"] if p.grad is not None])
     for optimiser in optimisers:
-        optimiser.step()
+        if torch.isfinite(norm):
+            optimiser.step()
     return {"dsc": loss.item(), "r_real": r_real.mean().item(), "r_fake": r_fake.mean().item(), "d_grad_norm": norm.item()}
 
 
@@ -121,7 +122,7 @@ def generator_step(x: Tensor, x_hat: Tensor, y: Tensor, i: Tensor | None, discri
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
-    if torch.isfinite(norm):  # else the alarm ends the training, and its weights are those of the step before
+    if torch.isfinite(norm):  # else the alarm ends the training, with the weights of the step before
         optimiser.step()
     return {**{k: v.item() for k, v in terms.items()}, "grad_norm": float(norm)}
 
@@ -183,7 +184,7 @@ class MetaLearner:
             self.table_optimiser.zero_grad()
         row |= generator_step(x, x_hat, y, i, d if adversarial else None, self.extractors, loss_weights(p),
                               self.generator_optimiser, self.cast, match)
-        if match is not None and p.match_pulls == "both":
+        if match is not None and p.match_pulls == "both" and math.isfinite(row["grad_norm"]):
             self.table_optimiser.step()
         self._average()
         self.step += 1

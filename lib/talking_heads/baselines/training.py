@@ -104,8 +104,8 @@ class BaselineLearner:
         p = profile
         torch.manual_seed(p.seed)
         self.profile, self.variant, self.device, self.extractors = p, variant, device, extractors
-        batch = max(p.batch_videos, -(-X2FACE_BATCH // p.targets)) if variant == "x2face" else p.batch_videos
-        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, p.targets, batch, p.image_size, p.line_width, p.seed)
+        targets = max(p.targets, -(-X2FACE_BATCH // p.batch_videos)) if variant == "x2face" else p.targets
+        self.sampler = EpisodeSampler(videos, p.k_min, p.k_shot, targets, p.batch_videos, p.image_size, p.line_width, p.seed)
         self.cast = autocast(p.precision, device)
         self.step, self.content_steps = 0, 0  # no steps to share with another training
         self.nets = [n.to(device) for n in (build_pix2pixhd(p) if variant == "pix2pixhd" else (build_x2face(p),))]

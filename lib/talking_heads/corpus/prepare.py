@@ -176,7 +176,7 @@ def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple
     chosen = np.flatnonzero(seen.good)[spread(int(seen.good.sum()), most)]
     square = crops.keep_inside(crops.clip_square(framing), width, height)
     arrays = {"frames": np.stack([crops.crop(clip.frames[f], square, settings.size) for f in seen.looked[chosen]]),
-              "time": (seen.looked[chosen] / clip.fps if clip.fps else chosen).astype(np.float32)}
+              "time": (clip.numbers[seen.looked[chosen]] / clip.fps if clip.fps else chosen).astype(np.float32)}
     for name, values in seen.known.items():
         arrays[name] = values[chosen] if name == "hidden" else crops.to_crop(values[chosen], square, settings.size)
     about = {"frames": len(chosen), "of": len(clip.frames), "fps": round(clip.fps, 3), "square": [round(v, 3) for v in square],

@@ -23,6 +23,12 @@ class Video:
     fps: float
     sound: np.ndarray | None  # (samples,) int16 at 16 kHz
     note: str  # what is odd about it, "" if nothing
+    at: np.ndarray | None = None  # (n,) the frames' numbers in the file, where some are left out
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n,) the frames' numbers in the file."""
+        return np.arange(len(self.frames)) if self.at is None else self.at
 
 
 def read(path: Path, sound: bool = True) -> Video:
@@ -41,12 +47,13 @@ def read(path: Path, sound: bool = True) -> Video:
         fps = float(stream.average_rate or 25)
         stream.thread_type = "AUTO"
         frames: list[np.ndarray] = []
-        damaged = 0
+        at, damaged = [], 0
         try:
-            for frame in container.decode(stream):
+            for number, frame in enumerate(container.decode(stream)):
                 if frame.is_corrupt:  # the decoder filled it up from its neighbours
                     damaged += 1
                     continue
+                at.append(number)
                 upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # as a telephone means it
                 frames.append(np.ascontiguousarray(upright))
                 if len(frames) * frames[0].nbytes > MOST:
@@ -64,7 +71,7 @@ def read(path: Path, sound: bool = True) -> Video:
     wave = read_sound(path) if sound else None
     if sound and wave is None:
         notes.append("no sound")
-    return Video(frames, fps, wave, "; ".join(notes))
+    return Video(frames, fps, wave, "; ".join(notes), np.array(at) if damaged else None)
 
 
 def read_sound(path: Path, rate: int = SOUND_RATE) -> np.ndarray | None:

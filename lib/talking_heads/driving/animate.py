@@ -101,13 +101,14 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
     points = seen.known["landmarks"].astype(np.float64)
     if "pupils" in seen.known and np.isfinite(seen.known["pupils"]).any(0).all():
         points = np.concatenate([points, seen.known["pupils"]], 1)
-    at = np.arange(len(points))
+    at = seen.clip.numbers
+    whole = np.empty((at[-1] + 1, *points.shape[1:]))  # damaged frames too, so that the sound stays with the lips
     for p in range(points.shape[1]):
         for axis in range(2):
             known = seen.good & np.isfinite(points[:, p, axis])
-            points[:, p, axis] = np.interp(at, at[known], points[known, p, axis])
+            whole[:, p, axis] = np.interp(np.arange(len(whole)), at[known], points[known, p, axis])
     sound = video.read_sound(path, HEARD)
-    return Driver(crops.to_crop(points, crops.clip_square(points[:, :68]), size), seen.clip.fps, None if sound is None else sound / 32768, HEARD)
+    return Driver(crops.to_crop(whole, crops.clip_square(whole[:, :68]), size), seen.clip.fps, None if sound is None else sound / 32768, HEARD)
 
 
 def learn(nets: Networks, few: Frames, profile: Profile, path: Path, card: dict, device: torch.device, log: bool = True) -> KeptHead:

@@ -122,8 +122,9 @@ def run_cells(folder: Path, store: Store, profile: Profile, methods: Sequence[Me
 
 
 def save_cell(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **arrays)
+    temporary = path.with_suffix(".part")  # no name of a cell: a kill while it is written leaves it behind
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
     os.replace(temporary, path)
 
 

@@ -34,10 +34,14 @@ def pooled_interval(statistic: Callable[[np.ndarray], float], people: Sequence[n
                     draws: int = RESAMPLES // 10) -> tuple[float, float]:
     """Interval of a statistic of everybody's pooled rows, ``people`` (n_i, k) each: whole people are resampled ``draws`` times.
 
-    Raises ValueError for fewer than two people.
+    Of fewer than ``FEW`` people Student's, with the jackknife's deviation over people. Raises ValueError for fewer than two.
     """
     if len(people) < 2:
         raise ValueError(f"an interval over people needs two of them, not {len(people)}")
+    if (n := len(people)) < FEW:
+        without = np.array([statistic(np.concatenate([*people[:i], *people[i + 1:]])) for i in range(n)])
+        half = student_t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) * without.var())
+        return float(statistic(np.concatenate(people)) - half), float(statistic(np.concatenate(people)) + half)
     rng = np.random.default_rng(seed)
     values = [statistic(np.concatenate([people[i] for i in rng.integers(len(people), size=len(people))])) for _ in range(draws)]
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])

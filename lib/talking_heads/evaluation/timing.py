@@ -4,7 +4,6 @@ Weights do not matter for time, so the paper's sizes are timed on networks as th
 steps and extrapolated, and their rows say so.
 """
 
-import copy
 import gc
 import os
 import resource
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
 from ..fine_tuning import set_up, steps_per_epoch
-from ..meta_learning import autocast, build
+from ..meta_learning import autocast, build, build_generator
 from ..networks.blocks import fold
 from ..profiles import Profile
 
@@ -194,7 +193,7 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
         nets = build(p, 1).to(device)
         one = frames(1)
         nets.embedder.eval(), nets.generator.eval()
-        folded = fold(copy.deepcopy(nets.generator))
+        folded = fold(build_generator(p).to(device))
         for t in shots if "Ours-FF" in methods else ():
             x, y = frames(t)[None], frames(t)[None]
             yield Case("Ours-FF", "few-shot learning", t, 1, t, without_gradients(lambda: nets.generator.projection(nets.embedder.embed(x, y))))
@@ -224,7 +223,7 @@ def table2(profile: Profile, extractors: Sequence, device: torch.device, machine
             predicted, first = predicted + machine.predict(*operations(case.once)), measure(case.once, device, repetitions=1, warm_up=0)
         rows.append({"method": case.method, "phase": case.phase, "T": case.t, "predicted": predicted, "seconds": first.median + timing.median,
                      "low": first.low + timing.low, "high": first.high + timing.high, "steps": case.steps, "measured": timing.repetitions,
-                     "memory": timing.memory, "note": "" if case.steps <= timing.repetitions else f"extrapolated from {timing.repetitions} of {case.steps} steps"})
+                     "memory": max(first.memory, timing.memory), "note": "" if case.steps <= timing.repetitions else f"extrapolated from {timing.repetitions} of {case.steps} steps"})
         print(f"  {case.method} {case.phase} T = {case.t}: {first.median + timing.median:.3g} s", flush=True)
         gc.collect()
     return rows

@@ -15,7 +15,10 @@ def normalised(layer: nn.Module, spectral: bool) -> nn.Module:
 
 
 def fold(net: nn.Module) -> nn.Module:
-    """The network with its weights as they are applied, so that inference does not normalise them again for every frame."""
+    """The network with its weights as they are applied, so that inference does not normalise them again for every frame.
+
+    Not for a deep copy of a network that is still in use: both share the classes that are changed here.
+    """
     for layer in net.eval().modules():
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight")

@@ -5,7 +5,6 @@ says what each took, so that a machine is known to be able to run a profile befo
 """
 
 import dataclasses
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ..corpus.speakers.write import write_speakers
 from ..corpus.store import Store
 from ..devices import choose
 from ..evaluation import methods, protocol
+from ..evaluation.timing import peak_memory
 from ..fine_tuning import fine_tune, set_up
 from ..meta_learning import MetaLearner
 from ..perceptual import make_extractors, random_extractors
@@ -38,8 +38,7 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         start = time.time()
         yield
-        cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory(self.device)
         self.rows.append({"stage": name, "seconds": time.time() - start, "peak GiB so far": peak / 2 ** 30})
         print(f"  {name}: {self.rows[-1]['seconds']:.1f} s, peak memory so far {peak / 2 ** 30:.1f} GiB", flush=True)
 

@@ -62,7 +62,7 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
         gpu = "" if run.parameters["device"] == "cpu" else "; less with this GPU"
         print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores{gpu}")
     else:
-        print(f"  no times were measured for this on your machine: {profile.about}")
+        print("  these minutes were not measured; progress lines say how long is left")
     if dry_run:
         say_missing(profile, weights, data, results)
         return 0

@@ -315,8 +315,8 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
         steps = plan(run, only)
         outcomes = read_status(run.results)
         wanted = {chapter.name for chapter, *_ in steps}
-        for chapter, what, _ in plan(run):  # also those that are not wanted now say that they are of other code
-            if what == "run" and (chapter.name in wanted or chapter.name in outcomes):
+        for chapter, what, _ in plan(run):  # those that are not wanted now say, too, that they are of other code
+            if what == "run" and (chapter.name in wanted or outcomes.get(chapter.name, Outcome("")).status == "ok"):
                 outcomes[chapter.name] = Outcome("stale", key=outcomes.get(chapter.name, Outcome("")).key)
         todo = {c.name: (c, key) for c, what, key in steps if what == "run"}
         waiting, running = list(todo), {}
