@@ -111,6 +111,10 @@ def test_peoples_answers_flow_and_simulated_ones_never(triplets, tmp_path):
     assert len(users) == 4 and not notes and {"method", "T", "USER", "ci_low", "ci_high"} <= set(users)
     two[two["rater"] == "simulated a"].assign(rater="a").to_csv(tmp_path / "answers/x.csv", index=False)
     assert study.measured(tmp_path) == (None, ["one rater is too few"])
+    key.drop(columns="study").to_csv(tmp_path / "key.csv", index=False)
+    with pytest.raises(ValueError, match="key.csv: columns study are missing"):
+        study.measured(tmp_path)
+    key.to_csv(tmp_path / "key.csv", index=False)
     two.assign(rater="a", study="0123456789").to_csv(tmp_path / "answers/x.csv", index=False)
     with pytest.raises(ValueError, match="x.csv: answers to another study"):
         study.measured(tmp_path)

@@ -156,12 +156,14 @@ def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
 def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """The answers of a study's folder (``key.csv`` and ``answers/*.csv``), its key, and notes about answers left out.
 
-    Simulated raters are refused with ValueError: they are no people.
+    Simulated raters are refused with ValueError: they are no people; so is a key without its columns.
     """
     paths = sorted((folder / "answers").glob("*.csv"))
     if not paths:
         return pd.DataFrame(columns=ANSWERS), pd.DataFrame(columns=KEY), []
     key_ = pd.read_csv(folder / "key.csv", dtype={"study": str})
+    if missing := [c for c in ("study", "sheet", *KEY) if c not in key_]:
+        raise ValueError(f"{folder / 'key.csv'}: columns {', '.join(missing)} are missing: of another version; move {folder} away and make the study anew")
     answers, notes = read_answers(paths, key_)
     if answers["rater"].str.startswith("simulated").any():
         raise ValueError(f"{folder / 'answers'}: holds answers of simulated raters, which are never shown as people's; remove them")

@@ -23,7 +23,8 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str] = (), lab
           captions: Sequence[Sequence[str]] = ()) -> Figure:
     """Rows of pictures (H, W, 3) uint8 with titles above the columns, labels left of the rows and captions below each picture."""
     wide, high = max(map(len, rows)), len(rows)
-    figure, axes = plt.subplots(high, wide, figsize=(1.25 * wide + 0.6, 1.25 * high + 0.5), squeeze=False)
+    shape = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
+    figure, axes = plt.subplots(high, wide, figsize=(1.25 * wide + 0.6, 1.25 * shape * high + 0.5), squeeze=False)
     for r, row in enumerate(rows):
         for c in range(wide):
             axis = axes[r, c]
