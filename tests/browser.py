@@ -55,10 +55,20 @@ class Page:
             self.errors.append(json.dumps(params["exceptionDetails"])[:500])
         elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
             self.errors.append(json.dumps(params["args"])[:500])
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error" and params["entry"]["source"] != "intervention":  # the browser's own policy
+            self.errors.append(json.dumps(params["entry"])[:500])
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Page.javascriptDialogOpening":  # an unsaved notebook asks before it goes; its answer is passed over
             self.socket.send(json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}))
+
+    def leave(self) -> None:
+        """To an empty page; ``errors`` and ``requests`` are those of what is opened next, not the last ones of what was left."""
+        self.open("about:blank")
+        time.sleep(0.5)
+        self.js("1")
+        self.errors.clear()
+        self.requests.clear()
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
@@ -81,6 +91,10 @@ class Page:
     def mouse(self, kind: str, x: float, y: float) -> None:
         """``kind``: mousePressed, mouseMoved or mouseReleased."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=0 if kind == "mouseReleased" else 1, clickCount=1)
+
+    def tap(self, x: float, y: float) -> None:
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -36,6 +36,14 @@ def test_scales_see_other_sizes_and_have_other_weights(smoke):
     assert not torch.equal(d.scales[0].stages[0][0].weight, d.scales[1].stages[0][0].weight)
 
 
+def test_perceptual_loss_brings_the_layers_of_an_embedded_network_to_one_size():
+    from talking_heads.perceptual import embedded_extractor
+    extractor, (a, b) = embedded_extractor("attributes", 0.25), torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    by_hand = sum(g / 4 * (f - r).abs().mean() for g, f, r in zip(extractor.gains, extractor(a), extractor(b), strict=True))
+    torch.testing.assert_close(training.perceptual_loss(a, b, extractor), by_hand)
+    assert min(extractor.gains) > 2
+
+
 def test_feature_matching_weight():
     one, zero = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
     loss = pix2pixhd.feature_matching([[one] * 4 + [one]] * 2, [[zero] * 4 + [one * 9]] * 2, halvings=3)

@@ -11,6 +11,7 @@ import pytest
 import browser
 
 ROOT = Path(__file__).parents[1]
+LOOKED_AT = ROOT / "build/screenshots"  # what the last run of these tests saw
 pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason="needs Chromium")
 
 
@@ -20,8 +21,10 @@ def page(tmp_path_factory):
         yield page
 
 
-def test_the_committed_report_opens_from_the_file_system(page):
-    page.open(f"file://{ROOT}/results/reference/index.html")
+@pytest.mark.parametrize("of", ["reference", "smoke"])
+def test_a_report_opens_from_the_file_system(page, smoke, of):
+    page.leave()
+    page.open(f"file://{ROOT / 'results/reference' if of == 'reference' else smoke[0]}/index.html")
     sizes = page.js("[...document.images].map(i => i.naturalWidth)")
     assert len(sizes) >= 8 and min(sizes) > 100
     assert page.js("document.querySelectorAll('table').length") >= 3
@@ -33,10 +36,10 @@ def test_the_committed_report_opens_from_the_file_system(page):
 
 @pytest.mark.parametrize("name", ["02_networks_and_losses", "09_identity_gap"])
 def test_an_executed_chapter_opens_without_a_network(page, smoke, name):
-    page.requests.clear()
-    page.errors.clear()
+    page.leave()
     page.open(f"file://{smoke[0]}/notebooks/{name}.html")
     assert page.js("[...document.images].filter(i => i.naturalWidth > 100).length") >= 1
+    assert ("A panel stands here" in page.js("document.body.innerText")) == name.startswith("09")
     assert not page.errors and all(r.startswith(("file://", "data:")) for r in page.requests)
 
 
@@ -59,22 +62,40 @@ def jupyter(tmp_path_factory, smoke):
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb") if not p.stem.startswith("09")))
 def test_run_all_in_jupyterlab(page, jupyter, name):
+    page.leave()
     state = browser.run_all(page, jupyter, f"notebooks/{name}.ipynb")
     assert not state["errors"] and state["run"] == state["cells"], state
+    assert not page.errors, page.errors
 
 
 def test_panels_follow_in_jupyterlab(page, jupyter):
-    """Chapter 09: a slider moved by key, and a landmark dragged by mouse, change the pictures; nothing complains."""
-    page.errors.clear()
+    """Chapter 09: every slider moved by key, people chosen and a landmark dragged by mouse change the pictures; nothing complains."""
+    page.leave()
     state = browser.run_all(page, jupyter, "notebooks/09_identity_gap.ipynb")
     assert not state["errors"] and state["run"] == state["cells"], state
-    pictures = "[...panel().node.querySelectorAll('.widget-image')].map(i => i.src)"
-    browser.wait_for(lambda: len(page.js(pictures)) >= 7, 60, "the panels")
-    before = page.js(pictures)
-    page.js("panel().node.querySelectorAll('.noUi-handle')[0].focus(); 1")
-    for _ in range(3):
-        page.press("ArrowRight")
-    browser.wait_for(lambda: page.js(pictures)[:6] != before[:6], 30, "another frame")
+
+    def follows(control, move, what):
+        """The pictures of the panel that the control is in come to rest, the control is moved, and they change."""
+        pictures = f"[...{control}.closest('.jp-OutputArea').querySelectorAll('.widget-image')].map(i => i.src)"
+        rest = []
+        browser.wait_for(lambda: (rest.append(page.js(pictures)), time.sleep(0.4), rest[-1] == page.js(pictures))[-1], 30, "rest")
+        move()
+        browser.wait_for(lambda: page.js(pictures) != rest[-1], 30, what)
+
+    handles = "panel().node.querySelectorAll('.noUi-handle')"
+    names = ["frame", "epoch", "epoch", "yaw", "pitch", "roll", "mouth", "eyes"]
+    labels = f"[...{handles}].map(h => h.closest('.widget-inline-hbox').querySelector('label').textContent)"
+    browser.wait_for(lambda: page.js(labels) == names, 60, "the panels")
+    for n, name in enumerate(names):
+        page.js(f"{handles}[{n}].focus(); 1")
+        follows(f"{handles}[{n}]", lambda: [page.press("ArrowLeft" if name == "epoch" else "ArrowRight") for _ in range(3)], name)
+    choosers = "panel().node.querySelectorAll('.widget-dropdown select')"
+    assert page.js(f"{choosers}.length") == 2
+    for n in range(2):
+        choose = f"(s => {{ s.selectedIndex = s.options.length - 1; s.dispatchEvent(new Event('change', {{bubbles: true}})) }})({choosers}[{n}]); 1"
+        follows(f"{choosers}[{n}]", lambda: page.js(choose), "another person")
+    shots = "panel().node.querySelectorAll('.widget-toggle-button')[0]"
+    follows(shots, lambda: page.js(f"{shots}.click(); 1"), "another T")
     canvas = "[...panel().node.querySelectorAll('canvas')].find(c => c.width >= 300)"
     page.js(f"{canvas}.scrollIntoView({{block: 'center'}}); 1")
     time.sleep(0.5)
@@ -90,10 +111,14 @@ def test_panels_follow_in_jupyterlab(page, jupyter):
     browser.wait_for(lambda: page.js(result) != driven, 30, "the head to follow")
     press = "[...panel().node.querySelectorAll('button')].find(b => b.textContent === '{}')"
     said = f"{press.format('stop')}.parentElement.textContent"
-    page.js(f"{press.format('fine-tune')}.click(); 1")
+    follows(press.format("fine-tune"), lambda: page.js(f"{press.format('fine-tune')}.click(); 1"), "the first epoch")
     browser.wait_for(lambda: "epoch" in page.js(said), 60, "the first epoch")
     page.js(f"{press.format('stop')}.click(); 1")
     browser.wait_for(lambda: " after epoch" in page.js(said), 60, "the end of fine-tuning")
+    assert page.js(f"!!{press.format('stop')}.closest('.jp-OutputArea').querySelector('svg circle')"), "the curve marks the epoch"
+    assert page.js("!!panel().node.querySelector('.widget-upload')")
+    LOOKED_AT.mkdir(parents=True, exist_ok=True)
+    page.screenshot(LOOKED_AT / "panels.png")
     assert not page.errors, page.errors
 
 
@@ -104,7 +129,7 @@ def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
     frames = lambda: rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     triplets = user_study.draw({"ours@8": {p: frames() for p in "abc"}}, {p: [frames(), frames()] for p in "abc"}, 6)
     sheet = write_page(triplets, [4, 1, 5, 0], tmp_path / "sheet.html")
-    page.errors.clear(), page.requests.clear()
+    page.leave()
     page.open(f"file://{sheet}")
     page.js("document.getElementById('begin').click()")
     assert "name" in page.js("document.getElementById('complaint').textContent")
@@ -125,11 +150,21 @@ def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
     assert page.js("document.getElementById('end').hidden") is False
     text = page.js("""new Promise(done => { URL.createObjectURL = blob => { blob.text().then(done); return '#' }; document.getElementById('download').click() })""")
     (tmp_path / "answers.csv").write_text(text)
-    answers, notes = user_study.read_answers([tmp_path / "answers.csv"], user_study.key(triplets, 4))
+    answers, notes = user_study.read_answers([tmp_path / "answers.csv"], user_study.key(triplets))
     assert answers[["triplet", "choice"]].values.tolist() == [[4, 1], [1, 0], [5, 2], [0, 0]] and not notes
     assert not page.errors and all(r.startswith(("file://", "data:", "blob:")) for r in page.requests)
     page.call("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
+    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
     page.open(f"file://{sheet}")
-    assert page.js("document.documentElement.scrollWidth <= window.innerWidth"), "a phone shows it whole"
+    page.js("document.getElementById('rater').value = 'on a phone'; document.getElementById('begin').click()")
+    for place in (1, 2):
+        assert page.js("document.getElementById('where').textContent") == f"{place} of 4"
+        assert page.js("Math.max(document.documentElement.scrollWidth, window.innerWidth)") <= 380, "a phone shows it whole"
+        time.sleep(0.4)
+        page.tap(*page.js("(b => [b.left + b.width / 2, b.top + b.height / 2])(document.querySelectorAll('#pictures button')[2].getBoundingClientRect())"))
+        browser.wait_for(lambda: page.js("document.getElementById('where').textContent") == f"{place + 1} of 4", 10, "the next triplet")
+    LOOKED_AT.mkdir(parents=True, exist_ok=True)
+    page.screenshot(LOOKED_AT / "phone.png")
+    page.call("Emulation.setTouchEmulationEnabled", enabled=False)
     page.call("Emulation.clearDeviceMetricsOverride")
     assert not page.errors, page.errors

@@ -1,11 +1,13 @@
 """run_all.sh, the command line, profiles, and one list of versions."""
 
+import os
 import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -137,3 +139,36 @@ def test_profiles_refuse_unknown_keys_wrong_types_and_missing_keys():
 
 def test_weights_default_to_what_the_profile_has():
     assert matrix.resolve_weights(profiles.load("laptop"), None) == "reference" and matrix.resolve_weights(profiles.load("smoke"), None) == "scratch"
+
+
+def test_scratch_measures_by_judges_of_its_own(tmp_path):
+    def judges(name, weights):
+        run_ = matrix.the_run(profiles.load(name), weights, "cpu", tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
+        return run_.environment.get("TALKING_HEADS_OWN_JUDGES")
+
+    own = str(tmp_path / "results/laptop/runs/judges")
+    assert judges("laptop", "scratch") == own and judges("laptop", "reference") is None and judges("smoke", "scratch") is None
+    code = ("from talking_heads.judges.networks import WEIGHTS; from talking_heads.driving.face_shape import FILE\n"
+            "from talking_heads.perceptual import embedded_digest; print(WEIGHTS, FILE, embedded_digest('people'))")
+    told = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TALKING_HEADS_OWN_JUDGES": own}, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [own, f"{own}/face_shape.safetensors", "fetched"]
+
+
+def test_judges_of_ones_own_are_made_once(tmp_path, monkeypatch):
+    from talking_heads.corpus import build
+    from talking_heads.driving.face_shape import FaceShape
+    from talking_heads.reproduce import trainings
+    profile, trained = profiles.load("smoke"), []
+    build.ensure(profile, tmp_path)
+    monkeypatch.setattr(trainings, "WEIGHTS", tmp_path / "own")
+    monkeypatch.setattr(trainings.face_shape, "FILE", tmp_path / "own/face_shape.safetensors")
+    monkeypatch.setattr(trainings, "train_judges", lambda folder, names: trained.append((folder, names)))
+    trainings.train_own_judges(profile, tmp_path)
+    assert trained == [(tmp_path / "pools", ["attributes", "people", "identity", "landmarks", "gaze"])]
+    model = FaceShape.load(tmp_path / "own/face_shape.safetensors")
+    assert model.mean.shape == (68, 3) and np.isfinite(model.identity).all()
+    for name in trained[0][1][:4]:
+        (tmp_path / f"own/{name}.safetensors").touch()
+    before = (tmp_path / "own/face_shape.safetensors").stat().st_mtime_ns
+    trainings.train_own_judges(profile, tmp_path)
+    assert trained[1][1] == ["gaze"] and (tmp_path / "own/face_shape.safetensors").stat().st_mtime_ns == before

@@ -257,6 +257,25 @@ def test_inception_and_arcface_paths_on_random_weights(tmp_path, few):
     assert inception.arcface_features(few.images, few.points, Session()).shape == (4, 512)
 
 
+def test_arcface_is_loaded_from_its_file(tmp_path, few, monkeypatch):
+    """A network of its form, 112² to 512 numbers: features of a face are the same in any frame, and differ from another's."""
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, as CSIM does")
+    onnx = pytest.importorskip("onnx", reason="needs onnx, to make a network of ArcFace's form")
+    from talking_heads import weights
+    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
+    monkeypatch.setitem(weights.PRETRAINED, "arcface", weights.Pretrained(weights.PRETRAINED["arcface"].file, "", "", ""))
+    h, tensor = onnx.helper, onnx.TensorProto.FLOAT
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(512, 3, 112, 112)).astype(np.float32), "w")
+    graph = h.make_graph([h.make_node("Conv", ["input.1", "w"], ["c"]), h.make_node("Flatten", ["c"], ["683"])], "face",
+                         [h.make_tensor_value_info("input.1", tensor, ["n", 3, 112, 112])], [h.make_tensor_value_info("683", tensor, ["n", 512])], [weight])
+    path = weights.path_of("arcface")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), path)
+    found = inception.arcface_features(few.images, few.points, inception.arcface())
+    assert found.shape == (4, 512) and np.allclose(found[1], inception.arcface_features(few.images[1:2], few.points[1:2], inception.arcface())[0], rtol=1e-3, atol=1e-2)
+    assert not np.allclose(found[0], found[1], rtol=0.1)
+
+
 def test_inception_is_loaded_from_its_file_and_a_damaged_one_is_refused(tmp_path, few, monkeypatch):
     """Random weights of the same layout, under the name that they are fetched by."""
     from talking_heads import weights

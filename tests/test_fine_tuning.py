@@ -99,17 +99,16 @@ def test_scores_are_not_rounded_to_bf16(profile, nets, few):
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="measured on two cores; this machine has one")
-def test_speed_of_a_step():
-    """A step of batch 8 costs 0.25 s at laptop's size on two idle cores; twice that is asked here, because test machines are busy."""
+def test_speed_of_a_step(slowness):
+    """A step of batch 8 costs 0.25 s at most at laptop's size, when nothing else runs: the best of some is that step."""
     profile = profiles.load("laptop")
     with autocast(profile.precision, "cpu"):
         if not torch.is_autocast_enabled("cpu"):
             pytest.skip("measured with bf16, which this processor does not multiply")
     x = torch.rand(8, 3, 64, 64) * 2 - 1
     tuning, times = set_up(build(profile, 1), x, x, profile, make_extractors(profile)), []
-    for _ in range(8):
+    for _ in range(20):
         start = time.time()
         tuning.step(torch.arange(8))
         times.append(time.time() - start)
-    print(f"fine-tuning step of batch 8: {np.median(times):.3f} s, at best {min(times):.3f} s")
-    assert min(times) < 0.5
+    assert min(times) <= 0.25 * slowness

@@ -86,7 +86,7 @@ def test_the_head_follows_sliders_and_dragged_points(head):
     assert canvas.points[30, 0] == pytest.approx((x + 30) / canvas.scale - 0.5)
 
 
-def test_a_head_of_the_default_size_follows_ten_times_a_second(few):
+def test_a_head_of_the_default_size_follows_ten_times_a_second(few, tmp_path):
     laptop = profiles.load("laptop")
     nets, _ = reference.load_networks(laptop, "ft", "reference", Path(__file__).parents[1] / "results")
     with torch.no_grad():
@@ -97,6 +97,10 @@ def test_a_head_of_the_default_size_follows_ten_times_a_second(few):
     for angle in range(-10, 11):
         yaw.value = angle
     assert float(rate.value.split()[0]) >= 10
+    path = heads.keep_head(tmp_path / "p.head", made, few, laptop, {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"})
+    start = time.perf_counter()
+    heads.load_head(path)
+    assert time.perf_counter() - start < 1, "and its file is there at once"
 
 
 def test_heads_of_several_people_and_epochs_can_be_driven(record, profile):
@@ -113,21 +117,23 @@ def test_heads_of_several_people_and_epochs_can_be_driven(record, profile):
     assert epoch.options == (0, 2) and epoch.value == 2 and result.value == last
 
 
-def test_ones_own_photographs_are_placed_one_by_one_or_detected(head, few, tmp_path):
+def test_ones_own_photographs_are_placed_one_by_one_or_detected(record, profile, few, tmp_path):
     import cv2
 
     from talking_heads.driving.puppet import ANCHORS
     asked = []
+    versions = gap.kept(record, profile, {"person": "me", "kind": "real person", "origin": "mine", "T": 4, "weights": "test"})
 
     def learn(paths):
         asked.append([p.name for p in paths])
-        return head
+        return record, versions
 
     files = [{"name": f"../{n}.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC),
               "content": memoryview(cv2.imencode(".png", np.full((200, 200, 3), 90 + 40 * n, np.uint8))[1].tobytes())} for n in range(2)]
     example = np.zeros((200, 200, 3), np.uint8)
     panel = panels.own_panel(tmp_path, learn, None, example)
-    upload, below = panel.children
+    (upload, said), below = panel.children[0].children, panel.children[1]
+    assert "placed by hand" in said.value
     upload.value = files
     for n in range(2):
         placing = below.children[0]
@@ -141,10 +147,14 @@ def test_ones_own_photographs_are_placed_one_by_one_or_detected(head, few, tmp_p
             canvas._mouse_down_callbacks(*(few.points[0][anchor] * canvas.scale * 5))
         ready.click()
     assert asked == [["placed0.png", "placed1.png"]] and (tmp_path / "placed1.npz").exists()
-    panels.own_panel(tmp_path, learn, lambda frames: None, example).children[0].value = files
-    assert asked[1] == ["0.png", "1.png"] and (tmp_path / "1.png").exists()
+    found = panels.own_panel(tmp_path, learn, lambda frames: None, example)
+    (upload, said), below = found.children[0].children, found.children[1]
+    upload.value = files
+    assert asked[1] == ["0.png", "1.png"] and (tmp_path / "1.png").exists() and not said.value
+    by_gap, by_hand = below.children[0].children
+    assert by_gap.children[2].images[1].value and by_hand.children[0].children[1].options == (0, 1, 2), "truth and scores, and heads of several epochs to move"
     broken = panels.own_panel(tmp_path, learn, None, example)
-    broken.children[0].value = [{**files[0], "name": "text.png", "content": memoryview(b"text")}]
+    broken.children[0].children[0].value = [{**files[0], "name": "text.png", "content": memoryview(b"text")}]
     assert "not a readable photograph" in broken.children[1].children[0].value
 
 

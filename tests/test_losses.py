@@ -76,6 +76,13 @@ def test_embedded_extractors_are_frozen_and_take_any_size():
         assert [len(extractor(torch.zeros(1, 3, s, s))) for s in (32, 64, 128)] == [4, 4, 4]
 
 
+def test_every_layer_of_the_content_loss_counts_its_networks_weight_times_its_gain():
+    extractor, (a, b) = embedded_extractor("people", 0.25), torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    by_hand = sum(0.25 * g * (f - r).abs().mean() for g, f, r in zip(extractor.gains, extractor(a), extractor(b), strict=True))
+    torch.testing.assert_close(losses.content_loss(a, b, [extractor]), by_hand)
+    assert len(set(extractor.gains)) == 4
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_an_extractor_for_the_eyes_sees_all_of_them_and_nothing_else(size):
     extractor = embedded_extractor("attributes@eyes", 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from talking_heads import losses
+from talking_heads import losses, profiles
 from talking_heads.corpus.episodes import EpisodeSampler
 from talking_heads.meta_learning import (MetaLearner, autocast, build, discriminator_step, export, flat_targets, generator_step, loss_weights,
                                          restore_weights)
@@ -49,8 +49,9 @@ def test_generator_step_has_an_adversarial_gradient_and_leaves_d_untouched(profi
     before = copy.deepcopy(d.state_dict())
     d.eval()  # a power iteration is no learning, but it would change buffers
     x_hat = g(y, e.embed(*(v[:, :2] for v in (m.sampler.next().x_s, m.sampler.next().y_s))).repeat_interleave(profile.targets, 0))
-    row = generator_step(x, x_hat, y, i, d, [], loss_weights(profile), m.generator_optimiser, autocast("fp32", "cpu"))
-    assert row["cnt"] == 0 and row["grad_norm"] > 0, "all of the gradient is adversarial here"
+    alone = dataclasses.replace(loss_weights(profile), feature_matching=0.0)
+    row = generator_step(x, x_hat, y, i, d, [], alone, m.generator_optimiser, autocast("fp32", "cpu"))
+    assert row["cnt"] == 0 and row["grad_norm"] > 0, "all of the gradient is that of the score"
     assert all(torch.equal(v, before[k]) for k, v in d.state_dict().items())
     assert all(p.grad is None for p in d.parameters()) and all(p.requires_grad for p in d.parameters())
 
@@ -236,6 +237,33 @@ def test_a_training_leaves_sheets_and_is_watched(profile, videos, extractors, tm
     (sheet,) = (tmp_path / "meta-ft").glob("*.png")
     picture = plt.imread(sheet)
     assert sheet.name == "step000004.png" and picture.shape[0] == 8 * profile.image_size and picture.std() > 0.05
+
+
+def test_a_training_says_which_code_trained_which_steps_and_is_kept_at_its_end(profile, videos, extractors, tmp_path, monkeypatch):
+    from talking_heads.reproduce import reference, trainings
+    assert set(trainings.TRAININGS) == set(profiles.VARIANTS)
+    p, runs = dataclasses.replace(profile, content_steps=2), tmp_path / profile.name / "runs/reference"
+    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
+    monkeypatch.setattr(reference, "COMMITTED", tmp_path / "committed")
+    commits = iter(["aaa", "aaa", "bbb", "bbb", "ccc", "ccc"])
+    monkeypatch.setattr(trainings, "commit", lambda: next(commits))
+    half = dataclasses.replace(p, meta_steps=4)
+    meta_learn(learner(half, videos, extractors), runs / "meta-ft", until=3)
+    with pytest.raises(FileNotFoundError, match="no such weights"):
+        reference.keep_weights(p, "ft", tmp_path)
+    path = trainings.train(half, "ft", videos, videos, runs, {}, seconds=0.0)
+    with pytest.raises(ValueError, match="step 3 of 4; python -m talking_heads meta-learn --variant ft"):
+        reference.keep_weights(p, "ft", tmp_path)
+    trainings.train(half, "ft", videos, videos, runs, {})
+    made = path.read_bytes()
+    assert [(s["from"], s["commit"]) for s in load_weights(path)[1]["lineage"]] == [(0, "not recorded"), (3, "bbb")], "a slice without steps is none"
+    trainings.train(half, "ft", videos, videos, runs, {})
+    assert path.read_bytes() == made, "at its end nothing changes"
+    trainings.train(half, "ff", videos, videos, runs, {})
+    shared = load_weights(runs / "meta-ff/weights.safetensors")[1]["lineage"]
+    assert [(s["from"], s.get("variant")) for s in shared] == [(0, "ft"), (2, None)], "the content steps are those of ft"
+    kept = reference.keep_weights(half, "ft", tmp_path)
+    assert kept.read_bytes() == made and [r["step"] for r in reference.curves(half, "reference", tmp_path)["ft"]] == [0]
 
 
 def test_gradients_that_are_not_finite_are_not_stepped(profile, videos, extractors):

@@ -1,5 +1,6 @@
 """Preparing: one crop for everybody, a clear line for every bad source, and going on after a kill."""
 
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from talking_heads.corpus.crops import Square, clip_square, crop, keep_inside, t
 from talking_heads.corpus.landmarks import PARTS, draw, interocular, openings
 from talking_heads.corpus.speakers.clips import make_clip
 from talking_heads.corpus.store import Store
+from talking_heads.driving import animate
 from talking_heads.profiles import load
 
 SETTINGS = prepare.Settings(64, 16)
@@ -189,6 +191,9 @@ def test_detector_runs_the_real_networks_in_batches(tmp_path, clip, monkeypatch)
         monkeypatch.setitem(weights.PRETRAINED, name, weights.Pretrained(weights.PRETRAINED[name].file, "", "", ""))
     from talking_heads.corpus.detector import Detector
     detector = Detector(batch=2)
+    detector.fa.face_detector.filter_threshold = 0.0  # what random weights see is no face, but has its form
+    found = detector.fa.face_detector.detect_from_batch(torch.from_numpy(clip.frames[:2]).permute(0, 3, 1, 2))
+    assert len(found) == 2 and all(len(boxes) and np.shape(boxes)[1] == 5 for boxes in found)
     boxes = [[np.array([20.0, 10, 80, 90, 0.9]), np.array([0.0, 0, 90, 90, 0.8])], [], [np.array([10.0, 10, 70, 80, 0.99])]]
     monkeypatch.setattr(detector.fa.face_detector, "detect_from_batch", lambda t: [boxes.pop(0) for _ in range(len(t))])
     points, faces = detector(list(clip.frames[:3]))
@@ -316,19 +321,25 @@ def test_224_square_videos_take_the_same_crop_in_training_and_at_inference(tmp_p
     again = np.stack([crop(f, square, 256) for f in big.frames])
     assert np.abs(frames.astype(int) - again).mean() < 2, "JPEG at most"
     assert np.allclose(points, to_crop(big.landmarks, square, 256), atol=1e-3)
+    seen = animate.source_frames([tmp_path / "in/a.mp4"], dataclasses.replace(load("smoke"), image_size=256), 4, None)
+    driver = animate.read_driver(tmp_path / "in/a.mp4", 256, None)
+    assert np.abs(frames.astype(int) - seen.images).mean() < 2 and np.allclose(points, seen.points, atol=1e-3)
+    assert np.allclose(driver.points[:, :68], to_crop(big.landmarks, clip_square(big.landmarks), 256), atol=1e-3)
 
 
-def test_reading_is_fast_and_windows_have_their_sound(tmp_path, clip):
+def test_reading_is_fast_and_windows_have_their_sound(tmp_path, clip, slowness):
     film_path = tmp_path / "in/a.mp4"
     film_path.parent.mkdir()
     film(film_path, clip)
     prepare.prepare(tmp_path / "in", tmp_path / "out", SETTINGS, quiet=True)
     store = Store(tmp_path / "out", "test")
-    store.read(0, np.arange(9))
-    start = time.time()
+    store.read(0, np.arange(9), pupils=True)
+    spent = []
     for _ in range(50):
-        store.read(0, np.random.default_rng(0).permutation(12)[:9])
-    assert (time.time() - start) / 50 < 2e-3
+        start = time.perf_counter()
+        store.read(0, np.random.default_rng(0).permutation(12)[:9], pupils=True)
+        spent.append(time.perf_counter() - start)
+    assert np.median(spent) < 1e-3 * slowness
     frames, sound = store.window(0, 3, 5, 64)
     assert np.array_equal(frames, store.read(0, np.arange(3, 8))[0]) and abs(len(sound) - 5 / 12.5 * 16000) <= 1
     with pytest.raises(ValueError, match="12 frames"):
@@ -349,10 +360,10 @@ def test_landmark_image_has_every_part_and_refuses_nan(clip):
 
 
 def test_openings_follow_the_face():
-    shut, wide = (make_clip(3, 1, 0, 30, 12.5, 96, sound=False, only=np.array([0])) for _ in range(2))
-    mouth, eyes = openings(shut.landmarks)
-    assert np.corrcoef(mouth, shut.pose["jaw_open"])[0, 1] > 0.9
-    assert np.corrcoef(eyes, shut.pose["blink_left"])[0, 1] < -0.8
+    clip = make_clip(3, 1, 0, 30, 12.5, 96, sound=False, only=np.array([0]))
+    mouth, eyes = openings(clip.landmarks)
+    assert np.corrcoef(mouth, clip.pose["jaw_open"])[0, 1] > 0.9
+    assert np.corrcoef(eyes, clip.pose["blink_left"])[0, 1] < -0.8
 
 
 def test_corpus_of_the_smoke_profile(tmp_path):

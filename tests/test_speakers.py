@@ -1,5 +1,6 @@
 """Procedural speakers: every trait shows, landmarks are exact, faces look human, and the same seed gives the same film."""
 
+import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -108,6 +109,7 @@ def test_any_size_lands_in_the_crop_that_preparing_makes(size):
 
 def test_motion_stays_in_its_limits_and_uses_them():
     poses = [make_clip(0, n, 0, 40, 5.0, 32, sound=False, only=np.array([0])).pose for n in range(20)]
+    assert [round(math.degrees(LIMITS[name])) for name in ("yaw", "pitch", "roll")] == [45, 20, 15]
     for name, limit in LIMITS.items():
         values = np.concatenate([p[name] for p in poses])
         assert np.abs(values).max() <= limit and np.abs(values).max() > 0.5 * limit
@@ -136,7 +138,7 @@ def test_the_sound_has_pitch_formants_and_silence():
     assert abs(16000 / period - 120) < 25
 
 
-def test_people_differ_and_groups_do_not_overlap():
+def test_people_differ_in_every_trait_and_stay_in_its_range():
     people = [draw_traits(person_rng(0, n)) for n in range(60)]
     for name, t in TRAITS.items():
         values = np.array([p[name] for p in people])
@@ -153,12 +155,12 @@ def _render(n):
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="measured on two cores; this machine has one")
-def test_speed_of_rendering():
-    """100 frames a second at 64² on two idle cores; half of that is asked here, because test machines are busy."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-        rate = sum(executor.map(_render, [10, 20]))
-    print(f"{rate:.0f} frames/s")
-    assert rate > 50
+def test_speed_of_rendering(slowness):
+    """100 frames a second at 64² on two cores, when nothing else runs: the best of three attempts (138 where it was measured)."""
+    def attempt():
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+            return sum(executor.map(_render, [10, 20]))
+    assert any(attempt() >= 100 / slowness for _ in range(3))
 
 
 def faces(n, size=256, **pose):

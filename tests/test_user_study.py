@@ -27,6 +27,8 @@ def test_triplets_are_balanced_shuffled_and_reproducible(triplets):
     assert key.groupby(["method", "T", "fake"]).size().eq(10).all()
     per_person = key.groupby(["method", "T", "person"]).size()
     assert per_person.max() - per_person.min() <= 1 and not key["method"].is_monotonic_increasing
+    odd = study.key(study.draw(fakes, reals, 13, seed=3))
+    assert np.ptp(odd.groupby("person").size()) <= 1 and np.ptp(odd.groupby(["method", "T", "person"]).size()) <= 1, "people, also over the whole study"
     for x in drawn:
         fakeness = [(p == 250).all() for p in x.pictures]
         assert fakeness.index(True) == x.fake and sum(fakeness) == 1
@@ -122,7 +124,7 @@ def test_peoples_answers_flow_and_simulated_ones_never(triplets, tmp_path):
 
 def test_two_raters_with_sheets_of_their_own_are_enough_for_a_table(triplets, tmp_path):
     """Their sheets overlap in few triplets or none; cells that one of them saw alone have no interval, and nothing fails."""
-    key = study.key(triplets[0], sheet=24)
+    key = study.key(triplets[0])
     key.to_csv(tmp_path / "key.csv", index=False)
     (tmp_path / "answers").mkdir()
     for name, sheet in zip(("Null", "NA"), study.sheets(key["person"].tolist(), 25, 5)):
@@ -156,7 +158,19 @@ def test_the_page_holds_the_pictures_and_not_the_key(triplets, tmp_path):
     for n, three in zip(numbers, found):
         pictures = [cv2.imdecode(np.frombuffer(base64.b64decode(p), np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for p in three]
         assert np.array_equal(np.stack(pictures), drawn[n].pictures)
-    assert "method" not in page
+    other = [study.Triplet("theirs", 99, "nobody", t.pictures, (t.fake + 1) % 3) for t in drawn]
+    assert write_page(other, numbers, tmp_path / "other.html").read_text() == page, "what a page says depends on the pictures alone"
+
+
+def test_a_key_is_not_written_over_while_answers_need_it(triplets, tmp_path):
+    key = study.key(triplets[0])
+    study.write_key(key, tmp_path)
+    study.write_key(key.assign(study="another"), tmp_path)
+    (tmp_path / "answers").mkdir()
+    study.simulate(key, {"a": 0.5}).to_csv(tmp_path / "answers/a.csv", index=False)
+    with pytest.raises(ValueError, match="answers to a study with other pictures"):
+        study.write_key(key, tmp_path)
+    study.write_key(key.assign(study="another"), tmp_path)
 
 
 def test_asking_in_a_notebook_writes_every_answer_at_once_and_goes_on(triplets, tmp_path, monkeypatch):
@@ -171,10 +185,16 @@ def test_asking_in_a_notebook_writes_every_answer_at_once_and_goes_on(triplets, 
     buttons(box)[1].click()
     buttons(box)[0].click()
     assert pd.read_csv(path)[["rater", "triplet", "choice"]].values.tolist() == [["me", 4, 1], ["me", 9, 0]]
+    buttons(ask(drawn, [9, 5], path, 'Ada, "L"'))[0].click()
+    assert pd.read_csv(path)["rater"].tolist() == ["me", "me", 'Ada, "L"']
+    assert ask(drawn, [9, 5], path, "me").children[0].value == "2 left", "another sheet begins anew"
     again = ask(drawn, [4, 9, 2], path, "me")
     assert again.children[0].value == "1 left"
     buttons(again)[2].click()
-    assert pd.read_csv(path)["triplet"].tolist() == [4, 9, 2] and buttons(again)[0].disabled
+    assert pd.read_csv(path)["triplet"].tolist() == [4, 9, 9, 2] and buttons(again)[0].disabled
+    path.write_text("study,rater,triplet,choice,seconds\n")
+    with pytest.raises(ValueError, match="me.csv: answers of another version"):
+        ask(drawn, [4], path, "me")
 
 
 def test_answers_are_read_with_care(triplets, tmp_path):
@@ -187,10 +207,18 @@ def test_answers_are_read_with_care(triplets, tmp_path):
     assert set(answers["rater"]) == {"simulated whole", "simulated twice"} and len(answers) == 2 * len(key)
     first = study.simulate(key, {"twice": 0.5})
     assert answers[answers["rater"] == "simulated twice"]["choice"].tolist() == first["choice"].tolist()
-    assert "120 repeated" in notes[0] and "50 of 120" in notes[1]
+    assert "50 of 120" in notes[0] and "120 repeated" in notes[1]
+    for rater, of in (("a", 50), ("b", 49)):  # of shorter sheets, each by its own length; two people of one name are no whole sheet
+        study.simulate(key, {rater: 0.5}).head(49).assign(of=of, sheet=rater).to_csv(tmp_path / f"short_{rater}.csv", index=False)
+    study.simulate(key, {"a": 0.5}).tail(1).assign(of=50, sheet="another").to_csv(tmp_path / "short_too.csv", index=False)
+    answers, notes = study.read_answers(sorted(tmp_path.glob("short*.csv")), key)
+    assert set(answers["rater"]) == {"simulated b"} and len(notes) == 2 and "49 of 50" in notes[0] and "1 of 50" in notes[1]
     whole.drop(columns="choice").to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(ValueError, match=r"d\.csv: columns choice"):
         study.read_answers([tmp_path / "d.csv"], key)
+    whole.assign(of="many").to_csv(tmp_path / "f.csv", index=False)
+    with pytest.raises(ValueError, match=r"f\.csv: line 2"):
+        study.read_answers([tmp_path / "f.csv"], key)
     whole.assign(choice=7).to_csv(tmp_path / "e.csv", index=False)
     with pytest.raises(ValueError, match=r"e\.csv: line 2"):
         study.read_answers([tmp_path / "e.csv"], key)

@@ -6,6 +6,8 @@ import math
 import sys
 from pathlib import Path
 
+from .profiles import VARIANTS
+
 
 def sizes(args: argparse.Namespace) -> None:
     import torch
@@ -104,15 +106,11 @@ def animate(args: argparse.Namespace) -> None:
 
 def face_shape(args: argparse.Namespace) -> None:
     from .corpus import build
-    from .driving import face_shape as f
     from .profiles import load
+    from .reproduce.trainings import fit_face_shape
     profile = load(args.profile)
     build.ensure(profile, args.data)
-    people = build.store(profile, args.data, "meta")
-    import numpy as np
-    model = f.fit([np.concatenate([people.track(v)["landmarks"] for v in videos]) for videos in people.people().values()])
-    model.save(f.FILE)
-    print(f"{f.FILE.name}: fitted on {len(people.people())} people of profile {profile.name}")
+    fit_face_shape(profile, args.data)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,9 +120,12 @@ def run(args: argparse.Namespace) -> int:
 
 def keep(args: argparse.Namespace) -> None:
     from .profiles import load
-    from .reproduce.matrix import the_run
-    from .reproduce.reference import keep as run
-    print(f"kept in {run(the_run(load(args.profile), 'reference', 'auto', args.data, args.results, Path('notebooks')))}")
+    from .reproduce import matrix, reference
+    profile = load(args.profile)
+    if args.variant:
+        print(f"kept as {reference.keep_weights(profile, args.variant, args.results)}")
+    else:
+        print(f"kept in {reference.keep(matrix.the_run(profile, 'reference', 'auto', args.data, args.results, Path('notebooks')))}")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -172,7 +173,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--variant", choices=["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"], required=True)
+    c.add_argument("--variant", choices=VARIANTS, required=True)
     c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
@@ -209,8 +210,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument("--profile", default="laptop")
     c.set_defaults(run=face_shape)
 
-    c = commands.add_parser("keep", help="copy a finished run to results/reference")
+    c = commands.add_parser("keep", help="copy a finished run, or a finished training's weights, to results/reference")
     c.add_argument("--profile", default="laptop-full")
+    c.add_argument("--variant", choices=VARIANTS, help="keep the weights of this training instead")
     c.set_defaults(run=keep)
 
     args, unknown = parser.parse_known_args(argv)

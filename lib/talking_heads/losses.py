@@ -17,8 +17,9 @@ def content_loss(x_hat: Tensor, x: Tensor, extractors: Sequence, known: Sequence
     """
     total = x_hat.new_zeros(())
     for k, extractor in enumerate(extractors):
-        for a, b in zip(extractor(x_hat), extractor(x) if known is None else known[k]):
-            total = total + extractor.weight * F.l1_loss(a.float(), b.detach().float())
+        real = extractor(x) if known is None else known[k]
+        for gain, a, b in zip(extractor.gains, extractor(x_hat), real, strict=True):
+            total = total + extractor.weight * gain * F.l1_loss(a.float(), b.detach().float())
     return total
 
 

@@ -23,7 +23,7 @@ from .networks.embedder import Embedder
 from .networks.generator import Generator
 from .profiles import Profile
 from .tensors import save_weights
-from .training_loop import total_steps, training_key
+from .training_loop import check_videos, total_steps, training_key
 
 CLIP = 100.0  # norm of the gradient of E and G; some ten times what is usual
 ABLATED = ("no-match", "no-match-one-shot")
@@ -262,8 +262,7 @@ class MetaLearner:
 
     def restore(self, state: dict) -> None:
         """Raises ValueError for a checkpoint of other people: W has a column for each of their videos."""
-        if (known := state["networks"][2]["table.weight"].shape[0]) != len(self.sampler.videos):
-            raise ValueError(f"the checkpoint was trained on {known} videos, these are {len(self.sampler.videos)}; move it away to train anew")
+        check_videos(len(state["networks"][2]["table.weight"]), len(self.sampler.videos))
         for net, values in zip((self.nets.embedder, self.nets.generator, self.nets.discriminator), state["networks"]):
             net.load_state_dict(values)
         for net, values in zip(self.ema, state["ema"]):

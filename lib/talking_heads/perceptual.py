@@ -30,7 +30,7 @@ class Extractor(nn.Module):
     """Activations at ``taps`` of a frozen network; call with images (B, 3, H, W) in [-1, 1], RGB.
 
     Images are multiplied by ``scale`` after moving to [0, 1], their channels put into ``order`` and ``mean``
-    subtracted. Every layer counts ``weight`` in L_CNT, after a ``gain`` of its own (1 for the paper's networks). With
+    subtracted. Every layer counts ``weight`` in L_CNT, times a gain of its own (1 for the paper's networks). With
     ``embedded`` they are first brought to the side of the embedded judges; with ``window`` (top, bottom, left, right) it sees
     that part of them alone, ``ZOOM`` times as large.
     """
@@ -41,7 +41,7 @@ class Extractor(nn.Module):
         super().__init__()
         self.layers = layers[:max(taps) + 1].requires_grad_(False).eval()
         self.weight, self.order, self.scale, self.embedded, self.window = weight, list(order), scale, embedded, window
-        self.gains = dict(zip(taps, gains or [1.0] * len(taps), strict=True))
+        self.taps, self.gains = taps, gains or [1.0] * len(taps)
         self.register_buffer("mean", torch.tensor(mean)[None, :, None, None], persistent=False)
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class Extractor(nn.Module):
         h, out = self.prepare(x), []
         for i, layer in enumerate(self.layers):
             h = layer(h)
-            if i in self.gains:
-                out.append(h * self.gains[i])
+            if i in self.taps:
+                out.append(h)
         return out
 
 
@@ -111,7 +111,7 @@ def embedded_digest(name: str) -> str:
 def embedded_extractor(name: str, weight: float) -> Extractor:
     """One of the two embedded feature networks: "attributes" for VGG19, "people" for VGGFace; "…@eyes" sees the eyes alone.
 
-    Its layers are scaled so that frames of two people differ by 1 in each: without that the deepest layer drowns the others.
+    Its layers have gains with which frames of two people differ by 1 in each: without that the deepest layer drowns the others.
     """
     network, _, part = name.partition("@")
     state, about = load_weights(WEIGHTS / f"{network}.safetensors")

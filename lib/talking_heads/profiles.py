@@ -113,6 +113,7 @@ class Profile:
     timing_seconds: float  # at most, for each row
 
 
+VARIANTS = ("ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face")
 POOLS = ("sum_relu", "relu_sum", "relu_mean")
 CHOICES = {"corpus": ("speakers", "videos"), "corpus_layout": ("folder", "voxceleb1", "voxceleb2"), "pool": POOLS, "pool_discriminator": POOLS,
            "feature_matching_reduce": ("mean", "sum"), "match_pulls": ("embedder", "both"), "table_start": ("random", "embeddings"), "precision": ("auto", "fp32")}
@@ -154,6 +155,8 @@ def make(name: str, values: dict[str, Any]) -> Profile:
     for key, kind in fields.items():
         if not _fits(values[key], kind):
             raise ValueError(f"profile {name}: {key} is {values[key]!r}, not {getattr(kind, '__name__', kind)}")
+    if strangers := sorted(set(values["variants"]) - set(VARIANTS)):
+        raise ValueError(f"profile {name}: variants {', '.join(strangers)}; there are: {', '.join(VARIANTS)}")
     for key, known in CHOICES.items():
         if values[key] not in known:
             raise ValueError(f"profile {name}: {key} is {values[key]!r}; there are: {', '.join(known)}")

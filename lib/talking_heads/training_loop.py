@@ -81,6 +81,12 @@ def load_checkpoint(path: Path, profile: Profile) -> dict:
     return state
 
 
+def check_videos(trained_on: int, videos: int) -> None:
+    """Raises ValueError for a checkpoint of other people."""
+    if trained_on != videos:
+        raise ValueError(f"the checkpoint was trained on {trained_on} videos, these are {videos}; move it away to train anew")
+
+
 def rows_before(log: Path, step: int) -> list[str]:
     """The rows of a log, up to a step; a kill may have torn the last one."""
     rows = []

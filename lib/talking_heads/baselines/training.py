@@ -19,7 +19,7 @@ from ..meta_learning import autocast
 from ..perceptual import Extractor
 from ..profiles import Profile
 from ..tensors import save_weights
-from ..training_loop import total_steps, training_key
+from ..training_loop import check_videos, total_steps, training_key
 from . import pix2pixhd
 from .pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from .x2face import X2Face
@@ -43,10 +43,10 @@ def build_x2face(profile: Profile) -> X2Face:
 def perceptual_loss(x_hat: Tensor, x: Tensor, extractor: Extractor) -> Tensor:
     """Pix2pixHD's VGG loss: L1 between the features of one network, as of pictures in [-1, 1], deeper layers weighing more.
 
-    An embedded network's layers are scaled to one size already; there all weigh alike.
+    The layers of an embedded network are brought to one size by their gains, and all weigh alike.
     """
     pairs = list(zip(extractor(x_hat), extractor(x)))
-    weights = [1 / len(pairs)] * len(pairs) if extractor.embedded else VGG_WEIGHTS
+    weights = [gain / len(pairs) for gain in extractor.gains] if extractor.embedded else VGG_WEIGHTS
     return 2 / extractor.scale * sum(w * F.l1_loss(a.float(), b.detach().float()) for w, (a, b) in zip(weights, pairs, strict=True))
 
 
@@ -152,8 +152,7 @@ class BaselineLearner:
 
     def restore(self, state: dict) -> None:
         """Raises ValueError for a checkpoint of other people."""
-        if state["videos"] != len(self.sampler.videos):
-            raise ValueError(f"the checkpoint was trained on {state['videos']} videos, these are {len(self.sampler.videos)}; move it away to train anew")
+        check_videos(state["videos"], len(self.sampler.videos))
         for net, values in zip(self.nets, state["networks"]):
             net.load_state_dict(values)
         for optimiser, values in zip(self.optimisers, state["optimisers"]):

@@ -42,19 +42,22 @@ def write_frames(folder: Path, frames: np.ndarray) -> None:
 
 @lru_cache(maxsize=1024)
 def _open(folder: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    landmarks = np.load(folder / "track.npz")["landmarks"]
+    with np.load(folder / "track.npz") as track:
+        landmarks = track["landmarks"]
+        pupils = track["pupils"] if "pupils" in track else np.full((len(landmarks), 2, 2), np.nan, np.float32)
+    points = np.concatenate([landmarks, pupils], 1)
     if (folder / "frames.npy").exists():
-        return np.load(folder / "frames.npy", mmap_mode="r"), None, landmarks
-    return np.memmap(folder / "frames.jpgs", np.uint8, "r"), np.load(folder / "offsets.npy"), landmarks
+        return np.load(folder / "frames.npy", mmap_mode="r"), None, points
+    return np.memmap(folder / "frames.jpgs", np.uint8, "r"), np.load(folder / "offsets.npy"), points
 
 
 def read_frames(folder: Path, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (k, S, S, 3) and landmarks (k, 68, 2) of a video's folder."""
-    data, offsets, landmarks = _open(folder)
+    """Frames (k, S, S, 3) of a video's folder, and landmarks and pupils (k, 70, 2), these NaN where they are not known."""
+    data, offsets, points = _open(folder)
     if offsets is None:
-        return data[frames], landmarks[frames]
+        return data[frames], points[frames]
     images = [cv2.imdecode(data[offsets[f]:offsets[f + 1]], cv2.IMREAD_COLOR)[..., ::-1] for f in frames]
-    return np.stack(images), landmarks[frames]
+    return np.stack(images), points[frames]
 
 
 class Store:
@@ -93,10 +96,7 @@ class Store:
     def read(self, number: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2) float32; with ``pupils`` (k, 70, 2), NaN where they are not known."""
         images, points = read_frames(self.folder(number), frames)
-        if not pupils:
-            return images, points
-        known = self.track(number).get("pupils")
-        return images, np.concatenate([points, np.full((len(points), 2, 2), np.nan, np.float32) if known is None else known[frames]], 1)
+        return images, points if pupils else points[:, :68]
 
     def track(self, number: int) -> dict[str, np.ndarray]:
         """All that is known of a video's frames."""

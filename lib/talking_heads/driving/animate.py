@@ -168,27 +168,28 @@ def closeness(path: Path, nets: Networks, profile: Profile, device: torch.device
 
     Raises ValueError, naming the clip, where it is too short, and what :func:`detector_for` does.
     """
-    everything = source_frames([path], profile, 2 * max(profile.shots), detector_for([path], device))
-    half = len(everything.images) // 2
-    if half < max(profile.shots):
-        raise ValueError(f"{path}: {2 * half} usable frames, {2 * max(profile.shots)} are needed")
-    rng = np.random.default_rng(profile.seed)
-    order, hold_out = rng.permutation(half), np.arange(half, 2 * half)
-    rows = {}
+    first, rest = halves(source_frames([path], profile, 2 * max(profile.shots), detector_for([path], device)))
+    if len(first.images) < max(profile.shots):
+        raise ValueError(f"{path}: {len(first.images) + len(rest.images)} usable frames, {2 * max(profile.shots)} are needed")
+    order, rows = np.random.default_rng(profile.seed).permutation(len(first.images)), {}
     for t in profile.shots:
-        few = part(everything, order[:t])
+        few = part(first, order[:t])
         card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
         head = learn(nets, few, profile, folder / f"{path.stem}_T{t}.head", card, device, log=False)
-        truth = everything.images[hold_out]
-        made = {"nearest frame": nearest_frames(few, everything.points[hold_out]),
-                "before": feed_forward(nets, on(few, device), everything.y[hold_out].to(device), profile),
-                "after": head.drive(everything.points[hold_out])}
-        rows[t] = {name: np.mean([ssim(a, b) for a, b in zip(images, truth)]) for name, images in made.items()}
+        made = {"nearest frame": nearest_frames(few, rest.points), "before": feed_forward(nets, on(few, device), rest.y.to(device), profile),
+                "after": head.drive(rest.points)}
+        rows[t] = {name: np.mean([ssim(a, b) for a, b in zip(images, rest.images)]) for name, images in made.items()}
     return pd.DataFrame(rows).T.rename_axis("T")
 
 
 def on(frames: Frames, device: torch.device) -> Frames:
     return dataclasses.replace(frames, x=frames.x.to(device), y=frames.y.to(device))
+
+
+def halves(frames: Frames) -> tuple[Frames, Frames]:
+    """The first half of a source, to learn from, and the second, held out; of a single photograph both are that photograph."""
+    n = len(frames.images)
+    return part(frames, np.arange(max(1, n // 2))), part(frames, np.arange(n // 2, n))
 
 
 def part(frames: Frames, chosen: np.ndarray) -> Frames:

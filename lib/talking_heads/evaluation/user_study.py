@@ -6,6 +6,7 @@ third is the best that it can reach. Triplets, answers and their statistics; the
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-ANSWERS = ("study", "rater", "triplet", "choice", "seconds")
+ANSWERS = ("study", "sheet", "of", "rater", "triplet", "choice", "seconds")  # "of": how many triplets the sheet has
+TEXT = {"study": str, "sheet": str, "rater": str}  # how pandas is to read them, also where they look like numbers
 KEY = ("triplet", "method", "T", "person", "fake")
 
 
@@ -34,15 +36,14 @@ def draw(fakes: Mapping[str, Mapping[str, NDArray[np.uint8]]], reals: Mapping[st
     """``each`` triplets of every "method@T", in random order.
 
     ``fakes`` maps "method@T" to frames (n, S, S, 3) of every person, ``reals`` a person to the frames of each of the other
-    videos. People and places of the fake come equally often, to within one. The same seed gives the same triplets. Raises
-    ValueError where a person has fewer than two other videos.
+    videos. People and places of the fake come equally often, to within one; people also over the whole study. The same seed
+    gives the same triplets. Raises ValueError where a person has fewer than two other videos.
     """
     rng = np.random.default_rng(seed)
-    out = []
+    out, seen = [], Counter()
     for label, frames in fakes.items():
         method, t = label.rsplit("@", 1)
-        people = list(_balanced(sorted(frames), each, rng))
-        for person, fake in zip(people, _balanced(range(3), each, rng)):
+        for person, fake in zip(_balanced(sorted(frames), each, rng, seen), _balanced(range(3), each, rng, Counter())):
             if len(reals[person]) < 2:
                 raise ValueError(f"{person}: a triplet needs two other videos, there are {len(reals[person])}")
             videos = rng.choice(len(reals[person]), 2, replace=False)
@@ -52,10 +53,11 @@ def draw(fakes: Mapping[str, Mapping[str, NDArray[np.uint8]]], reals: Mapping[st
     return [out[i] for i in rng.permutation(len(out))]
 
 
-def _balanced(values: Sequence, count: int, rng: np.random.Generator) -> list:
-    """``count`` values in random order, each as often as the others to within one."""
-    rounds = [[values[i] for i in rng.permutation(len(values))] for _ in range(math.ceil(count / len(values)))]
-    chosen = [v for r in rounds for v in r][:count]
+def _balanced(values: Sequence, count: int, rng: np.random.Generator, seen: Counter) -> list:
+    """``count`` values in random order, each as often as the others to within one; those that were ``seen`` least come first."""
+    order = sorted((values[i] for i in rng.permutation(len(values))), key=seen.__getitem__)
+    chosen = [order[i % len(order)] for i in range(count)]
+    seen.update(chosen)
     return [chosen[i] for i in rng.permutation(count)]
 
 
@@ -81,22 +83,36 @@ def tag(triplets: Sequence[Triplet]) -> str:
     return hashlib.sha256(b"".join(x.pictures.tobytes() for x in triplets)).hexdigest()[:10]
 
 
-def key(triplets: Sequence[Triplet], sheet: int | None = None) -> pd.DataFrame:
-    """What only the evaluation may know: columns triplet, method, T, person, fake; the size of a whole sheet, the study's tag."""
+def sheet_tag(triplets: Sequence[Triplet], numbers: Sequence[int]) -> str:
+    """Ten hex digits of a sheet: these triplets in this order."""
+    return hashlib.sha256(f"{tag(triplets)} {list(numbers)}".encode()).hexdigest()[:10]
+
+
+def key(triplets: Sequence[Triplet]) -> pd.DataFrame:
+    """What only the evaluation may know: columns triplet, method, T, person, fake, and the study's tag."""
     table = pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
-    return table.assign(sheet=sheet or len(triplets), study=tag(triplets))
+    return table.assign(study=tag(triplets))
+
+
+def write_key(key_: pd.DataFrame, folder: Path) -> None:
+    """``key.csv`` of a study's folder. Raises ValueError where answers to another study would lose theirs."""
+    path = folder / "key.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and any((folder / "answers").glob("*.csv")) and set(pd.read_csv(path, dtype=str).get("study", ())) != set(key_["study"]):
+        raise ValueError(f"{folder / 'answers'}: holds answers to a study with other pictures, which would lose its key; move {folder} away to begin anew")
+    key_.to_csv(path, index=False)
 
 
 def read_answers(paths: Sequence[Path], key_: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Everybody's answers to a study in one table with columns ``ANSWERS``, and a line about everything that was left out.
 
-    Of a rater's answers to the same triplet the first counts. A rater with fewer answers than a sheet has is half-finished and
-    left out. Raises ValueError, naming the file, where one is no answer sheet or one of another study.
+    Of a rater's answers to the same triplet the first counts. A sheet with fewer answers than it has triplets is half-finished
+    and left out. Raises ValueError, naming the file, where one is no answer sheet or one of another study.
     """
-    triplets, sheet, study, notes, kept = len(key_), int(key_["sheet"].iloc[0]), key_["study"].iloc[0], [], []
+    triplets, study, notes, kept = len(key_), key_["study"].iloc[0], [], []
     for path in paths:
         try:
-            table = pd.read_csv(path, dtype={"rater": str, "study": str}, keep_default_na=False)
+            table = pd.read_csv(path, dtype=TEXT, keep_default_na=False)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a CSV file ({error})") from error
         if missing := [c for c in ANSWERS if c not in table]:
@@ -104,17 +120,18 @@ def read_answers(paths: Sequence[Path], key_: pd.DataFrame) -> tuple[pd.DataFram
         table = table[list(ANSWERS)]
         if (table["study"] != study).any():
             raise ValueError(f"{path}: answers to another study than the one in key.csv, whose pictures were others; move the file away")
-        wrong = ~(table["choice"].isin(range(3)) & table["triplet"].isin(range(triplets)))
+        wrong = ~(table["choice"].isin(range(3)) & table["triplet"].isin(range(triplets)) & table["of"].isin(range(1, triplets + 1)))
         if wrong.any():
             raise ValueError(f"{path}: line {int(wrong.to_numpy().argmax()) + 2} is no answer to this study's {triplets} triplets")
         kept.append(table)
     answers = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=ANSWERS)
+    begun = answers.drop_duplicates(["rater", "sheet", "triplet"]).groupby(["rater", "sheet"])["of"].agg(["size", "max"])
+    half = begun[begun["size"] < begun["max"]]
+    notes += [f"{r.Index[0]}, sheet {r.Index[1]}: half-finished, {r.size} of {r.max} answers, left out" for r in half.itertuples()]
+    answers = answers[~pd.MultiIndex.from_frame(answers[["rater", "sheet"]]).isin(half.index)]
     again = answers.duplicated(["rater", "triplet"])
     notes += [f"{rater}: {n} repeated answers, the first counts" for rater, n in answers[again].groupby("rater").size().items()]
-    answers = answers[~again]
-    counts = answers.groupby("rater").size()
-    notes += [f"{rater}: half-finished, {n} of {sheet} answers, left out" for rater, n in counts[counts < sheet].items()]
-    return answers[answers["rater"].isin(counts[counts >= sheet].index)].reset_index(drop=True), notes
+    return answers[~again].reset_index(drop=True), notes
 
 
 def accuracy(answers: pd.DataFrame, key_: pd.DataFrame) -> pd.DataFrame:
@@ -162,7 +179,7 @@ def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     if not paths:
         return pd.DataFrame(columns=ANSWERS), pd.DataFrame(columns=KEY), []
     key_ = pd.read_csv(folder / "key.csv", dtype={"study": str})
-    if missing := [c for c in ("study", "sheet", *KEY) if c not in key_]:
+    if missing := [c for c in ("study", *KEY) if c not in key_]:
         raise ValueError(f"{folder / 'key.csv'}: columns {', '.join(missing)} are missing: of another version; move {folder} away and make the study anew")
     answers, notes = read_answers(paths, key_)
     if answers["rater"].str.startswith("simulated").any():
@@ -211,5 +228,6 @@ def simulate(key_: pd.DataFrame, raters: Mapping[str, float], seed: int = 0, peo
     for name, skill in raters.items():
         guess = rng.integers(0, 3, len(key_))
         choice = np.where(rng.random(len(key_)) < skill + easier, key_["fake"], guess)
-        parts.append(pd.DataFrame({"study": key_["study"], "rater": f"simulated {name}", "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
+        parts.append(pd.DataFrame({"study": key_["study"], "sheet": "simulated", "of": len(key_), "rater": f"simulated {name}",
+                                   "triplet": key_["triplet"], "choice": choice, "seconds": 1.0}))
     return pd.concat(parts, ignore_index=True)

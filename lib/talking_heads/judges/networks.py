@@ -6,6 +6,7 @@ of another architecture and trained on other people, measures CSIM-judge and FD-
 see them at 64².
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SIDE = 64
-WEIGHTS = Path(__file__).parent / "weights"
+# those of the package, but with --weights scratch what the run itself has trained
+WEIGHTS = Path(os.environ.get("TALKING_HEADS_OWN_JUDGES") or Path(__file__).parent / "weights")
 
 
 def at_size(x: Tensor, high: int = SIDE, wide: int = SIDE) -> Tensor:

@@ -69,7 +69,7 @@ class PointCanvas(Canvas):
     def __init__(self, size: int, moved: Callable[[np.ndarray], None], side: int = LARGE):
         super().__init__(width=side, height=side)
         self.size, self.moved, self.scale = size, moved, side / size
-        self.points, self.back, self.held = np.zeros((0, 2)), None, None
+        self.points, self.back, self.held, self.since = np.zeros((0, 2)), None, None, 0.0
         self.on_mouse_down(self._down), self.on_mouse_move(self._move), self.on_mouse_up(self._up)
 
     def put(self, points: np.ndarray, back: np.ndarray | None = None) -> None:
@@ -99,6 +99,7 @@ class PointCanvas(Canvas):
 
     def _move(self, x: float, y: float) -> None:
         if self.held is not None:
+            self.since = time.perf_counter()
             self.points[self.held] = np.array([x, y]) / self.scale - 0.5
             self._draw()
             self.moved(self.points)
@@ -108,9 +109,9 @@ class PointCanvas(Canvas):
 
 
 def drive_panel(heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]) -> w.VBox:
-    """A head live: sliders for yaw, pitch, roll, mouth and eyes, and its landmarks to drag. Shows pictures a second.
+    """A head live: sliders for yaw, pitch, roll, mouth and eyes, and its landmarks to drag. Of several heads, by name and epoch, one is chosen.
 
-    Of several heads, by name and epoch, one is chosen.
+    Shows how many pictures a second it would reach: from the move of slider or point, through landmarks and canvas, to the picture.
     """
     heads = {"": {0: heads}} if isinstance(heads, KeptHead) else heads
     name, epoch = w.Dropdown(options=list(heads), description="head"), w.SelectionSlider(options=[0], description="epoch")
@@ -122,18 +123,22 @@ def drive_panel(heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]) -> w.VBo
     times: list[float] = []
 
     def drive(points: np.ndarray) -> None:
-        start = time.perf_counter()
         result.value = png(heads[name.value][epoch.value].drive(points[None])[0], LARGE)
-        times.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - canvas.since)
         rate.value = f"{1 / np.median(times[-20:]):.0f} pictures a second"
 
     canvas = PointCanvas(next(iter(heads[name.value].values())).settings.image_size, drive)
     puppets = {n: puppet_of(next(iter(versions.values())).points) for n, versions in heads.items()}
 
     def slide(_=None) -> None:
+        canvas.since = time.perf_counter()
         points = puppets[name.value].points(**{n: s.value for n, s in sliders.items()})
         canvas.put(points)
         drive(points)
+
+    def again(_=None) -> None:
+        canvas.since = time.perf_counter()
+        drive(canvas.points)
 
     def choose(_=None) -> None:
         epoch.options = list(heads[name.value])
@@ -144,7 +149,7 @@ def drive_panel(heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]) -> w.VBo
         slider.observe(slide, "value")
     choose()
     name.observe(choose, "value")
-    epoch.observe(lambda _: drive(canvas.points), "value")
+    epoch.observe(again, "value")
     return w.VBox([chosen, w.HBox([w.VBox(list(sliders.values())), canvas, w.VBox([result, rate])], layout={"align_items": "flex-start"})])  # a canvas must not stretch
 
 
@@ -228,18 +233,24 @@ def placing_panel(image: np.ndarray, done: Callable[[np.ndarray], w.Widget]) -> 
     return w.VBox([said, canvas, w.HBox([ready, anew]), below])
 
 
-def own_panel(folder: Path, learn: Callable[[list[Path]], KeptHead], detect: Detect | None, example: np.ndarray) -> w.VBox:
-    """Photographs or a video of one's own, to a head that can be driven at once.
+def own_panel(folder: Path, learn: Callable[[list[Path]], tuple[gap.Record, dict[int, KeptHead]]], detect: Detect | None, example: np.ndarray) -> w.VBox:
+    """Photographs or a video of one's own: the gap before and after fine-tuning, and heads that can be driven at once.
 
-    Files are put into ``folder``, and ``learn(paths)`` makes the head. Without a detector the points of each photograph, or of a
-    video's first frame, are placed by hand first; so are those of ``example`` (H, W, 3), which is shown until something is loaded.
+    Files are put into ``folder``, and ``learn(paths)`` gives the record and the heads of it by epoch. Without a detector the
+    points of each photograph, or of a video's first frame, are placed by hand first, and the panel says so; so are those of
+    ``example`` (H, W, 3), which is shown until something is loaded.
     """
     upload, below = w.FileUpload(accept="image/*,video/*", multiple=True, description="photographs or a video"), w.VBox()
+    by_hand = w.HTML("" if detect else "<small>Without face-alignment's weights points are placed by hand: in every photograph, and in the first frame of a video.</small>")
+
+    def show(paths: list[Path]) -> w.VBox:
+        record, versions = learn(paths)
+        return w.VBox([gap_panel({("your own", len(record.few.images)): record}), drive_panel({"your own": versions})])
 
     def place(images: list[np.ndarray], paths: list[Path]) -> w.Widget:
         def done(points: np.ndarray) -> w.Widget:
             known = [*paths, write_photograph(folder / f"placed{len(paths)}.png", images[0], points)]
-            return place(images[1:], known) if images[1:] else drive_panel(learn(known))
+            return place(images[1:], known) if images[1:] else show(known)
 
         return placing_panel(images[0], done)
 
@@ -249,10 +260,10 @@ def own_panel(folder: Path, learn: Callable[[list[Path]], KeptHead], detect: Det
         try:
             for path, file in zip(paths, upload.value):
                 path.write_bytes(file["content"])
-            below.children = [drive_panel(learn(paths)) if detect else place([read_source(p).frames[0] for p in paths], [])]
+            below.children = [show(paths) if detect else place([read_source(p).frames[0] for p in paths], [])]
         except ValueError as error:
             below.children = [w.HTML(f"failed: {html.escape(str(error))}")]
 
     upload.observe(take, "value")
     below.children = [place([example], [])]
-    return w.VBox([upload, below])
+    return w.VBox([w.HBox([upload, by_hand]), below])

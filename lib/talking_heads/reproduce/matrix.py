@@ -38,10 +38,13 @@ def the_run(profile: Profile, weights: str, device: str, data: Path, results: Pa
     if not notebooks.is_dir():
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     relative = lambda p: os.path.relpath(p, notebooks)
-    inputs = tuple(reference.COMMITTED / "weights" / f"{v}.safetensors" for v in profile.variants) if weights == "reference" else ()
+    files = [reference.COMMITTED / "weights" / f"{v}.{kind}" for v in profile.variants for kind in ("safetensors", "json")]
+    inputs = tuple(files) if weights == "reference" else ()
+    environment = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+    if weights == "scratch" and profile.reference_weights:  # nothing that was committed, the judges neither
+        environment["TALKING_HEADS_OWN_JUDGES"] = str((results / profile.name / "runs" / "judges").resolve())
     return runner.Run(profile, {"profile": profile.name, "weights": weights, "device": str(choose(device)), "data": relative(data), "results": relative(results)},
-                      notebooks, results / profile.name, inputs,
-                      environment={"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))})
+                      notebooks, results / profile.name, inputs, environment=environment)
 
 
 def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, device: str, weights: str | None,

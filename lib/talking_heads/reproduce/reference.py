@@ -140,20 +140,32 @@ def base(loaded: Loaded, profile: Profile) -> str:
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
     """Logged rows of the trainings behind the weights, thinned: variant -> rows."""
     if weights == "reference":
-        kept = COMMITTED / "curves.json"
-        return json.loads(kept.read_text()) if kept.exists() else {}
-    return thinned(profile, Path(results) / profile.name / "runs")
+        files = {v: COMMITTED / "weights" / f"{v}.json" for v in profile.variants}
+        return {v: json.loads(path.read_text()) for v, path in files.items() if path.exists()}
+    logs = {v: Path(results) / profile.name / "runs" / f"meta-{v}" / "stats.jsonl" for v in profile.variants}
+    return {v: thinned(path) for v, path in logs.items() if path.exists()}
 
 
-def thinned(profile: Profile, runs: Path, every: int = 20) -> dict[str, list[dict]]:
-    """Every ``every``-th row of each training's log, and all rows with a validation loss."""
-    out = {}
-    for variant in profile.variants:
-        log = runs / f"meta-{variant}" / "stats.jsonl"
-        if log.exists():
-            rows = [json.loads(line) for line in log.read_text().splitlines()]
-            out[variant] = [r for i, r in enumerate(rows) if i % every == 0 or "validation" in r]
-    return out
+def thinned(log: Path, every: int = 20) -> list[dict]:
+    """Every ``every``-th row of a training's log, and all rows with a validation loss."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [r for i, r in enumerate(rows) if i % every == 0 or "validation" in r]
+
+
+def keep_weights(profile: Profile, variant: str, results: Path) -> Path:
+    """Copy a training's weights and its log, thinned, to the committed ones.
+
+    Raises FileNotFoundError where it was never begun, ValueError where it has not come to its end.
+    """
+    source, target = Path(results) / profile.name / "runs" / "reference" / f"meta-{variant}", COMMITTED / "weights" / f"{variant}.safetensors"
+    about = load_weights(source / "weights.safetensors")[1]
+    if about["step"] < about["of"] and "collapsed" not in about:
+        raise ValueError(f"{source}: step {about['step']} of {about['of']}; python -m talking_heads meta-learn --variant {variant} goes on with it")
+    log = json.dumps(thinned(source / "stats.jsonl"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "weights.safetensors", target)
+    target.with_suffix(".json").write_text(log)
+    return target
 
 
 def kept_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
@@ -183,6 +195,4 @@ def keep(run: Run) -> Path:
     current = digest(profile, "reference", results)
     rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
     (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
-    if logs := thinned(profile, results / "laptop-full" / "runs" / "reference"):
-        (target / "curves.json").write_text(json.dumps(logs))
     return target

@@ -30,8 +30,9 @@ CLOSING = "print('the chapter ran to its end')"
 ANSWERS = "study/answers/*.csv"  # of the user study
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block data_widget_view %}<p><em>A panel stands here while the chapter runs; the pictures beside it stay.</em></p>{% endblock %}
 """  # what nbconvert writes, but for the scripts that it would fetch from the network
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PANEL = "<p><em>A panel stands here while the chapter runs; the pictures beside it stay.</em></p>"
 LIBRARY = Path(__file__).parents[1]
 
 
@@ -51,21 +52,21 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("00_start_here", "the map, and a talking head from the reference weights", (), ("figures/start_here.png",), 0.5),
-    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 4.0),
-    Chapter("02_networks_and_losses", "shapes, sizes, losses", (), ("tables/sizes.csv", "figures/losses.png"), 0.2),
+    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 3.0),
+    Chapter("02_networks_and_losses", "shapes, sizes, losses", ("01_speakers_and_landmarks",), ("tables/sizes.csv", "figures/losses.png"), 0.2),
     Chapter("03_meta_learning", "meta-learning from nothing, for its budget", ("01_speakers_and_landmarks",),
-            ("figures/meta_learning.png", "figures/meta_curves.png"), 2.5),
+            ("figures/meta_learning.png", "figures/meta_curves.png"), 2.0),
     Chapter("04_fine_tuning", "one new person, before and after", ("01_speakers_and_landmarks", "03_meta_learning"),
-            ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.7),
+            ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.3),
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
-             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0, reads=ANSWERS),
-    Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 5.0, alone=True),
+             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 6.5, reads=ANSWERS),
+    Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
     Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
-            (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4"), 3.5),
+            (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4"), 2.5),
     Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.3),
-    Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.5, reads=ANSWERS),
+    Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.2, reads=ANSWERS),
 )
 
 
@@ -259,6 +260,8 @@ def _closed(written: Path, folder: Path, chapter: Chapter, reason: str) -> str:
                 output["traceback"] = [line.replace(str(Path.cwd()) + "/", "") for line in output["traceback"]]
     nbformat.write(notebook, written)
     notebook.metadata.pop("widgets", None)  # a page has no kernel to answer them
+    for output in (o for c in notebook.cells for o in c.get("outputs", []) if WIDGET in o.get("data", {})):
+        output["data"] = {"text/html": PANEL}
     html, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook)
     temporary = folder / f".{chapter.name}.html"
     temporary.write_text(html)

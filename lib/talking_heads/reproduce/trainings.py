@@ -28,12 +28,14 @@ from ..corpus.episodes import Episode, EpisodeSampler, PoolVideos, Subset, Video
 from ..corpus.speakers.pool import LiveVideos
 from ..corpus.store import Store
 from ..devices import choose
-from ..judges.training import POOLS, SEED, pool
+from ..driving import face_shape
+from ..judges.networks import WEIGHTS
+from ..judges.training import MINUTES, POOLS, SEED, pool, train_judges
 from ..meta_learning import MetaLearner, export
 from ..perceptual import embedded_digest, make_extractors
 from ..profiles import Profile, load
 from ..tensors import code_digest
-from ..training_loop import Collapsed, meta_learn, training_key
+from ..training_loop import Collapsed, load_checkpoint, meta_learn, training_key
 from .git import commit
 
 TRAINING_CODE = ("networks/*.py", "judges/networks.py", "losses.py", "perceptual.py", "meta_learning.py", "training_loop.py", "corpus/landmarks.py", "corpus/episodes.py")
@@ -102,6 +104,7 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
         if training.learner is MetaLearner and content.exists() and not (folder / "checkpoint.pt").exists():
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(content, folder / "checkpoint.pt")
+            (folder / "lineage.json").write_text(json.dumps([{**s, "variant": s.get("variant", other)} for s in slices(content.parent)]))
 
     k = min(p.k_shot, max(validation.frame_count(v) for v in range(len(validation))) - 1)
     judged = [EpisodeSampler(validation, k, k, p.targets, p.batch_videos, p.image_size, p.line_width, seed).next(device) for seed in range(6)]
@@ -115,6 +118,12 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
             out |= learner.spread(validation)
         return out
 
+    checkpoint, exported = folder / "checkpoint.pt", folder / "weights.safetensors"
+    step = load_checkpoint(checkpoint, p)["step"] if checkpoint.exists() else 0
+    if step >= learner.total and exported.exists():
+        print(f"  {name}: at its end already, weights in {exported}", flush=True)
+        return exported
+    begin_slice(folder, step, device)
     try:
         meta_learn(learner, folder, seconds=seconds, watch=watch, watch_every=WATCH_EVERY)
         collapsed = {}
@@ -123,13 +132,31 @@ def train(profile: Profile, name: str, videos: Videos, validation: Videos, runs:
         collapsed = {"collapsed": str(alarm)}
     about = {"profile": profile.name, "seed": p.seed, "steps": learner.step, "of": learner.total, "commit": commit(), "command": command,
              "people": people, "device": str(device), "extractors": {n: embedded_digest(n) for n in p.extractors}, "about": training.about, **collapsed,
-             "lineage": f"content steps 0-{p.content_steps} shared by variants that differ in L_MCH alone, then this one"}
+             "lineage": slices(folder)}
     if training.learner is MetaLearner:
-        export(learner, folder / "weights.safetensors", about)
+        export(learner, exported, about)
     else:
-        learner.export(folder / "weights.safetensors", about)
-    print(f"  {name}: step {learner.step}/{learner.total}, weights in {folder / 'weights.safetensors'}", flush=True)
-    return folder / "weights.safetensors"
+        learner.export(exported, about)
+    print(f"  {name}: step {learner.step}/{learner.total}, weights in {exported}", flush=True)
+    return exported
+
+
+def slices(folder: Path) -> list[dict]:
+    """Which code trained which steps: for every slice of a training the step that it began with, its commit and its device.
+
+    The first ones name their ``variant`` where the content steps are another's; "not recorded" is a slice of older code.
+    """
+    path = folder / "lineage.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def begin_slice(folder: Path, step: int, device: torch.device) -> None:
+    """Note which code goes on from a step; slices whose steps were all lost are not listed."""
+    known = [s for s in slices(folder) if s["from"] < step]
+    if step and not known:
+        known = [{"from": 0, "commit": "not recorded", "device": "not recorded"}]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lineage.json").write_text(json.dumps([*known, {"from": step, "commit": commit(), "device": str(device)}]))
 
 
 def chapter_folder(runs: Path, profile: Profile, people: Store) -> Path:
@@ -149,6 +176,24 @@ def train_reference(profile_name: str, name: str, data: Path, results: Path, sec
         videos, people = PoolVideos(pool("features", data / "pools")), {"seed": SEED, **POOLS["features"]}
     train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), results / profile.name / "runs" / "reference", people,
           seconds=seconds, device=chosen, command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
+
+
+def fit_face_shape(profile: Profile, data: Path) -> None:
+    """``python -m talking_heads face-shape``: the linear face model, fitted to the profile's people."""
+    people = build.store(profile, data, "meta")
+    model = face_shape.fit([np.concatenate([people.track(v)["landmarks"] for v in videos]) for videos in people.people().values()])
+    face_shape.FILE.parent.mkdir(parents=True, exist_ok=True)
+    model.save(face_shape.FILE, {"profile": profile.name, "people": people.identity(), "commit": commit(),
+                                 "command": f"python -m talking_heads face-shape --profile {profile.name}"})
+    print(f"  {face_shape.FILE.name}: fitted on {len(people.people())} people of profile {profile.name}", flush=True)
+
+
+def train_own_judges(profile: Profile, data: Path) -> None:
+    """``--weights scratch``: the judges and the face model, as far as this run has not made them; those of the package are there."""
+    if missing := [n for n in MINUTES if not (WEIGHTS / f"{n}.safetensors").exists()]:
+        train_judges(data / "pools", missing)
+    if not face_shape.FILE.exists():
+        fit_face_shape(profile, data)
 
 
 def train_from_corpus(profile: Profile, names: Sequence[str], data: Path, results: Path, device: torch.device) -> list[Path]:
@@ -182,8 +227,8 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
         except Collapsed as alarm:
             print(f"  {alarm}", flush=True)
             stopped = 1
-        logs[f"{feature_matching} L_FM, seed {seed}"] = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-        loss = [row["cnt"] for row in logs[f"{feature_matching} L_FM, seed {seed}"]]
+        log = logs[f"{feature_matching} L_FM, seed {seed}"] = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+        loss = [row["cnt"] for row in log]
         edge = max(1, content // 5)
         start, end = float(np.mean(loss[content - edge:content])), float(np.mean(loss[-edge:]))
         rows.append({"feature_matching": feature_matching, "seed": seed, "start": start, "end": end, "step": len(loss), "diverged": bool(stopped or end > start)})
