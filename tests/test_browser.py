@@ -136,8 +136,8 @@ def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
     page.js("document.getElementById('rater').value = 'Ada, L'; document.getElementById('begin').click()")
     assert page.js("document.getElementById('where').textContent") == "1 of 4"
     time.sleep(0.4)
-    page.press("2")
-    page.js("document.querySelectorAll('#pictures button')[0].click()")  # too soon: it belonged to the triplet before
+    page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}));"
+            "document.querySelectorAll('#pictures button')[0].click()")  # too soon: it belonged to the triplet before
     assert page.js("document.getElementById('where').textContent") == "2 of 4"
     time.sleep(0.4)
     page.js("document.querySelectorAll('#pictures button')[0].click()")

@@ -137,6 +137,15 @@ def test_profiles_refuse_unknown_keys_wrong_types_and_missing_keys():
     assert profiles.key(profiles.load("smoke"), "seed") != profiles.key(profiles.load("smoke", seed=1), "seed")
 
 
+def test_the_plan_reckons_with_a_slower_machine(tmp_path, monkeypatch, capsys):
+    def minutes(slowness: float) -> float:
+        monkeypatch.setattr(matrix, "slowness", lambda device: slowness)
+        matrix.run_matrix("laptop", None, 1, True, "cpu", None, tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
+        return float(re.search(r"together about (\d+) minutes", capsys.readouterr().out).group(1))
+
+    assert minutes(3.0) == pytest.approx(2.2 * minutes(1.0), rel=0.05)
+
+
 def test_weights_default_to_what_the_profile_has():
     assert matrix.resolve_weights(profiles.load("laptop"), None) == "reference" and matrix.resolve_weights(profiles.load("smoke"), None) == "scratch"
 

@@ -132,9 +132,10 @@ def test_what_is_no_head_is_refused(profile, few, tmp_path):
     (tmp_path / "x.head").write_bytes(b"something")
     with pytest.raises(ValueError, match="x.head: not a safetensors file"):
         heads.load_head(tmp_path / "x.head")
-    save_weights(tmp_path / "half.head", {"psi": torch.zeros(1)}, {"format": heads.FORMAT, "settings": {}, "card": CARD})
-    with pytest.raises(ValueError, match="half.head: a damaged head"):
-        heads.load_head(tmp_path / "half.head")
+    for about in ({"settings": {}, "card": CARD}, {"settings": 1, "card": CARD}, {"settings": {}}):
+        save_weights(tmp_path / "half.head", {"psi": torch.zeros(1)}, {"format": heads.FORMAT, **about})
+        with pytest.raises(ValueError, match="half.head: a damaged head"):
+            heads.load_head(tmp_path / "half.head")
     with pytest.raises(ValueError, match="lacks origin"):
         heads.keep_head(tmp_path / "y", None, few, profile, {k: v for k, v in CARD.items() if k != "origin"})
     with pytest.raises(ValueError, match="kind 'alien'"):
@@ -246,6 +247,7 @@ def test_several_photographs_are_learned_from_together(tmp_path):
     few = animate.source_frames(paths, profile, 8, None)
     alone = [animate.source_frames([path], profile, 8, None) for path in paths]
     assert len(few.images) == 3 and all(np.array_equal(few.images[n], one.images[0]) for n, one in enumerate(alone))
+    assert animate.shares([3], 8) == [3] and animate.shares([8, 1], 8) == [7, 1] and animate.shares([8, 8, 1], 8) == [3, 4, 1] and animate.shares([1] * 10, 8) == [1] * 10
     first, rest = animate.halves(few)
     assert np.array_equal(first.images, few.images[:1]) and np.array_equal(rest.images, few.images[1:])
     assert all(np.array_equal(half.images, alone[0].images) for half in animate.halves(alone[0])), "of one photograph there is no other half"

@@ -140,7 +140,7 @@ def test_killed_and_resumed_training_ends_at_the_same_weights(profile, videos, e
     whole = meta_learn(learner(p, videos, extractors), tmp_path / "whole")
     process = multiprocessing.get_context("spawn").Process(target=_train, args=(p, videos, extractors, tmp_path / "parts", torch.get_num_threads()))
     process.start()
-    log, deadline = tmp_path / "parts/stats.jsonl", time.time() + 60
+    log, deadline = tmp_path / "parts/stats.jsonl", time.time() + 180
     while not log.exists() or len(log.read_text().splitlines()) < stop:
         assert time.time() < deadline and process.is_alive()
         time.sleep(0.005)

@@ -99,6 +99,9 @@ def test_a_run_resumes_with_what_is_missing_and_notices_changes(tmp_path, monkey
     absent = runner.plan(run)[0][2]
     weights.write_bytes(b"w")
     assert runner.plan(run)[0][2] != absent
+    before = runner.plan(run)[0][2]
+    run.fetched = ("inception",)
+    assert runner.plan(run)[0][2] != before, "a network that was fetched brings its metric"
 
 
 def test_what_people_put_there_makes_its_readers_stale(tmp_path):
@@ -164,7 +167,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path):
 
 
 def test_nothing_runs_beside_a_chapter_that_measures_time(tmp_path):
-    note = "import time\nfrom pathlib import Path\nbegun = time.time()\ntime.sleep(2)\nPath(results, '{0}').write_text(f'{{begun}} {{time.time()}}')"
+    note = "import time\nfrom pathlib import Path\nbegun = time.time()\ntime.sleep(6)\nPath(results, '{0}').write_text(f'{{begun}} {{time.time()}}')"
     for name in "abc":
         notebook(tmp_path / "notebooks", name, note.format(name))
     run = make(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", (), ("b",), alone=True), Chapter("c", "", (), ("c",)))
@@ -188,7 +191,7 @@ def _started(folder) -> tuple[multiprocessing.Process, list[int]]:
     """A run in a process of its own, and the pids of its kernel and of papermill."""
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(folder,))
     process.start()
-    pids, deadline = folder / "results/pids", time.time() + 60
+    pids, deadline = folder / "results/pids", time.time() + 180
     while not pids.exists() or not pids.read_text():
         assert time.time() < deadline
         time.sleep(0.1)

@@ -32,6 +32,16 @@ def test_measurement_warms_up_and_has_quartiles():
     assert t.times(4).median == 4 * t.median
 
 
+def test_slow_work_is_warmed_up_by_the_pass_that_counts(monkeypatch):
+    calls, rows = [], {}
+    for seconds in (1e9, 0.0):
+        calls.clear()
+        monkeypatch.setattr(timing, "cases", lambda *_: [timing.Case("m", "inference", 1, 1, 1, lambda: calls.append(1))])
+        rows[seconds] = timing.table2(None, [], CPU, timing.Machine(1.0, 1.0), seconds=seconds)[0]["measured"]
+        assert len(calls) == rows[seconds] + (3 if seconds else 1)
+    assert rows[0.0] == 3, "quartiles need three"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak of memory")
 def test_peak_memory_is_that_of_the_work_measured():
     large, small = (timing.measure(lambda: torch.ones(n).sum(), CPU, repetitions=3).memory for n in (2**27, 2**10))

@@ -100,26 +100,28 @@ def test_sheets_share_the_triplets_evenly():
 
 
 def test_peoples_answers_flow_and_simulated_ones_never(triplets, tmp_path):
-    assert study.measured(tmp_path) == (None, [])
+    assert study.measured(tmp_path, "") == (None, [])
     key = study.key(triplets[0])
     key.to_csv(tmp_path / "key.csv", index=False)
     (tmp_path / "answers").mkdir()
     two = study.simulate(key, {"a": 0.5, "b": 0.5})
     two.to_csv(tmp_path / "answers/x.csv", index=False)
     with pytest.raises(ValueError, match="simulated raters"):
-        study.measured(tmp_path)
+        study.measured(tmp_path, "")
     two.assign(rater=two["rater"].str.removeprefix("simulated ")).to_csv(tmp_path / "answers/x.csv", index=False)
-    users, notes = study.measured(tmp_path)
+    users, notes = study.measured(tmp_path, "")
     assert len(users) == 4 and not notes and {"method", "T", "USER", "ci_low", "ci_high"} <= set(users)
+    none, notes = study.measured(tmp_path, "other weights")
+    assert none is None and "240 answers about pictures of other weights" in notes[0]
     two[two["rater"] == "simulated a"].assign(rater="a").to_csv(tmp_path / "answers/x.csv", index=False)
-    assert study.measured(tmp_path) == (None, ["one rater is too few"])
+    assert study.measured(tmp_path, "") == (None, ["one rater is too few"])
     key.drop(columns="study").to_csv(tmp_path / "key.csv", index=False)
     with pytest.raises(ValueError, match="key.csv: columns study are missing"):
-        study.measured(tmp_path)
+        study.measured(tmp_path, "")
     key.to_csv(tmp_path / "key.csv", index=False)
     two.assign(rater="a", study="0123456789").to_csv(tmp_path / "answers/x.csv", index=False)
     with pytest.raises(ValueError, match="x.csv: answers to another study"):
-        study.measured(tmp_path)
+        study.measured(tmp_path, "")
 
 
 def test_two_raters_with_sheets_of_their_own_are_enough_for_a_table(triplets, tmp_path):
@@ -130,7 +132,7 @@ def test_two_raters_with_sheets_of_their_own_are_enough_for_a_table(triplets, tm
     for name, sheet in zip(("Null", "NA"), study.sheets(key["person"].tolist(), 25, 5)):
         given = study.simulate(key.iloc[sheet], {"": 0.3}).assign(rater=name)
         given.to_csv(tmp_path / f"answers/{name}.csv", index=False)
-    users, notes = study.measured(tmp_path)
+    users, notes = study.measured(tmp_path, "")
     assert not notes and users["answers"].sum() == 48 and users["USER"].between(0, 1).all()
     assert np.isnan(study.agreement(pd.concat([given.iloc[:3], given.iloc[5:6].assign(rater="other")])))
     frames = pd.DataFrame({"method": "ours", "T": 8, "person": ["p0", "p1"], "seed": 0, "SSIM": 0.5, "CSIM-judge": 0.5, "landmark error": 0.1,

@@ -12,7 +12,7 @@ import torch
 from ..corpus import crops, video
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all
-from ..corpus.prepare import Detect, Look, Settings, cut, look, sidecar
+from ..corpus.prepare import Detect, Look, Settings, cut, look, sidecar, spread
 from ..evaluation.methods import Frames, feed_forward, nearest_frames
 from ..evaluation.metrics import ssim
 from ..fine_tuning import fine_tune, set_up
@@ -59,7 +59,7 @@ def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
 
 
 def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None, pupils: bool = False) -> Frames:
-    """The frames to learn from: at most ``most`` of photographs or of a clip, cropped.
+    """The frames to learn from: at most ``most`` of photographs and clips, cropped, and one of each source at least.
 
     Their points are 70 where ``pupils`` are asked for, all sources have them and the profile's networks know them, else 68.
     Raises ValueError, naming the file.
@@ -71,11 +71,20 @@ def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: De
         about, arrays = cut(seen, framing, Settings(profile.image_size, most), most)
         cuts.append(arrays)
         squares.append(crops.in_crop(crops.clip_square(framing), crops.Square(*about["square"]), profile.image_size))
-    images, points = (np.concatenate([c[name] for c in cuts])[:most] for name in ("frames", "landmarks"))
+    kept = [spread(len(c["frames"]), k) for c, k in zip(cuts, shares([len(c["frames"]) for c in cuts], most))]
+    images, points = (np.concatenate([c[name][k] for c, k in zip(cuts, kept)]) for name in ("frames", "landmarks"))
     if pupils and profile.pupils and all("pupils" in c for c in cuts):
-        points = np.concatenate([points, np.concatenate([c["pupils"] for c in cuts])[:most]], 1)
+        points = np.concatenate([points, np.concatenate([c["pupils"][k] for c, k in zip(cuts, kept)])], 1)
     square = tuple(np.median(squares, axis=0).tolist())
     return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)), square)
+
+
+def shares(counts: Sequence[int], most: int) -> list[int]:
+    """How many frames each source gives: ``most`` together, but one of each at least; who has the most gives up first."""
+    left = list(counts)
+    while sum(left) > max(most, len(left)):
+        left[int(np.argmax(left))] -= 1
+    return left
 
 
 @dataclasses.dataclass

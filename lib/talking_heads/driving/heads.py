@@ -85,7 +85,8 @@ def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
         images, points, psi = state.pop("images").numpy(), state.pop("points").numpy(), state.pop("psi")
         generator = build_generator(settings)
         generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
-    except (KeyError, AttributeError, RuntimeError) as error:
+        card = about["card"]
+    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: a damaged head ({error}); keep it anew") from error
     head = Head(fold(generator), None, psi)
-    return KeptHead(head.to(device).eval(), settings, images, points, about["card"], about.get("square"))
+    return KeptHead(head.to(device).eval(), settings, images, points, card, about.get("square"))

@@ -47,9 +47,9 @@ class Puppet:
 
 
 def puppet_of(points: Array, model: FaceShape | None = None) -> Puppet:
-    """A puppet with the face, the size and the place of landmarks (m, 68, 2)."""
+    """A puppet with the face, the size and the place of landmarks (m, 68, 2), or of (m, 70, 2), whose pupils it leaves out."""
     model = model or FaceShape.load()
-    track = model.explain(points)
+    track = model.explain(points[:, :68])
     step, m = 0.5, len(model.expression)
     rest = track.expression.mean(0)
     puppet = Puppet(model, track.identity, rest, float(np.median(track.camera.scale)), np.median(track.camera.shift, 0), np.zeros((2, m)))

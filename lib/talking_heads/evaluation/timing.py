@@ -69,15 +69,10 @@ class Timing:
 
 
 def measure(work: Callable[[], object], device: torch.device, repetitions: int = 100, seconds: float = 20.0, warm_up: int = 2) -> Timing:
-    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``.
-
-    Work that takes longer than ``seconds`` is warmed up once.
-    """
-    start = time.perf_counter()
-    for n in range(warm_up):
-        if n == 0 or time.perf_counter() - start < seconds:
-            work()
-            synchronise(device)
+    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``."""
+    for _ in range(warm_up):
+        work()
+        synchronise(device)
     forget_peak(device)
     spent, start = [], time.perf_counter()
     while len(spent) < repetitions and (len(spent) < 3 or time.perf_counter() - start < seconds):
@@ -142,6 +137,14 @@ def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Mach
 
     done = 2 * 9 * 128 * 128 * 8 * size * size / measure(convolve, device, 20, 2.0).median
     return Machine(done, 2 * big.numel() * 4 / measure(big.clone, device, 20, 2.0).median)
+
+
+MEASURED_AT = 400e9  # operations a second, in a bf16 convolution, of the machine on which the minutes and speeds that we state were measured
+
+
+def slowness(device: torch.device) -> float:
+    """How much slower than there arithmetic is here; 1 at least."""
+    return max(1.0, MEASURED_AT / rates(device).flops)
 
 
 # -- what Table 2 times -----------------------------------------------------------------------
@@ -215,12 +218,18 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
 
 def table2(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, seconds: float = 20.0,
            methods: Sequence[str] = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF"), shots: Sequence[int] = (1, 8, 32)) -> list[dict]:
-    """Predict and measure every case; a row each, in the order of :func:`cases`. Equal steps are measured once."""
+    """Predict and measure every case; a row each, in the order of :func:`cases`. Equal steps are measured once.
+
+    The pass in which operations are counted is the warm-up of what takes longer than ``seconds``.
+    """
     rows, known = [], {}
     for case in cases(profile, extractors, device, methods, shots):
         step = case.method, case.phase, case.batch
         if step not in known:
-            known[step] = machine.predict(*operations(case.work)), measure(case.work, device, seconds=seconds)
+            start = time.perf_counter()
+            counted = operations(case.work)
+            slow = time.perf_counter() - start > seconds  # then counting has warmed it up
+            known[step] = machine.predict(*counted), measure(case.work, device, seconds=seconds, warm_up=0 if slow else 2)
         timing = known[step][1].times(case.steps)
         predicted, first = known[step][0] * case.steps, Timing(0.0, 0.0, 0.0, 0, 0)
         if case.once:

@@ -88,10 +88,10 @@ def sheet_tag(triplets: Sequence[Triplet], numbers: Sequence[int]) -> str:
     return hashlib.sha256(f"{tag(triplets)} {list(numbers)}".encode()).hexdigest()[:10]
 
 
-def key(triplets: Sequence[Triplet]) -> pd.DataFrame:
-    """What only the evaluation may know: columns triplet, method, T, person, fake, and the study's tag."""
+def key(triplets: Sequence[Triplet], run_id: str = "") -> pd.DataFrame:
+    """What only the evaluation may know: columns triplet, method, T, person, fake, the study's tag, and whose pictures these are."""
     table = pd.DataFrame([(n, x.method, x.t, x.person, x.fake) for n, x in enumerate(triplets)], columns=KEY)
-    return table.assign(study=tag(triplets))
+    return table.assign(study=tag(triplets), run_id=run_id)
 
 
 def write_key(key_: pd.DataFrame, folder: Path) -> None:
@@ -178,8 +178,8 @@ def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     paths = sorted((folder / "answers").glob("*.csv"))
     if not paths:
         return pd.DataFrame(columns=ANSWERS), pd.DataFrame(columns=KEY), []
-    key_ = pd.read_csv(folder / "key.csv", dtype={"study": str})
-    if missing := [c for c in ("study", *KEY) if c not in key_]:
+    key_ = pd.read_csv(folder / "key.csv", dtype={"study": str, "run_id": str}, keep_default_na=False)
+    if missing := [c for c in ("study", "run_id", *KEY) if c not in key_]:
         raise ValueError(f"{folder / 'key.csv'}: columns {', '.join(missing)} are missing: of another version; move {folder} away and make the study anew")
     answers, notes = read_answers(paths, key_)
     if answers["rater"].str.startswith("simulated").any():
@@ -187,9 +187,14 @@ def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     return answers, key_, notes
 
 
-def measured(folder: Path) -> tuple[pd.DataFrame | None, list[str]]:
-    """USER from a study's folder, None where fewer than two people have answered, and notes; see :func:`collected`."""
+def measured(folder: Path, run_id: str) -> tuple[pd.DataFrame | None, list[str]]:
+    """USER from a study's folder, None where fewer than two people have answered, and notes; see :func:`collected`.
+
+    Answers about pictures of another run, made with other weights or another protocol, count for nothing here.
+    """
     answers, key_, notes = collected(folder)
+    if len(answers) and set(key_["run_id"]) != {run_id}:
+        return None, [f"{folder}: {len(answers)} answers about pictures of other weights or another protocol; none of them counts here"]
     if answers["rater"].nunique() < 2:
         return None, [*notes, *(["one rater is too few"] if len(answers) else [])]
     return accuracy(answers, key_), notes

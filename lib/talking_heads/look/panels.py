@@ -216,7 +216,7 @@ def placing_panel(image: np.ndarray, done: Callable[[np.ndarray], w.Widget]) -> 
         try:
             below.children = [done(canvas.points.copy())]
             ask()
-        except ValueError as error:
+        except Exception as error:  # a widget's traceback would be seen by nobody
             said.value = f"failed: {html.escape(str(error))}"
 
     def again(_) -> None:
@@ -257,11 +257,12 @@ def own_panel(folder: Path, learn: Callable[[list[Path]], tuple[gap.Record, dict
     def take(_) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / Path(f["name"]).name for f in upload.value]
+        below.children = [w.HTML("learning ..." if detect else "reading ...")]
         try:
             for path, file in zip(paths, upload.value):
                 path.write_bytes(file["content"])
             below.children = [show(paths) if detect else place([read_source(p).frames[0] for p in paths], [])]
-        except ValueError as error:
+        except Exception as error:  # as above
             below.children = [w.HTML(f"failed: {html.escape(str(error))}")]
 
     upload.observe(take, "value")

@@ -8,9 +8,10 @@ from types import FrameType
 from .. import profiles
 from ..corpus import build
 from ..devices import choose
+from ..evaluation.timing import slowness
 from ..profiles import Profile
 from ..tensors import load_weights
-from ..weights import PRETRAINED, status
+from ..weights import PRETRAINED, path_of, status
 from . import reference, report, runner
 
 
@@ -44,7 +45,7 @@ def the_run(profile: Profile, weights: str, device: str, data: Path, results: Pa
     if weights == "scratch" and profile.reference_weights:  # nothing that was committed, the judges neither
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / profile.name / "runs" / "judges").resolve())
     return runner.Run(profile, {"profile": profile.name, "weights": weights, "device": str(choose(device)), "data": relative(data), "results": relative(results)},
-                      notebooks, results / profile.name, inputs, environment=environment)
+                      notebooks, results / profile.name, inputs, fetched=tuple(n for n in PRETRAINED if path_of(n).exists()), environment=environment)
 
 
 def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, device: str, weights: str | None,
@@ -58,12 +59,14 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     steps = runner.plan(run, only)
     print(f"Profile {name}: {profile.about}.\nDevice {run.parameters['device']}; weights: {weights}. Results go to {results / name}.")
     known = name == "laptop" and weights == "reference"  # what the chapters' minutes were measured for
+    device_ = choose(run.parameters["device"])
+    slower = 1.0 if not known or device_.type != "cpu" else 0.4 + 0.6 * slowness(device_)  # not all of a chapter is arithmetic
     for chapter, what, _ in steps:
-        cost = f"about {chapter.minutes:g} min" if known and what == "run" else ""
+        cost = f"about {chapter.minutes * slower:.2g} min" if known and what == "run" else ""
         print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
     if known:
-        gpu = "" if run.parameters["device"] == "cpu" else "; less with this GPU"
-        print(f"  together about {sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes on two cores{gpu}")
+        here = "on two cores; less with this GPU" if device_.type != "cpu" else f"on this machine, {slower:.1f} times what two cores with bf16 need"
+        print(f"  together about {slower * sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes {here}")
     else:
         print("  these minutes were not measured; progress lines say how long is left")
     if dry_run:

@@ -61,7 +61,7 @@ CHAPTERS = (
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/observed.csv",
              *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 6.5, reads=ANSWERS),
-    Chapter("07_timing", "Table 2: predicted and measured", (), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
+    Chapter("07_timing", "Table 2: predicted and measured", ("01_speakers_and_landmarks",), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
     Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
             (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4"), 2.5),
@@ -87,6 +87,7 @@ class Run:
     notebooks: Path
     results: Path  # results/<profile>
     inputs: tuple[Path, ...] = ()  # further files whose content counts, such as reference weights
+    fetched: tuple[str, ...] = ()  # names of the pretrained networks that are there
     chapters: tuple[Chapter, ...] = CHAPTERS
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -94,13 +95,14 @@ class Run:
     processes: set[subprocess.Popen] = field(default_factory=set)
 
     def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
-        """Changes with the notebook, the library, the parameters, the inputs, what people put there, and the chapters needed."""
+        """Changes with the notebook, the library, the parameters, the inputs, what was fetched, what people put there, and the chapters needed."""
         digest = hashlib.sha256()
         notebook = nbformat.read(self.notebooks / f"{chapter.name}.ipynb", 4)
         digest.update(repr([(c.cell_type, c.source) for c in notebook.cells]).encode())
         digest.update(json.dumps([asdict(self.profile), self.parameters], sort_keys=True).encode())
         for path in sorted(p for p in LIBRARY.rglob("*") if p.suffix in (".py", ".yaml", ".csv", ".html", ".safetensors")):
             digest.update(path.name.encode() + path.read_bytes())
+        digest.update(repr(self.fetched).encode())
         for path in self.inputs:
             digest.update(sha256(path).encode() if path.exists() else b"absent")
         for path in sorted(self.results.glob(chapter.reads) if chapter.reads else ()):

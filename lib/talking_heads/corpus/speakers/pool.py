@@ -50,6 +50,7 @@ def make_pool(folder: Path, *, seed: int, first: int, people: int, videos: int, 
     known = json.loads(state.read_text()) if state.exists() else {}
     done = set(known["done"]) if known.get("about") == about else set()
     if not done:
+        (folder / "pool.json").unlink(missing_ok=True)  # no longer whole
         np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, size, size, 3)).flush()
         np.lib.format.open_memmap(folder / "points.npy", "w+", np.float32, (*shape, 70, 2)).flush()
     todo = [i for i in range(people) if i not in done]
