@@ -171,7 +171,7 @@ def test_judges_of_ones_own_are_made_once(tmp_path, monkeypatch):
     build.ensure(profile, tmp_path)
     monkeypatch.setattr(trainings, "WEIGHTS", tmp_path / "own")
     monkeypatch.setattr(trainings.face_shape, "FILE", tmp_path / "own/face_shape.safetensors")
-    monkeypatch.setattr(trainings, "train_judges", lambda folder, names: trained.append((folder, names)))
+    monkeypatch.setattr(trainings, "train_judges", lambda folder, names, times: trained.append((folder, names)))
     trainings.train_own_judges(profile, tmp_path)
     assert trained == [(tmp_path / "pools", ["attributes", "people", "identity", "landmarks", "gaze"])]
     model = FaceShape.load(tmp_path / "own/face_shape.safetensors")

@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
 from talking_heads import profiles
+from talking_heads.corpus import video
 from talking_heads.reproduce.runner import CHAPTERS
 from talking_heads.reproduce.tables import COLUMNS
 
@@ -42,7 +44,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     status = json.loads((results / "status.json").read_text())
     assert {n: s["status"] for n, s in status.items()} == {c.name: "ok" for c in CHAPTERS}
     wanted = {p for c in CHAPTERS for p in c.promises}
-    wanted |= {f"tables/{n}.{k}" for n in ("differences", "table2", "adaptation", "drivers", "gaze") for k in ("csv", "md", "tex")}
+    wanted |= {f"tables/{n}.{k}" for n in ("differences", "table2", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
     wanted |= {f"notebooks/{c.name}.{k}" for c in CHAPTERS for k in ("ipynb", "html")}
     wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "clips/astronaut.png", "clips/astronaut.npz"}
     by_products = {"runs", "heads", "study"}
@@ -53,6 +55,12 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     assert runs == {"chapter", "cells", *(f"meta-{v}" for v in profiles.load("smoke").variants)}
     assert list(pd.read_csv(results / "tables/table1.csv").columns) == COLUMNS
     assert "Report: " in done.stdout and "| T | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
+
+
+def test_clips_play_with_their_sound(smoke):
+    for name in ("puppeteering", "same_person", "astronaut"):
+        clip = video.read(smoke[0] / f"clips/{name}.mp4")
+        assert len(clip.frames) > 1 and np.abs(clip.sound).max() > 0
 
 
 def test_records_have_their_provenance(smoke):

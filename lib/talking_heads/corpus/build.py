@@ -1,5 +1,6 @@
 """The corpus of a profile: rendered or the user's own, prepared once and reused."""
 
+import fcntl
 from pathlib import Path
 
 from ..profiles import Profile, key
@@ -25,13 +26,16 @@ def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
     Raises ValueError, with the remedy, where the user's own videos are expected and not there.
     """
     root = folder(profile, data)
-    if profile.corpus == "speakers":
-        write_speakers(root / "videos", profile)
-    elif not (root / "videos").is_dir():
+    if profile.corpus == "videos" and not (root / "videos").is_dir():
         raise ValueError(f"{root / 'videos'}: profile {profile.name} expects your copy of {profile.corpus_layout} there "
                          "(a link will do); see 'On VoxCeleb' in the README")
-    prepare(root / "videos", root / "prepared", Settings(profile.image_size, profile.frames_per_video),
-            profile.corpus_layout if profile.corpus == "videos" else "folder", device)
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as lock:  # two runs may share a corpus: the second one waits, and finds it made
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if profile.corpus == "speakers":
+            write_speakers(root / "videos", profile)
+        prepare(root / "videos", root / "prepared", Settings(profile.image_size, profile.frames_per_video),
+                profile.corpus_layout if profile.corpus == "videos" else "folder", device)
     return root / "prepared"
 
 

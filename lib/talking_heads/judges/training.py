@@ -18,6 +18,7 @@ from ..corpus.episodes import to_tensor
 from ..corpus.speakers.clips import speaker
 from ..corpus.speakers.pool import Pool, make_pool
 from ..corpus.speakers.traits import NAMES, VOICE, unit_vector
+from ..meta_learning import autocast
 from ..tensors import save_weights
 from .gaze import GazeJudge, eye_strip, eyes_open, read_gaze, relative
 from .networks import WEIGHTS, AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
@@ -93,8 +94,8 @@ def train(net: nn.Module, loss_of, count: int, *, seconds: float, batch: int, ra
 MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0, "gaze": 3.0}  # of the committed weights, on two cores
 
 
-def train_judges(folder: Path, only: list[str] | None, minutes: float | None = None) -> None:
-    """Train the judges named in ``only`` (all by default) for ``minutes`` each (``MINUTES`` by default), and write their weights.
+def train_judges(folder: Path, only: list[str] | None, minutes: float | None = None, times: float = 1.0) -> None:
+    """Train the judges named in ``only`` (all by default) for ``minutes`` each (``times`` those of ``MINUTES`` by default), and write their weights.
 
     The budget is time, so a faster machine gives better judges, and never bit for bit the same.
     """
@@ -102,7 +103,7 @@ def train_judges(folder: Path, only: list[str] | None, minutes: float | None = N
     for name in only or makers:
         torch.manual_seed(SEED)
         print(f"{name}: preparing its people", flush=True)
-        budget = minutes or MINUTES[name]
+        budget = minutes or times * MINUTES[name]
         net, result = makers[name](folder, 60 * budget)
         if name in ("attributes", "people"):
             result["gains"] = layer_gains(net, folder)
@@ -137,7 +138,7 @@ def _attributes(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
 
     def loss_of(i: np.ndarray, rng: np.random.Generator) -> Tensor:
         x = to_input(images[i]).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             y = net(x).float()
         return F.mse_loss(y[:, :traits.shape[1]], traits[i // each]) + 8 * F.mse_loss(y[:, traits.shape[1]:], points[i])
 
@@ -151,7 +152,7 @@ def _people(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
 
     def loss_of(i: np.ndarray, rng: np.random.Generator) -> Tensor:
         x = to_input(images[i], rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             y = net(x)
         return F.cross_entropy(y.float(), torch.from_numpy(i // each), label_smoothing=0.1)
 
@@ -168,7 +169,7 @@ def _identity(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
     def loss_of(i: np.ndarray, rng: np.random.Generator) -> Tensor:
         label = torch.from_numpy(i // each)
         x = to_input(images[i], rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             e = net(x)
         cosine = e @ F.normalize(centres, dim=-1).T
         margin = 0.35 * min(1.0, (time.time() - start) / (0.4 * seconds))  # the margin grows: a full one at once does not start
@@ -191,7 +192,7 @@ def _landmarks(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
         x = to_input(images[i]).to(memory_format=torch.channels_last)
         if rng.random() < 0.25:  # generated frames are softer than rendered ones
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             y = net(x)
         return 100 * (weight * (y - points[i]).abs()).sum() / (weight.sum() * 2 * len(i))
 
@@ -214,7 +215,7 @@ def _gaze(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
         moved = points[i, :68] + rng.normal(0, 0.5, (len(i), 1, 2))  # a head is never exactly where it should be
         shift = torch.from_numpy(relative(points[i, 68:], moved) - relative(points[i, 68:], points[i, :68])).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto", "cpu"):
             y = net(eye_strip(x, moved))
         return 100 * (y - target[i] - shift).abs().mean()
 

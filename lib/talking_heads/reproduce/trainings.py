@@ -29,6 +29,7 @@ from ..corpus.speakers.pool import LiveVideos
 from ..corpus.store import Store
 from ..devices import choose
 from ..driving import face_shape
+from ..evaluation.timing import slowness
 from ..judges.networks import WEIGHTS
 from ..judges.training import MINUTES, POOLS, SEED, pool, train_judges
 from ..meta_learning import MetaLearner, export
@@ -191,7 +192,7 @@ def fit_face_shape(profile: Profile, data: Path) -> None:
 def train_own_judges(profile: Profile, data: Path) -> None:
     """``--weights scratch``: the judges and the face model, as far as this run has not made them; those of the package are there."""
     if missing := [n for n in MINUTES if not (WEIGHTS / f"{n}.safetensors").exists()]:
-        train_judges(data / "pools", missing)
+        train_judges(data / "pools", missing, times=slowness(torch.device("cpu")))  # longer where a minute does less
     if not face_shape.FILE.exists():
         fit_face_shape(profile, data)
 
