@@ -233,7 +233,10 @@ class MetaLearner:
 
     @torch.no_grad()
     def spread(self, videos: Videos, people: int = 12) -> dict[str, float]:
-        """Variance of ê between people, and within a person from video to video: an embedder that collapses loses the first."""
+        """Variance of ê: over people, of the mean of two videos, and within a person, from video to video.
+
+        An embedder that tells videos apart but not people brings the first down to half of the second, which is its share in it.
+        """
         numbers: dict[str, list[int]] = defaultdict(list)
         for v in range(len(videos)):
             numbers[videos.person(v)].append(v)

@@ -59,13 +59,13 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     steps = runner.plan(run, only)
     print(f"Profile {name}: {profile.about}.\nDevice {run.parameters['device']}; weights: {weights}. Results go to {results / name}.")
     known = name == "laptop" and weights == "reference"  # what the chapters' minutes were measured for
-    device_ = choose(run.parameters["device"])
-    slower = 1.0 if not known or device_.type != "cpu" else 0.4 + 0.6 * slowness(device_)  # not all of a chapter is arithmetic
+    where = choose(run.parameters["device"])
+    slower = 0.4 + 0.6 * slowness(where) if known and where.type == "cpu" else 1.0  # not all of a chapter is arithmetic
     for chapter, what, _ in steps:
         cost = f"about {chapter.minutes * slower:.2g} min" if known and what == "run" else ""
         print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
     if known:
-        here = "on two cores; less with this GPU" if device_.type != "cpu" else f"on this machine, {slower:.1f} times what two cores with bf16 need"
+        here = "on two cores; less with this GPU" if where.type != "cpu" else f"on this machine ({slower:.1f} times as long as on two cores that multiply bf16)"
         print(f"  together about {slower * sum(c.minutes for c, w, _ in steps if w == 'run'):.0f} minutes {here}")
     else:
         print("  these minutes were not measured; progress lines say how long is left")
