@@ -178,6 +178,17 @@ def test_nothing_runs_beside_a_chapter_that_measures_time(tmp_path):
     assert times["a"][0] < times["c"][1] and times["c"][0] < times["a"][1], "the others share the machine"
 
 
+def test_the_report_says_what_is_of_an_earlier_run(tmp_path):
+    profile = profiles.load("smoke")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "tables/table1.md").write_text("A caption\n\n| a |\n|---|\n| 1 |\n")
+    (tmp_path / "figures/figure4.png").write_bytes(b"png")
+    for status, told in (("ok", 0), ("failed", 2), ("stale", 2)):
+        runner.write_status(tmp_path, {"05_comparison": Outcome(status)})
+        assert report.write_report(profile, tmp_path, "weights").read_text().count(f">Of an earlier run (05_comparison: {status}). ") == told
+
+
 SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(300)"
 
 

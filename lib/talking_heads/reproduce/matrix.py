@@ -77,7 +77,7 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     page = report.write_report(profile, results / name, describe_weights(profile, weights, results))
     table = results / name / "tables" / "table1.md"
     if table.exists():
-        print(f"\n{table.read_text()}")
+        print(f"\n{report.earlier('05_comparison', outcomes)}{table.read_text()}")
     failed = [c.name for c, _, _ in steps if outcomes[c.name].status == "failed"]
     print(f"Failed: {', '.join(failed)}" if failed else f"{'These' if only else 'All'} chapters are ok.")
     print(f"Report: {page}")

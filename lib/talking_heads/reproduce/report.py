@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ..profiles import Profile
 from .git import commit
 from .records import machine
-from .runner import CHAPTERS, read_status
+from .runner import CHAPTERS, Outcome, read_status
 
 CAPTIONS = {
     "start_here": "A talking head from the reference weights", "speakers": "The corpus: one row a person, other clothes and light in every video",
@@ -63,16 +63,24 @@ def markdown_table(path: Path) -> tuple[str, str]:
     return text, frame.to_html(index=False, border=0)
 
 
+def earlier(chapter: str | None, outcomes: dict[str, Outcome]) -> str:
+    """What stands before a result whose chapter did not come to a good end since: it is of an earlier run."""
+    if chapter is None or (chapter in outcomes and outcomes[chapter].status == "ok"):
+        return ""
+    return f"Of an earlier run ({chapter}: {outcomes[chapter].status if chapter in outcomes else 'not run'}). "
+
+
 def write_report(profile: Profile, results: Path, weights: str) -> Path:
     """``index.html`` of ``results`` = results/<profile>."""
     outcomes = read_status(results)
+    made_by = {Path(p).stem: c.name for c in CHAPTERS for p in c.promises}
     tables = []
     for path in sorted((results / "tables").glob("*.md")):
         text, table = markdown_table(path)
-        tables.append((path.stem, text, Markup(table)))
+        tables.append((path.stem, earlier(made_by.get(path.stem), outcomes) + text, Markup(table)))
     order = [p.split("/")[1][:-4] for c in CHAPTERS for p in c.promises if p.startswith("figures/")]
     found = {p.stem: p for p in (results / "figures").glob("*.png")}
-    figures = [(n, CAPTIONS.get(n, n), base64.b64encode(found[n].read_bytes()).decode())
+    figures = [(n, earlier(made_by.get(n), outcomes) + CAPTIONS.get(n, n), base64.b64encode(found[n].read_bytes()).decode())
                for n in [*(n for n in order if n in found), *sorted(found.keys() - set(order))]]
     page = PAGE.render(profile=profile, machine=machine(), commit=commit(), weights=weights, tables=tables, figures=figures,
                        chapters=[(c, outcomes.get(c.name)) for c in CHAPTERS])
