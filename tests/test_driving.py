@@ -2,9 +2,11 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from talking_heads.corpus import prepare, video
 from talking_heads.corpus.landmarks import interocular, openings
 from talking_heads.corpus.speakers.clips import make_clip
 from talking_heads.corpus.store import Store
-from talking_heads.driving import animate, heads, smoothing
+from talking_heads.driving import animate, heads, puppetry, smoothing
 from talking_heads.driving.face_shape import FaceShape, fit
 from talking_heads.evaluation.judges import find_landmarks
 from talking_heads.fine_tuning import Head
@@ -326,3 +328,33 @@ def test_the_astronauts_points_fit_a_face(model):
     points = animate.astronaut_points()[None, :68]
     found = model.explain(points)
     assert error(found.camera.project(model.shapes(found.identity, found.expression)), points) < 0.06
+
+
+class Copyist:
+    """Stands in for a head: it knows which frames belong to a track."""
+
+    def __init__(self, own, *clips):
+        self.images, self.points, self.clips, self.settings = own.frames, own.landmarks, clips, SimpleNamespace(image_size=64)
+
+    def drive(self, points):
+        return next((c.frames for c in self.clips if np.array_equal(c.landmarks, points)), self.clips[-1].frames)
+
+
+def test_drivers_are_ranked_by_likeness_to_the_source():
+    me, same, other = (make_clip(8, person, v, 8, 2.5, 64, sound=False) for person, v in ((51, 0), (51, 1), (52, 0)))
+    ranking = puppetry.rank_drivers(Copyist(me, same, other), {"other": other.landmarks, "same": same.landmarks})
+    assert list(ranking.index) == ["same", "other"] and ranking["same"] > ranking["other"] + 0.2
+
+
+def test_a_trial_knows_the_truth_and_gains_are_paired(model):
+    rows = []
+    for source, driver in ((61, 62), (63, 64), (65, 66)):
+        moves, truth = puppetry.performance(8, source, driver, 12, 2.5, 64)
+        assert np.allclose(moves.pose["yaw"], truth.pose["yaw"]) and moves.sound is not None
+        raw, adapted = puppetry.trial(Copyist(make_clip(8, source, 0, 8, 2.5, 64, sound=False), moves, truth), moves, truth, model)
+        assert raw["CSIM-judge"] < adapted["CSIM-judge"] == pytest.approx(1, abs=1e-3) and adapted["SSIM"] == pytest.approx(1)
+        rows += [{"pair": source, **raw}, {"pair": source, **adapted}]
+    table = puppetry.gains(pd.DataFrame(rows)).set_index("metric")
+    by_hand = pd.DataFrame(rows).groupby("landmarks")["track error"].mean()
+    assert table.loc["track error", "gain"] == pytest.approx(by_hand["raw"] - by_hand["adapted"]), "less error is a gain"
+    assert table.loc["track error", "gain"] > 0 and (table["pairs"] == 3).all() and table.loc["SSIM", "low"] <= table.loc["SSIM", "gain"] <= table.loc["SSIM", "high"]
