@@ -224,6 +224,9 @@ def test_table_1_shows_the_spread_between_seeds_and_intervals_of_csim(evaluated,
     assert np.isnan(one.loc["SSIM", "seed_sd"]) and two.loc["SSIM", "seed_sd"] == pytest.approx(0.02 / np.sqrt(2))
     assert two.loc["mouth correlation", "seed_sd"] == pytest.approx(0) and two.loc["SSIM", "n_seeds"] == 2
     assert one.loc["CSIM", "value"] == pytest.approx(0.25) and one.loc["CSIM", "ci_low"] < 0.25 < one.loc["CSIM", "ci_high"]
+    seen = pd.DataFrame({"method": methods.AFTER, "T": 1, "person": ["a", "b"], "USER-proxy": [0.0, 0.4]})
+    few = tables.table1(frames, features, profile, "run", observed=seen, names=[methods.AFTER]).query("T == 1").set_index("metric").loc["USER-proxy"]
+    assert few["value"] == pytest.approx(0.2) and (few["ci_low"], few["ci_high"]) == (0, 1), "two people say little, but nothing impossible"
 
 
 def test_a_method_without_weights_has_its_rows_and_they_say_not_run(evaluated, profile):

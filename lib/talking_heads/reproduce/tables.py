@@ -19,6 +19,8 @@ VERDICTS = ("within CI", "within tolerance", "better", "worse", "not comparable"
 TOLERANCE = 0.05  # of the paper's value
 LOWER_IS_BETTER = {"FID", "KID", "USER", "USER-proxy", "FD-judge", "KD-judge x 1000", "landmark error"}
 OF_THE_TRUTH = {"sharpness"}  # shares of the true value: the nearer to 1 the better
+# where the mean of a metric cannot lie outside: Student's interval of few people does not know
+RANGES = {"USER-proxy": (0, 1), "landmark error": (0, np.inf)} | {m: (-1, 1) for m in ("SSIM", "CSIM", "CSIM-judge", "mouth correlation", "eyes correlation")}
 # what a metric needs that may not be there, and how to get it
 NEEDS = {"FID": "inception", "KID": "inception", "CSIM": "arcface"}
 
@@ -73,6 +75,7 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
     nan = float("nan")
 
     def add(method: str, t: int, metric: str, value: float, low: float, high: float, people: int, n: int, seeds: int, spread: float = nan) -> None:
+        low, high = np.clip([low, high], *RANGES.get(metric, (-np.inf, np.inf))).tolist()
         paper = paper_value(method, t, metric)
         say = verdict(metric, value, None if np.isnan(low) else low, high, paper, is_papers(profile))
         size = methods.CORPUS.get(method, "")
