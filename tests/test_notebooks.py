@@ -68,6 +68,7 @@ def test_records_have_their_provenance(smoke):
     fields = {"name", "value", "unit", "method", "T", "corpus", "seed", "n_people", "n_frames", "profile", "device", "torch", "commit",
               "parameters", "seconds", "time", "run_id"}
     assert records and all(set(r) == fields for r in records) and {r["profile"] for r in records} == {"smoke"}
+    assert {"SSIM", "few-shot learning", "inference", "track error, adapted against raw", "gaze error, pupils against 68 points"} <= {r["name"] for r in records}
 
 
 def test_report_needs_no_network_and_executed_notebooks_no_paths(smoke):
