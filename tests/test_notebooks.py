@@ -58,7 +58,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
 
 
 def test_clips_play_with_their_sound(smoke):
-    for name in ("puppeteering", "same_person", "astronaut"):
+    for name in ("puppeteering", "same_person", "sixteen", "astronaut"):
         clip = video.read(smoke[0] / f"clips/{name}.mp4")
         assert len(clip.frames) > 1 and np.abs(clip.sound).max() > 0
 

@@ -64,7 +64,7 @@ CHAPTERS = (
     Chapter("07_timing", "Table 2: predicted and measured", ("01_speakers_and_landmarks",), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
     Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
-            (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4"), 2.5),
+            (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4", "clips/sixteen.mp4"), 2.5),
     Chapter("11_your_own_video", "a photograph that moves", ("03_meta_learning",), ("figures/astronaut.png", "clips/astronaut.mp4"), 0.3),
     Chapter("12_user_study", "which one is the fake?", ("05_comparison",), ("figures/triplets.png", "study/key.csv", "study/sheet0.html"), 0.2, reads=ANSWERS),
 )
