@@ -62,7 +62,8 @@ def run_matrix(name: str, only: list[str] | None, jobs: int, dry_run: bool, devi
     where = choose(run.parameters["device"])
     slower = 0.4 + 0.6 * slowness(where) if known and where.type == "cpu" else 1.0  # not all of a chapter is arithmetic
     for chapter, what, _ in steps:
-        cost = f"about {chapter.minutes * slower:.2g} min" if known and what == "run" else ""
+        minutes = chapter.minutes * slower
+        cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min" if known and what == "run" else ""
         print(f"  {chapter.name:28}{what:12}{cost:14}{chapter.about}")
     if known:
         here = "on two cores; less with this GPU" if where.type != "cpu" else f"on this machine ({slower:.1f} times as long as on two cores that multiply bf16)"
