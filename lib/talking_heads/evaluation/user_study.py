@@ -190,11 +190,11 @@ def collected(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
 def measured(folder: Path, run_id: str) -> tuple[pd.DataFrame | None, list[str]]:
     """USER from a study's folder, None where fewer than two people have answered, and notes; see :func:`collected`.
 
-    Answers about pictures of another run, made with other weights or another protocol, count for nothing here.
+    Answers about pictures made with other weights than those of ``run_id`` count for nothing here.
     """
     answers, key_, notes = collected(folder)
     if len(answers) and set(key_["run_id"]) != {run_id}:
-        return None, [f"{folder}: {len(answers)} answers about pictures of other weights or another protocol; none of them counts here"]
+        return None, [f"{folder}: {len(answers)} answers about pictures of other weights; none of them counts here"]
     if answers["rater"].nunique() < 2:
         return None, [*notes, *(["one rater is too few"] if len(answers) else [])]
     return accuracy(answers, key_), notes
