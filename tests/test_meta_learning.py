@@ -266,6 +266,18 @@ def test_a_training_says_which_code_trained_which_steps_and_is_kept_at_its_end(p
     assert kept.read_bytes() == made and [r["step"] for r in reference.curves(half, "reference", tmp_path)["ft"]] == [0]
 
 
+def test_what_other_code_trained_is_put_aside_and_nothing_is_lost(tmp_path, capsys):
+    from talking_heads.reproduce.trainings import put_aside
+    folder = tmp_path / "meta-ft"
+    for code in ("aaa", "aaa", "bbb", "aaa", "bbb"):
+        put_aside(folder, code)
+        (folder / "checkpoint.pt").write_text(code)
+    put_aside(folder, "bbb")
+    assert (folder / "checkpoint.pt").read_text() == "bbb"
+    assert {p.name: (p / "checkpoint.pt").read_text() for p in tmp_path.glob("meta-ft-*")} == {"meta-ft-aaa-1": "aaa", "meta-ft-bbb-1": "bbb", "meta-ft-aaa-2": "aaa"}
+    assert "meta-ft: trained by other code, kept as meta-ft-aaa-1; trains anew" in capsys.readouterr().out
+
+
 def test_gradients_that_are_not_finite_are_not_stepped(profile, videos, extractors):
     m = learner(profile, videos, extractors, content_steps=10)
     m.train_step()

@@ -45,8 +45,18 @@ def test_sizes_of_what_is_committed():
 
 
 def test_reference_results_are_about_these_weights(table1):
-    wanted = reference.digest(PROFILE, "reference", RESULTS)
-    assert set(table1["run_id"]) == {wanted}
+    """Weights that came later change nothing in rows of those that were there."""
+    used = json.loads((REFERENCE / "weights.json").read_text())
+    now = reference.weights_keys(PROFILE, "reference", RESULTS)
+    assert set(table1["run_id"]) == {reference.digest_of(used)}
+    assert {v: key for v, key in used.items() if key != "absent"}.items() <= now.items()
+
+
+def test_reference_chapters_are_those_of_the_checkout():
+    """What was executed is what a reader opens, but for the cell of parameters that papermill adds."""
+    for path in (REFERENCE / "notebooks").glob("*.ipynb"):
+        ran = [c["source"] for c in json.loads(path.read_text())["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+        assert ran == [c["source"] for c in json.loads((RESULTS.parent / "notebooks" / path.name).read_text())["cells"]], path.name
 
 
 def gain(differences, a, ta, b, tb, metric):

@@ -74,9 +74,9 @@ def set_up(nets: Networks, x: Tensor, y: Tensor, profile: Profile, extractors: S
     ``adversarial``, ``e_new``, ``psi`` and ``w`` are what the ablations change: no L'_ADV, another ê_NEW, ψ' or w'.
     """
     nets.embedder.eval(), nets.generator.eval(), nets.discriminator.eval()
-    with torch.no_grad():
-        e = nets.embedder.embed(x[None], y[None])[0] if e_new is None else e_new  # equation (7)
-    head = Head(nets.generator, e, psi)
+    with torch.no_grad(), autocast(profile.precision, x.device):
+        e = nets.embedder.embed(x[None], y[None])[0].float() if e_new is None else e_new  # equation (7)
+        head = Head(nets.generator, e, psi)
     discriminator = FineTunedDiscriminator(nets.discriminator, e, w)
     return FineTuning(head.train(), discriminator.train(), x, y, profile, extractors, adversarial)
 

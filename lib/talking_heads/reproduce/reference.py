@@ -61,8 +61,17 @@ def describe(about: dict) -> str:
 
 def digest(profile: Profile, weights: str, results: Path) -> str:
     """Twelve hex digits of all of a profile's weights, as they are now."""
-    known = [weights_key(profile, v, weights, results) for v in profile.variants]
-    return hashlib.sha256("".join(known).encode()).hexdigest()[:12]
+    return digest_of(weights_keys(profile, weights, results))
+
+
+def digest_of(keys: dict[str, str]) -> str:
+    """Twelve hex digits of the :func:`weights_keys` of a profile."""
+    return hashlib.sha256("".join(keys.values()).encode()).hexdigest()[:12]
+
+
+def weights_keys(profile: Profile, weights: str, results: Path) -> dict[str, str]:
+    """Every variant's :func:`weights_key`."""
+    return {v: weights_key(profile, v, weights, results) for v in profile.variants}
 
 
 def weights_key(profile: Profile, variant: str, weights: str, results: Path) -> str:
@@ -177,7 +186,7 @@ def kept_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
 def keep(run: Run) -> Path:
     """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
 
-    Of the records those of the committed weights are kept. Raises ValueError where a chapter is not ok or of other code.
+    Of the records those of the committed weights are kept, and ``weights.json`` says which these were. Raises ValueError where a chapter is not ok or of other code.
     """
     profile, source, target = run.profile, run.results, COMMITTED
     if bad := [chapter.name for chapter, what, _ in plan(run) if what == "run"]:
@@ -191,8 +200,9 @@ def keep(run: Run) -> Path:
     for figure in (target / "figures").glob("*.png"):  # it lies beside the page: a second copy would double what git holds
         page = page.replace(f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}", f"figures/{figure.name}")
     (target / "index.html").write_text(page)
-    results = source.parent
-    current = digest(profile, "reference", results)
+    keys = weights_keys(profile, "reference", source.parent)
+    (target / "weights.json").write_text(json.dumps(keys, indent=1))
+    current = digest_of(keys)
     rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
     (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
     return target

@@ -11,7 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +198,26 @@ def train_own_judges(profile: Profile, data: Path) -> None:
 
 
 def train_from_corpus(profile: Profile, names: Sequence[str], data: Path, results: Path, device: torch.device) -> list[Path]:
-    """``--weights scratch``: train on the profile's own corpus and nothing that was committed."""
+    """``--weights scratch``: train on the profile's own corpus and nothing that was committed; what other code trained is put aside."""
+    runs, code = Path(results) / profile.name / "runs", code_digest(*TRAINING_CODE, "baselines/*.py")
+    for name in names:
+        put_aside(runs / f"meta-{name}", code)
     videos = build.store(profile, data, "meta")
     people = {"corpus": str(build.folder(profile, data).name), "videos": len(videos)}
     validation = build.store(profile, data, "validation")
-    return [train(profile, n, videos, validation, Path(results) / profile.name / "runs", people, device=device,
+    return [train(profile, n, videos, validation, runs, people, device=device,
                   command=f"./run_all.sh --profile {profile.name} --weights scratch") for n in names]
+
+
+def put_aside(folder: Path, code: str) -> None:
+    """Rename a training's folder unless it is of ``code``; note in the one that is used now what code it is of."""
+    note = folder / "code.txt"
+    if folder.exists() and (known := note.read_text() if note.exists() else "unknown") != code:
+        aside = next(p for n in count(1) if not (p := folder.with_name(f"{folder.name}-{known}-{n}")).exists())
+        print(f"  {folder.name}: trained by other code, kept as {aside.name}; trains anew", flush=True)
+        folder.rename(aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(code)
 
 
 def stability(profile: Profile, data: Path, results: Path, device: torch.device) -> tuple[pd.DataFrame, dict[str, list[dict]]]:
