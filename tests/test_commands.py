@@ -173,10 +173,10 @@ def test_judges_of_ones_own_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings.face_shape, "FILE", tmp_path / "own/face_shape.safetensors")
     monkeypatch.setattr(trainings, "train_judges", lambda folder, names, times: trained.append((folder, names)))
     trainings.train_own_judges(profile, tmp_path)
-    assert trained == [(tmp_path / "pools", ["attributes", "people", "identity", "landmarks", "gaze"])]
+    assert trained == [(tmp_path / "pools", ["attributes", "people", "identity", "landmarks", "lids", "gaze"])]
     model = FaceShape.load(tmp_path / "own/face_shape.safetensors")
     assert model.mean.shape == (68, 3) and np.isfinite(model.identity).all()
-    for name in trained[0][1][:4]:
+    for name in trained[0][1][:-1]:
         (tmp_path / f"own/{name}.safetensors").touch()
     before = (tmp_path / "own/face_shape.safetensors").stat().st_mtime_ns
     trainings.train_own_judges(profile, tmp_path)

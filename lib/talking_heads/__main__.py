@@ -167,7 +167,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=sizes)
 
     c = commands.add_parser("judges", help="train the embedded judges again and write their weights into the package")
-    c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "gaze"])
+    c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "lids", "gaze"])
     c.add_argument("--minutes", type=float, help="for each; by default what the committed ones had")
     c.set_defaults(run=judges)
 

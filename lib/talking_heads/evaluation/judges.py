@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..corpus.episodes import to_tensor
+from ..judges.lids import LidsJudge, look_twice
 from ..judges.networks import WEIGHTS, IdentityJudge, LandmarkJudge
 from ..judges.verification import embed
 from ..tensors import load_weights
@@ -26,12 +26,16 @@ def landmark_judge() -> LandmarkJudge:
     return _load(LandmarkJudge(), "landmarks")
 
 
+@lru_cache
+def lids_judge() -> LidsJudge:
+    return _load(LidsJudge(), "lids")
+
+
 def identity_features(images: np.ndarray) -> np.ndarray:
     """Unit embeddings (n, 128) of images (n, H, W, 3) uint8: what CSIM-judge and FD-judge compare."""
     return embed(identity_judge(), images).numpy()
 
 
-@torch.no_grad()
 def find_landmarks(images: np.ndarray) -> np.ndarray:
-    """Landmarks (n, 68, 2) in pixels that the landmark judge sees in images (n, H, W, 3) uint8."""
-    return np.concatenate([landmark_judge()(x).numpy() for x in to_tensor(images).split(128)]) * images.shape[1] - 0.5
+    """Landmarks (n, 68, 2) in pixels that the judges see in images (n, S, S, 3) uint8."""
+    return look_twice(images, landmark_judge(), lids_judge())

@@ -33,25 +33,38 @@ def eye_strip(images: Tensor, points: np.ndarray) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-class GazeJudge(nn.Module):
-    """Strips (B, 3, HIGH, WIDE) to pupils (B, 2, 2), relative to the middle of the eyes, in distances between their outer corners."""
+class StripReader(nn.Module):
+    """Strips (B, 3, HIGH, WIDE) to ``points`` of both eyes (B, points, 2), relative to their middle, in distances between their outer corners."""
 
-    def __init__(self):
+    def __init__(self, points: int):
         super().__init__()
         def conv(a: int, b: int, stride: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
         self.body = nn.Sequential(conv(3, 24, 1), conv(24, 32, 2), conv(32, 48, 1), conv(48, 64, 2), conv(64, 64, 2), nn.Flatten(),
-                                  nn.Linear(64 * (HIGH // 8) * (WIDE // 8), 128), nn.ReLU(), nn.Linear(128, 4))
+                                  nn.Linear(64 * (HIGH // 8) * (WIDE // 8), 128), nn.ReLU(), nn.Linear(128, 2 * points))
 
     def forward(self, strips: Tensor) -> Tensor:
-        return self.body(strips).float().reshape(-1, 2, 2)
+        return self.body(strips).float().unflatten(1, (-1, 2))
 
 
-def relative(pupils: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Pupils (n, 2, 2) of faces (n, 68, 2) in the units of :class:`GazeJudge`."""
+class GazeJudge(StripReader):
+    """Reads the pupils."""
+
+    def __init__(self):
+        super().__init__(2)
+
+
+def frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle (n, 1, 2) of faces' outer corners of the eyes, (n, 68, 2), and their distance (n, 1, 1)."""
     outer = points[:, [36, 45]]
-    return (pupils - outer.mean(1, keepdims=True)) / np.linalg.norm(outer[:, 1] - outer[:, 0], axis=-1)[:, None, None]
+    return outer.mean(1, keepdims=True), np.linalg.norm(outer[:, 1] - outer[:, 0], axis=-1)[:, None, None]
+
+
+def relative(eyes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points of the eyes (n, k, 2) of faces (n, 68, 2) in the units of :class:`StripReader`."""
+    middle, distance = frame(points)
+    return (eyes - middle) / distance
 
 
 def eyes_open(points: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ metadata. Data: two disjoint pools of procedural people; a third one, seen by no
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from ..corpus.speakers.pool import Pool, make_pool
 from ..corpus.speakers.traits import NAMES, VOICE, unit_vector
 from ..meta_learning import autocast
 from ..tensors import save_weights
-from .gaze import GazeJudge, eye_strip, eyes_open, read_gaze, relative
+from .gaze import GazeJudge, StripReader, eye_strip, eyes_open, read_gaze, relative
+from .lids import EYES, LidsJudge, look, look_twice
 from .networks import WEIGHTS, AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
 
 SEED = 1
@@ -91,7 +93,7 @@ def train(net: nn.Module, loss_of, count: int, *, seconds: float, batch: int, ra
     return {"steps": step, "seconds": round(time.time() - start), "loss": round(float(np.mean(losses[-50:])), 5)}
 
 
-MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0, "gaze": 3.0}  # of the committed weights, on two cores
+MINUTES = {"attributes": 2.5, "people": 4.0, "identity": 8.0, "landmarks": 9.0, "lids": 4.0, "gaze": 3.0}  # of the committed weights, on two cores
 
 
 def train_judges(folder: Path, only: list[str] | None, minutes: float | None = None, times: float = 1.0) -> None:
@@ -99,7 +101,7 @@ def train_judges(folder: Path, only: list[str] | None, minutes: float | None = N
 
     The budget is time, so a faster machine gives better judges, and never bit for bit the same.
     """
-    makers = {"attributes": _attributes, "people": _people, "identity": _identity, "landmarks": _landmarks, "gaze": _gaze}
+    makers = {"attributes": _attributes, "people": _people, "identity": _identity, "landmarks": _landmarks, "lids": _lids, "gaze": _gaze}
     for name in only or makers:
         torch.manual_seed(SEED)
         print(f"{name}: preparing its people", flush=True)
@@ -198,26 +200,37 @@ def _landmarks(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
 
     result = train(net, loss_of, len(images), seconds=seconds, batch=64, rate=2e-3, name="landmarks")
     from .verification import read_landmarks
-    return net, {**result, **read_landmarks(net, folder)}
+    return net, {**result, **read_landmarks(partial(look, judge=net), folder)}
+
+
+def _lids(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
+    points = pool("features", folder).points.reshape(-1, 70, 2)
+    net, result = _strips(LidsJudge(), "lids", points[:, EYES], np.arange(len(points)), folder, seconds, wide=1.0, trembling=0.5)
+    from ..evaluation.judges import landmark_judge
+    from .verification import read_landmarks
+    return net, {**result, **read_landmarks(partial(look_twice, judge=landmark_judge(), lids=net), folder)}
 
 
 def _gaze(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
+    points = pool("features", folder).points.reshape(-1, 70, 2)
+    net, result = _strips(GazeJudge(), "gaze", points[:, 68:], np.flatnonzero(eyes_open(points[:, :68])), folder, seconds, wide=0.5)
+    return net, {**result, **read_gaze(net, folder)}
+
+
+def _strips(net: StripReader, name: str, eyes: np.ndarray, seen: np.ndarray, folder: Path, seconds: float, wide: float,
+            trembling: float = 0.0) -> tuple[nn.Module, dict]:
+    """Train a reader of ``eyes`` (n, k, 2) on the frames ``seen``, whose landmarks are off by ``wide`` pixels together and ``trembling`` each."""
     data = pool("features", folder)
-    images, points = _flat(data.images), data.points.reshape(-1, 70, 2)
-    seen = np.flatnonzero(eyes_open(points[:, :68]))
-    target = torch.from_numpy(relative(points[:, 68:], points[:, :68])).float()
-    net = GazeJudge()
+    images, points = _flat(data.images), data.points.reshape(-1, 70, 2)[:, :68]
 
     def loss_of(i: np.ndarray, rng: np.random.Generator) -> Tensor:
         i = seen[i]
         x = to_tensor(images[i])
         if rng.random() < 0.25:  # generated frames are softer than rendered ones
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
-        moved = points[i, :68] + rng.normal(0, 0.5, (len(i), 1, 2))  # a head is never exactly where it should be
-        shift = torch.from_numpy(relative(points[i, 68:], moved) - relative(points[i, 68:], points[i, :68])).float()
+        moved = points[i] + rng.normal(0, wide, (len(i), 1, 2)) + rng.normal(0, trembling, (len(i), 68, 2))  # a head is never exactly where it should be
         with autocast("auto", "cpu"):
             y = net(eye_strip(x, moved))
-        return 100 * (y - target[i] - shift).abs().mean()
+        return 100 * (y - torch.from_numpy(relative(eyes[i], moved)).float()).abs().mean()
 
-    result = train(net, loss_of, len(seen), seconds=seconds, batch=96, rate=2e-3, name="gaze")
-    return net, {**result, **read_gaze(net, folder)}
+    return net, train(net, loss_of, len(seen), seconds=seconds, batch=96, rate=2e-3, name=name)

@@ -1,5 +1,6 @@
 """How well the identity judge tells people apart whom no judge has seen: equal error rates and histograms."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import openings
 from ..corpus.speakers.traits import NAMES, VOICE
-from .networks import IdentityJudge, LandmarkJudge
+from .networks import IdentityJudge
 
 VISIBLE_NAMES = [n for n in NAMES if n not in VOICE]
 LOOKS = ("skin_tone", "skin_warmth", "hair_lightness", "hair_redness", "hair_grey", "hair_length", "hair_amount")
@@ -50,17 +51,15 @@ def scores(net: IdentityJudge, folder: Path) -> dict[str, np.ndarray]:
     return {"same": same, "different": different, "matched": matched, "same video": one_video}
 
 
-@torch.no_grad()
-def read_landmarks(net: LandmarkJudge, folder: Path) -> dict[str, float]:
-    """How well the landmark judge reads true frames of people whom no judge has seen.
+def read_landmarks(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, float]:
+    """How well landmarks are found, by ``find(images)``, in true frames of people whom no judge has seen.
 
     ``error`` in distances between the eyes' outer corners, and the correlations of the mouth's and the eyes' opening.
     """
     from .training import pool
     data = pool("verification_test", folder)
     points = data.points[..., :68, :].reshape(-1, 68, 2)
-    images = to_tensor(data.images.reshape(-1, *data.images.shape[3:]))
-    found = torch.cat([net(x) for x in images.split(128)]).numpy() * images.shape[-1] - 0.5
+    found = find(data.images.reshape(-1, *data.images.shape[3:]))
     scale = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
     related = [np.corrcoef(a, b)[0, 1] for a, b in zip(openings(found), openings(points))]
     return {"error": round(float((np.linalg.norm(found - points, axis=-1).mean(1) / scale).mean()), 4),
