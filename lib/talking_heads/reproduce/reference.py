@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..baselines.training import restore_baseline
@@ -183,6 +186,18 @@ def kept_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else otherwise
 
 
+def compress_pictures(path: Path) -> None:
+    """Turn the PNG outputs of an executed notebook into JPEGs, where these are smaller; the figures themselves are kept as they are."""
+    notebook = nbformat.read(path, 4)
+    for output in (o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})):
+        png, jpeg = base64.b64decode(output.data["image/png"]), io.BytesIO()
+        Image.open(io.BytesIO(png)).convert("RGB").save(jpeg, "JPEG", quality=88, optimize=True)
+        if jpeg.tell() < len(png):
+            del output.data["image/png"]
+            output.data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
+    nbformat.write(notebook, path)
+
+
 def keep(run: Run) -> Path:
     """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
 
@@ -194,6 +209,8 @@ def keep(run: Run) -> Path:
     for name in ("tables", "figures", "notebooks"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
+    for path in (target / "notebooks").glob("*.ipynb"):
+        compress_pictures(path)
     for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
     page = (source / "index.html").read_text().replace('.html">', '.ipynb">')  # only these are kept
