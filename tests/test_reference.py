@@ -1,11 +1,16 @@
 """What the committed reference results must show: paired differences over the test people with intervals above zero."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from talking_heads import profiles
 from talking_heads.evaluation import methods
@@ -59,6 +64,25 @@ def test_reference_chapters_are_those_of_the_checkout():
     for path in kept:
         ran = [c["source"] for c in json.loads(path.read_text())["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
         assert ran == [c["source"] for c in json.loads((RESULTS.parent / "notebooks" / path.name).read_text())["cells"]], path.name
+
+
+def test_pictures_of_kept_notebooks_shrink_and_stay_what_they_show(tmp_path):
+    def picture(pixels):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
+
+    smooth = np.stack(np.meshgrid(np.arange(256), np.arange(256)) * 2, -1)[..., :3] // 2 + np.random.default_rng(0).integers(0, 8, (256, 256, 3))
+    flat = np.zeros((8, 8, 3), np.uint8)  # a PNG of one colour is smaller than any JPEG
+    cell = nbformat.v4.new_code_cell(outputs=[picture(smooth.astype(np.uint8)), picture(flat)])
+    path = tmp_path / "kept.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    before = path.stat().st_size
+    reference.compress_pictures(path)
+    first, second = nbformat.read(path, 4).cells[0].outputs
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.data["image/jpeg"]))))
+    assert path.stat().st_size < before / 2 and set(first.data) == {"image/jpeg"} and set(second.data) == {"image/png"}
+    assert np.abs(shown - smooth.astype(float)).mean() < 4
 
 
 def gain(differences, a, ta, b, tb, metric):
