@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def save_weights(path: Path, state: dict[str, Tensor], about: dict, half: bool = False) -> None:
@@ -38,6 +38,12 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
     if about is None:
         raise ValueError(f"{path}: a safetensors file, but without this project's provenance header")
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}, about
+
+
+def load_net(net: nn.Module, path: Path) -> nn.Module:
+    """The network with the weights of a file, to be used and not trained. Raises what :func:`load_weights` does."""
+    net.load_state_dict(load_weights(path)[0])
+    return net.eval().requires_grad_(False)
 
 
 def code_digest(*patterns: str) -> str:

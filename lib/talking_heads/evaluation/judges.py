@@ -3,32 +3,26 @@
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from ..judges.lids import LidsJudge, look_twice
 from ..judges.networks import WEIGHTS, IdentityJudge, LandmarkJudge
 from ..judges.verification import embed
-from ..tensors import load_weights
-
-
-def _load(net: torch.nn.Module, name: str) -> torch.nn.Module:
-    net.load_state_dict(load_weights(WEIGHTS / f"{name}.safetensors")[0])
-    return net.eval().requires_grad_(False)
+from ..tensors import load_net
 
 
 @lru_cache
 def identity_judge() -> IdentityJudge:
-    return _load(IdentityJudge(), "identity")
+    return load_net(IdentityJudge(), WEIGHTS / "identity.safetensors")
 
 
 @lru_cache
 def landmark_judge() -> LandmarkJudge:
-    return _load(LandmarkJudge(), "landmarks")
+    return load_net(LandmarkJudge(), WEIGHTS / "landmarks.safetensors")
 
 
 @lru_cache
 def lids_judge() -> LidsJudge:
-    return _load(LidsJudge(), "lids")
+    return load_net(LidsJudge(), WEIGHTS / "lids.safetensors")
 
 
 def identity_features(images: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import openings
-from ..tensors import load_weights
+from ..tensors import load_net
 from .networks import WEIGHTS
 
 HIGH, WIDE = 32, 64  # pixels of the picture of both eyes
@@ -55,7 +55,7 @@ class GazeJudge(StripReader):
         super().__init__(2)
 
 
-def frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def between_eyes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Middle (n, 1, 2) of faces' outer corners of the eyes, (n, 68, 2), and their distance (n, 1, 1)."""
     outer = points[:, [36, 45]]
     return outer.mean(1, keepdims=True), np.linalg.norm(outer[:, 1] - outer[:, 0], axis=-1)[:, None, None]
@@ -63,7 +63,7 @@ def frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def relative(eyes: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points of the eyes (n, k, 2) of faces (n, 68, 2) in the units of :class:`StripReader`."""
-    middle, distance = frame(points)
+    middle, distance = between_eyes(points)
     return (eyes - middle) / distance
 
 
@@ -73,9 +73,7 @@ def eyes_open(points: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def gaze_judge() -> GazeJudge:
-    net = GazeJudge()
-    net.load_state_dict(load_weights(WEIGHTS / "gaze.safetensors")[0])
-    return net.eval().requires_grad_(False)
+    return load_net(GazeJudge(), WEIGHTS / "gaze.safetensors")
 
 
 @torch.no_grad()

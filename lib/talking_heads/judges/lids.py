@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..corpus.episodes import to_tensor
-from .gaze import StripReader, eye_strip, frame
+from .gaze import StripReader, between_eyes, eye_strip
 from .networks import LandmarkJudge
 
 EYES = slice(36, 48)  # of the 68 points
@@ -30,7 +30,7 @@ def look(images: np.ndarray, judge: LandmarkJudge) -> np.ndarray:
 def look_twice(images: np.ndarray, judge: LandmarkJudge, lids: LidsJudge) -> np.ndarray:
     """As :func:`look`, with lids from the second look."""
     points = look(images, judge)
-    middle, distance = frame(points)
+    middle, distance = between_eyes(points)
     strips = [eye_strip(to_tensor(images[k:k + 256]), points[k:k + 256]) for k in range(0, len(images), 256)]
     points[:, EYES] = np.concatenate([lids(s).numpy() for s in strips]) * distance + middle
     return points

@@ -20,7 +20,7 @@ from ..corpus.speakers.clips import speaker
 from ..corpus.speakers.pool import Pool, make_pool
 from ..corpus.speakers.traits import NAMES, VOICE, unit_vector
 from ..meta_learning import autocast
-from ..tensors import save_weights
+from ..tensors import load_net, save_weights
 from .gaze import GazeJudge, StripReader, eye_strip, eyes_open, read_gaze, relative
 from .lids import EYES, LidsJudge, look, look_twice
 from .networks import WEIGHTS, AttributeNet, IdentityJudge, LandmarkJudge, PersonNet
@@ -206,9 +206,9 @@ def _landmarks(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
 def _lids(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
     points = pool("features", folder).points.reshape(-1, 70, 2)
     net, result = _strips(LidsJudge(), "lids", points[:, EYES], np.arange(len(points)), folder, seconds, wide=1.0, trembling=0.5)
-    from ..evaluation.judges import landmark_judge
     from .verification import read_landmarks
-    return net, {**result, **read_landmarks(partial(look_twice, judge=landmark_judge(), lids=net), folder)}
+    first = load_net(LandmarkJudge(), WEIGHTS / "landmarks.safetensors")
+    return net, {**result, **read_landmarks(partial(look_twice, judge=first, lids=net), folder)}
 
 
 def _gaze(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
