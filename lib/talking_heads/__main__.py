@@ -43,7 +43,7 @@ def meta_learn(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     from .reproduce.search import search as run
-    run(args.profile, args.shots, args.data, args.results, args.device)
+    run(args.profile, args.method, args.shots, args.data, args.results, args.device)
 
 
 def exercise(args: argparse.Namespace) -> None:
@@ -180,6 +180,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     c = commands.add_parser("search", help="try fine-tuning's rates and epochs on the validation people")
     c.add_argument("--profile", default="laptop-full")
+    c.add_argument("--method", choices=["ours", "pix2pixhd"], default="ours")
     c.add_argument("--shots", type=int, default=8, help="T")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=search)

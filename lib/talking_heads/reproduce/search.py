@@ -1,80 +1,101 @@
 """Rates and epochs of fine-tuning, chosen on the validation people: ``python -m talking_heads search``.
 
-No test person is read. The table says for every pair of rates how a head does on hold-out frames after some epochs: whether
+No test person is read. The table says for every choice of rates how a head does on hold-out frames after some epochs: whether
 it is like the person, whether mouth and eyes still follow the landmarks, and whether D' still tells real from generated frames.
 The best of it has the highest mean of ``WANTED``.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..baselines.training import fine_tune_pix2pixhd
 from ..corpus import build
 from ..corpus.landmarks import openings
 from ..devices import choose
 from ..evaluation import methods, protocol
 from ..evaluation.judges import find_landmarks
 from ..evaluation.metrics import correlation
+from ..evaluation.methods import Frames
 from ..fine_tuning import FineTuning, fine_tune, set_up, steps_per_epoch
+from ..meta_learning import Networks
 from ..perceptual import make_extractors
-from ..profiles import load
+from ..profiles import Profile, load
 from ..progress import Progress
-from .reference import load_networks, own, weights_key
+from .reference import load_all, own
 
-PAIRS = ((1e-4, 2e-5), (2e-4, 2e-5), (4e-4, 2e-5), (8e-4, 2e-5), (2e-4, 2e-4))  # of G' and of D'
+CHOICES = {"ours": [{"tune_rate": g, "tune_discriminator_rate": d} for g, d in ((1e-4, 2e-5), (2e-4, 2e-5), (4e-4, 2e-5), (8e-4, 2e-5), (2e-4, 2e-4))],
+           "pix2pixhd": [{"pix2pixhd_tune_rate": rate} for rate in (2e-4, 5e-4, 1e-3, 2e-3)]}
 EPOCHS = (0, 10, 20, 40)
 PEOPLE = 12
 OPENINGS = ("mouth", "eyes")
 WANTED = ("SSIM", "CSIM-judge", "mouth correlation", "eyes correlation")
+Look = tuple[int, np.ndarray, float]  # epochs, frames, how far D' holds real and generated frames apart
 
 
-def search(profile_name: str, t: int, data: Path, results: Path, device: str) -> pd.DataFrame:
-    """Fine-tune ``PEOPLE`` validation people on ``t`` frames at every pair of rates; one row for every pair and number of epochs.
+def tune_ours(nets: Networks, train: Frames, test: Frames, p: Profile, extractors: Sequence) -> list[Look]:
+    """Our head after each of ``EPOCHS``."""
+    per_epoch, looks = steps_per_epoch(len(train.images), p.tune_batch), []
 
-    The rows also go to ``<results>/<profile>/tables/tuning_search_T<t>.csv``, the best first.
+    def look(step: int, tuning: FineTuning) -> None:
+        if step // per_epoch in EPOCHS and step % per_epoch == 0:
+            images = methods.drive(tuning.head.eval(), test.y, p)
+            tuning.head.train()
+            last = tuning.rows[-5:]
+            looks.append((step // per_epoch, images, float(np.mean([r["r_real"] - r["r_fake"] for r in last])) if last else np.nan))
+
+    fine_tune(set_up(nets, train.x, train.y, p, extractors), p.seed, watch=look)
+    return looks
+
+
+def tune_pix2pixhd(nets: Sequence, train: Frames, test: Frames, p: Profile, extractors: Sequence) -> list[Look]:
+    """Pix2pixHD's generator after all of its epochs."""
+    return [(p.tune_epochs, methods.drive(fine_tune_pix2pixhd(*nets, train.x, train.y, p, extractors, p.seed), test.y, p), np.nan)]
+
+
+def search(profile_name: str, method: str, t: int, data: Path, results: Path, device: str) -> pd.DataFrame:
+    """Fine-tune ``PEOPLE`` validation people on ``t`` frames with every choice of rates; one row for every choice and number of epochs.
+
+    The rows also go to ``<results>/<profile>/tables/tuning_search_<method>_T<t>.csv``, the best first. Raises FileNotFoundError
+    where the method's weights are not there.
     """
-    profile, chosen = load(profile_name), choose(device)
+    profile, chosen, tune = load(profile_name), choose(device), {"ours": tune_ours, "pix2pixhd": tune_pix2pixhd}[method]
+    variant = own(profile) if method == "ours" else method
+    loaded = load_all(profile, "reference", results, chosen, [variant])
+    if variant not in loaded.networks:
+        raise FileNotFoundError(loaded.said)
     build.ensure(profile, data, str(chosen))
     store = build.store(profile, data, "validation")
-    nets, _ = load_networks(profile, own(profile), "reference", results, chosen)
     extractors = [e.to(chosen) for e in make_extractors(profile)]
     tasks = protocol.tasks(store, profile, PEOPLE)
     frames = [(protocol.load(store, k.number, k.few_shot[:t], profile, chosen), protocol.load(store, k.number, k.hold_out, profile, chosen))
               for k in tasks]
-    weights, settings = weights_key(profile, own(profile), "reference", results), protocol.cells_in(Path(), store, profile)
-    log = Path(results) / profile.name / "runs" / f"search_T{t}_{weights}_{settings}.jsonl"
+    weights, settings = loaded.keys[variant], protocol.cells_in(Path(), store, profile)
+    log = Path(results) / profile.name / "runs" / f"search_{method}_T{t}_{weights}_{settings}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(r["tune_rate"], r["tune_discriminator_rate"], r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
-    todo = [(pair, k) for pair in PAIRS for k in range(len(tasks)) if (*pair, tasks[k].person) not in done]
+    rates = list(CHOICES[method][0])
+    done = {(*(r[name] for name in rates), r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
+    todo = [(choice, k) for choice in CHOICES[method] for k in range(len(tasks)) if (*choice.values(), tasks[k].person) not in done]
     progress = Progress("searching", len(todo), "heads")
-    for (rate, d_rate), k in todo:
+    for choice, k in todo:
         train, test = frames[k]
-        tried = load(profile_name, tune_rate=rate, tune_discriminator_rate=d_rate, tune_epochs=max(EPOCHS))
-        per_epoch = steps_per_epoch(t, tried.tune_batch)
-
-        def look(step: int, tuning: FineTuning) -> None:
-            if step // per_epoch in EPOCHS and step % per_epoch == 0:
-                images = methods.drive(tuning.head.eval(), test.y, tried)
-                tuning.head.train()
-                last = tuning.rows[-5:]
-                rows.append({"person": tasks[k].person, "tune_rate": rate, "tune_discriminator_rate": d_rate, "epochs": step // per_epoch,
-                             **{name: v.mean() for name, v in protocol.scores(images, test.images, test.points).items()},
-                             "real minus fake": np.mean([r["r_real"] - r["r_fake"] for r in last]) if last else np.nan,
-                             "openings": [np.stack(v).tolist() for v in zip(openings(find_landmarks(images)), openings(test.points))]})
-
-        fine_tune(set_up(nets, train.x, train.y, tried, extractors), profile.seed, watch=look)
+        found = [{"person": tasks[k].person, **choice, "epochs": epochs, **{name: v.mean() for name, v in protocol.scores(images, test.images, test.points).items()},
+                  "real minus fake": apart, "openings": [np.stack(v).tolist() for v in zip(openings(find_landmarks(images)), openings(test.points))]}
+                 for epochs, images, apart in tune(loaded.networks[variant], train, test, load(profile_name, **choice, tune_epochs=max(EPOCHS)), extractors)]
         with open(log, "a") as out:
-            out.writelines(json.dumps(r, default=float) + "\n" for r in rows[-len(EPOCHS):])
+            out.writelines(json.dumps(r, default=float) + "\n" for r in found)
+        rows += found
         progress.add(1)
-    groups = pd.DataFrame(rows).groupby(["tune_rate", "tune_discriminator_rate", "epochs"])
+    groups = pd.DataFrame(rows).groupby([*rates, "epochs"])
     table = groups.mean(numeric_only=True)
     for i, opening in enumerate(OPENINGS):
         table[f"{opening} correlation"] = groups["openings"].agg(lambda of: correlation(*np.concatenate([v[i] for v in of], axis=1)))
     table = table.assign(T=t, people=len(frames), weights=weights, wanted=table[list(WANTED)].mean(axis=1)).reset_index().sort_values("wanted", ascending=False)
-    path = Path(results) / profile.name / "tables" / f"tuning_search_T{t}.csv"
+    path = Path(results) / profile.name / "tables" / f"tuning_search_{method}_T{t}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.4g")
     print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
