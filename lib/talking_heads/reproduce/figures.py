@@ -97,7 +97,7 @@ def comparison(cells: Sequence[Path], methods: Sequence[str], title: str = "") -
             blank = np.full_like(cell["source"], 235)
             rows.append([cell["source"], cell["truth"][k], *(cell[m][k] if m in cell else blank for m in methods)])
             labels.append(f"T = {about(path)[2]}")
-    return sheet(rows, [c.replace(" before", "\nbefore") for c in columns], labels, title)
+    return sheet(rows, [c.replace(" before", "\nbefore").replace(", ", ",\n") for c in columns], labels, title)
 
 
 def save(figure: Figure, path: Path) -> Path:

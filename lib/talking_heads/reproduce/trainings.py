@@ -226,8 +226,8 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
     """Short trainings on the small corpus with and without L_FM, ``stability_seeds`` of each: when does one diverge?
 
     L_ADV has the paper's weight of 1 in them. Columns: feature_matching ("with", "without"), seed, start and end (content loss when D
-    joins and over the last steps), step (the last one, where the alarm stopped it) and diverged: stopped, or ended higher than
-    it started. Also the logged rows of each run, by name.
+    joins and over the last steps), step (the last one, where the alarm stopped it), apart (how much higher D scores real frames
+    than generated ones over the last steps) and diverged: stopped, or ended higher than it started. Also the logged rows of each run, by name.
     """
     rows, logs = [], {}
     people = build.store(profile, data, "meta")
@@ -248,5 +248,6 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
         loss = [row["cnt"] for row in log]
         edge = max(1, content // 5)
         start, end = float(np.mean(loss[content - edge:content])), float(np.mean(loss[-edge:]))
-        rows.append({"feature_matching": feature_matching, "seed": seed, "start": start, "end": end, "step": len(loss), "diverged": bool(stopped or end > start)})
-    return pd.DataFrame(rows, columns=["feature_matching", "seed", "start", "end", "step", "diverged"]), logs
+        apart = float(np.mean([row["r_real"] - row["r_fake"] for row in log[-edge:] if "r_real" in row] or [np.nan]))
+        rows.append({"feature_matching": feature_matching, "seed": seed, "start": start, "end": end, "step": len(loss), "apart": apart, "diverged": bool(stopped or end > start)})
+    return pd.DataFrame(rows, columns=["feature_matching", "seed", "start", "end", "step", "apart", "diverged"]), logs
