@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from talking_heads.evaluation import methods as m
-from talking_heads.reproduce import claims, tables
+from talking_heads.reproduce import claims, reasons, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +62,44 @@ def test_what_was_not_run_is_said():
     e.timings = None
     said = claims.short(claims.judge(e))
     assert said[9].startswith("not run: X2Face") and said[11] == "not run: timings"
+
+
+def backing(e: claims.Evidence, apart: float = 0.1) -> reasons.Backing:
+    """Fine-tunings of 40 steps: random starts higher by 2, down to the full model's beginning after ten; D' holds them ``apart``."""
+    steps = np.arange(1, 41)
+    losses = lambda start: pd.DataFrame({"step": steps, "cnt": np.maximum(0.4, start - 0.2 * (steps - 1)), "r_real": apart, "r_fake": 0.0})
+    return reasons.Backing(e, {n: losses(3.0 if n in (m.RANDOM_E, m.RANDOM_PSI) else 1.0) for n in (m.OURS, *m.ABLATIONS)}, 0.035)
+
+
+def test_every_no_and_undecided_has_a_paragraph_with_what_was_measured():
+    e = evidence(better=-0.1, noise=0.1)
+    for row, value in ((m.RANDOM_E, 0.9), (m.RANDOM_PSI, 0.9)):
+        e.frames.loc[e.frames["method"] == row, "CSIM-judge"] = value
+    table = claims.judge(e)
+    said = reasons.paragraphs(table, backing(e))
+    assert set(said) == {n for n, verdict in claims.short(table).items() if verdict in ("no", "undecided")} >= {1, 4, 5}
+    assert "begins at 3.00, with the full model at 1.00. After 10 of 40 steps" in said[4]
+    assert said[1].startswith("**1. Fine-tuning closes the identity gap: no.** Parts: 2 as claimed, 2 the opposite, 2 open; ")
+
+
+def test_a_cause_that_does_not_show_is_not_named():
+    e = evidence(better=0.0, noise=0.05)
+    table = claims.judge(e)
+    assert claims.short(table)[8] in ("no", "undecided")
+    assert "little to say" in reasons.paragraphs(table, backing(e))[8]
+    assert "little to say" not in reasons.paragraphs(table, backing(e, apart=2.0))[8]
+
+
+def test_people_who_would_close_an_open_part():
+    """Twice as wide as the estimate is high: four times as many people."""
+    row = {"id": 1, "part holds": "undecided", "estimate": 0.1, "ci_low": -0.1, "ci_high": 0.3}
+    assert "some 96 people would close it, where 24 were asked" in reasons.parts_of(pd.DataFrame([row]), 24)
+    assert "people" not in reasons.parts_of(pd.DataFrame([row | {"id": 13}]), 24)
+
+
+def test_intervals_of_distances_hold_their_estimates():
+    parts = [p for c in claims.CLAIMS for p in c.parts(evidence(noise=0.1)) if p[0].startswith("FD-judge")]
+    assert len(parts) >= 10 and all(low <= estimate <= high for _, estimate, low, high in parts)
 
 
 def test_statistics_were_committed_before_the_reference_run():

@@ -34,18 +34,27 @@ def pooled_interval(statistic: Callable[[np.ndarray], float], people: Sequence[n
                     draws: int = RESAMPLES // 10) -> tuple[float, float]:
     """Interval of a statistic of everybody's pooled rows, ``people`` (n_i, k) each: whole people are resampled ``draws`` times.
 
-    Of fewer than ``FEW`` people Student's, with the jackknife's deviation over people. Raises ValueError for fewer than two.
+    Of fewer than ``FEW`` people the jackknife's. Raises ValueError for fewer than two.
     """
-    if len(people) < 2:
-        raise ValueError(f"an interval over people needs two of them, not {len(people)}")
-    if (n := len(people)) < FEW:
-        without = np.array([statistic(np.concatenate([*people[:i], *people[i + 1:]])) for i in range(n)])
-        half = student_t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) * without.var())
-        return float(statistic(np.concatenate(people)) - half), float(statistic(np.concatenate(people)) + half)
+    if len(people) < FEW:
+        return jackknife_interval(statistic, people, level)
     rng = np.random.default_rng(seed)
     values = [statistic(np.concatenate([people[i] for i in rng.integers(len(people), size=len(people))])) for _ in range(draws)]
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def jackknife_interval(statistic: Callable[[np.ndarray], float], people: Sequence[np.ndarray], level: float = 0.95) -> tuple[float, float]:
+    """As :func:`pooled_interval`: Student's around the estimate, with the deviation that leaving out one person at a time tells.
+
+    For statistics that rise when people repeat, such as Fréchet distances: resampled ones lie above the estimate.
+    """
+    if (n := len(people)) < 2:
+        raise ValueError(f"an interval over people needs two of them, not {n}")
+    without = np.array([statistic(np.concatenate([*people[:i], *people[i + 1:]])) for i in range(n)])
+    half = student_t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) * without.var())
+    estimate = statistic(np.concatenate(people))
+    return float(estimate - half), float(estimate + half)
 
 
 def paired(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

@@ -15,11 +15,10 @@ from scipy.stats import binomtest
 from ..evaluation import methods as m
 from ..evaluation import protocol
 from ..evaluation.metrics import FEWEST_SAMPLES, frechet_distance
-from ..evaluation.statistics import holds, interval, pooled_interval
+from ..evaluation.statistics import holds, interval, jackknife_interval
 from .tables import better
 
 COLUMNS = ["id", "claim", "where", "statistic", "part", "estimate", "ci_low", "ci_high", "part holds", "holds"]
-DISTANCES = 200  # resamplings of an FD-judge
 
 
 @dataclass
@@ -70,7 +69,7 @@ def gain(e: Evidence, metric: str, a: str, ta: int, b: str, tb: int) -> Part:
 
 
 def nearer(e: Evidence, a: str, ta: int, b: str, tb: int) -> Part:
-    """How much smaller FD-judge is for a at T = ta than for b at T = tb: people are resampled, the same ones for both."""
+    """How much smaller FD-judge is for a at T = ta than for b at T = tb, on the same people."""
     for method, t in ((a, ta), (b, tb)):
         if (method, t) not in e.features:
             raise Missing(f"{method}, T = {t}")
@@ -81,7 +80,7 @@ def nearer(e: Evidence, a: str, ta: int, b: str, tb: int) -> Part:
     rows = np.concatenate([made_a, true_a, made_b, true_b], 1)
     distance = lambda r: (lambda q: frechet_distance(q[2], q[3]) - frechet_distance(q[0], q[1]))(np.split(r, 4, axis=1))
     name = f"FD-judge: {a}, T = {ta}, against {b}, T = {tb}"
-    return name, distance(rows), *pooled_interval(distance, [rows[who == p] for p in np.unique(who)], draws=DISTANCES)
+    return name, distance(rows), *jackknife_interval(distance, [rows[who == p] for p in np.unique(who)])
 
 
 def against_feed_forward(e: Evidence, row: str, sign: int = 1) -> list[Part]:
@@ -152,7 +151,7 @@ def blur(e: Evidence) -> list[Part]:
 
 
 GAP = "mean paired difference over people"
-NEARER = "difference of FD-judge, people resampled"
+NEARER = "difference of FD-judge, jackknife over people"
 CLAIMS = (
     Claim(1, "Fine-tuning closes the identity gap", "4, Fig. 4", f"{GAP}: after less before, CSIM-judge and SSIM, every T",
           lambda e: [gain(e, metric, m.AFTER, t, m.BEFORE, t) for t in e.shots for metric in ("CSIM-judge", "SSIM")]),
