@@ -76,18 +76,18 @@ def test_every_no_and_undecided_has_a_paragraph_with_what_was_measured():
     for row, value in ((m.RANDOM_E, 0.9), (m.RANDOM_PSI, 0.9)):
         e.frames.loc[e.frames["method"] == row, "CSIM-judge"] = value
     table = claims.judge(e)
-    said = reasons.paragraphs(table, backing(e))
-    assert set(said) == {n for n, verdict in claims.short(table).items() if verdict in ("no", "undecided")} >= {1, 4, 5}
+    said = reasons.explain(table, backing(e)).set_index("id")["why"]
+    assert set(said.index) == {n for n, verdict in claims.short(table).items() if verdict in ("no", "undecided")} >= {1, 4, 5}
     assert "begins at 3.00, with the full model at 1.00. After 10 of 40 steps" in said[4]
-    assert said[1].startswith("**1. Fine-tuning closes the identity gap: no.** Parts: 2 as claimed, 2 the opposite, 2 open; ")
+    assert said[1].startswith("Parts: 2 as claimed, 2 the opposite, 2 open; ")
 
 
 def test_a_cause_that_does_not_show_is_not_named():
     e = evidence(better=0.0, noise=0.05)
     table = claims.judge(e)
     assert claims.short(table)[8] in ("no", "undecided")
-    assert "little to say" in reasons.paragraphs(table, backing(e))[8]
-    assert "little to say" not in reasons.paragraphs(table, backing(e, apart=2.0))[8]
+    why = lambda b: reasons.explain(table, b).set_index("id").loc[8, "why"]
+    assert "little to say" in why(backing(e)) and "little to say" not in why(backing(e, apart=2.0))
 
 
 def test_people_who_would_close_an_open_part():

@@ -44,7 +44,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     status = json.loads((results / "status.json").read_text())
     assert {n: s["status"] for n, s in status.items()} == {c.name: "ok" for c in CHAPTERS}
     wanted = {p for c in CHAPTERS for p in c.promises}
-    wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
+    wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "reasons", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
     wanted |= {f"notebooks/{c.name}.{k}" for c in CHAPTERS for k in ("ipynb", "html")}
     wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "figures/stability.png", "clips/astronaut.png", "clips/astronaut.npz"}
     by_products = {"runs", "heads", "study"}
