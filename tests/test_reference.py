@@ -16,6 +16,7 @@ from talking_heads import profiles
 from talking_heads.evaluation import methods
 from talking_heads.perceptual import embedded_digest
 from talking_heads.reproduce import reference, tables
+from talking_heads.tensors import load_weights
 
 RESULTS = Path(__file__).parents[1] / "results"
 REFERENCE = RESULTS / "reference"
@@ -34,7 +35,8 @@ def table1():
 
 @pytest.mark.parametrize("variant", PROFILE.variants)
 def test_reference_weights_fit_and_say_what_made_them(variant):
-    _, about = reference.load_networks(PROFILE, variant, "reference", RESULTS)
+    assert variant in reference.load_all(PROFILE, "reference", RESULTS, only=[variant]).networks
+    _, about = load_weights(reference.weights_path(PROFILE, variant, "reference", RESULTS))
     for field in ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors"):
         assert field in about
     assert about["variant"] == variant and about["extractors"] == {n: embedded_digest(n) for n in PROFILE.extractors}, \

@@ -48,6 +48,14 @@ def test_failures_are_never_ok(tmp_path, cells, limit, why):
     assert not list((tmp_path / "results/notebooks").glob(".bad*"))
 
 
+def test_a_kernel_that_never_came_is_asked_for_once_more(tmp_path, monkeypatch):
+    lost = "stopped at its first cell: RuntimeError: Kernel died before replying to kernel_info"
+    notebook(tmp_path / "notebooks", "a", "1 + 1")
+    for said, status in (([lost, lost], "failed"), ([lost, ""], "ok")):
+        monkeypatch.setattr(runner, "execute", lambda *_: said.pop(0))
+        assert runner.run_chapters(make(tmp_path, Chapter("a", "")), say=lambda _: None)["a"].status == status and not said
+
+
 def test_a_failure_stops_only_those_that_need_it(tmp_path):
     notebook(tmp_path / "notebooks", "bad", "1 / 0")
     notebook(tmp_path / "notebooks", "needs", WRITE.format("b"))

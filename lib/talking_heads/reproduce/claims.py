@@ -108,7 +108,7 @@ def found(e: Evidence, ours: str, other: str, t: int) -> Part:
         raise Missing("the observer")
     mean = lambda name: e.observed[(e.observed["method"] == name) & (e.observed["T"] == t)].groupby("person")["USER-proxy"].mean()
     if not (len(mean(ours)) and len(mean(other))):
-        raise Missing(f"the observer on {ours} and {other}")
+        raise Missing(f"the observer on {ours} and {other}, T = {t}")
     return over(f"USER-proxy: {other} found more often than {ours}, T = {t}", (mean(other) - mean(ours)).to_numpy())
 
 

@@ -27,6 +27,7 @@ from ..profiles import Profile
 from ..tensors import sha256
 
 CLOSING = "print('the chapter ran to its end')"
+NO_KERNEL = "Kernel died before replying"  # two kernels that start at once may choose the same free port
 ANSWERS = "study/answers/*.csv"  # of the user study
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
@@ -332,7 +333,8 @@ def run_chapters(run: Run, only: list[str] | None = None, jobs: int = 1, say: Ca
         def one(chapter: Chapter) -> tuple[str, float]:
             start = time.time()
             try:
-                return execute(chapter, run, say), time.time() - start
+                error = execute(chapter, run, say)
+                return execute(chapter, run, say) if NO_KERNEL in error else error, time.time() - start
             except Exception as error:  # of the runner itself; the chapter has failed, the others go on
                 return f"{type(error).__name__}: {error}", time.time() - start
 
