@@ -90,6 +90,13 @@ def test_a_cause_that_does_not_show_is_not_named():
     assert "little to say" in why(backing(e)) and "little to say" not in why(backing(e, apart=2.0))
 
 
+def test_an_open_race_is_told_in_seconds():
+    e = evidence()
+    e.timings.loc[e.timings["phase"] == "inference", ["seconds", "low", "high"]] = (0.1, 0.09, 0.11)
+    said = reasons.explain(claims.judge(e), backing(e)).set_index("id")["why"]
+    assert "at 64² a frame of Ours takes 0.1000 s [0.0900, 0.1100], one of Pix2pixHD" in said[11] and "The weakest: inference, T = 1, 64²" in said[11]
+
+
 def test_people_who_would_close_an_open_part():
     """Twice as wide as the estimate is high: four times as many people."""
     row = {"id": 1, "part holds": "undecided", "estimate": 0.1, "ci_low": -0.1, "ci_high": 0.3}

@@ -65,9 +65,12 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
 
 
 def runs(logs: Mapping[str, Sequence[dict]], panels: Mapping[str, str], smooth: int = 5) -> Figure:
-    """Several runs over each other: a panel for each logged value, a line for each run that logged it."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.0 * len(panels) + 1.6, 2.6), squeeze=False)
-    for axis, (value, title) in zip(axes[0], panels.items()):
+    """Several runs over each other: a panel for each logged value, three in a row, and a line for each run that logged it."""
+    wide, high = min(3, len(panels)), -(-len(panels) // 3)
+    figure, axes = plt.subplots(high, wide, figsize=(3.0 * wide + 1.6, 2.6 * high), squeeze=False)
+    for axis in axes.flat[len(panels):]:
+        axis.set_axis_off()
+    for axis, (value, title) in zip(axes.flat, panels.items()):
         for name, rows in logs.items():
             table = pd.DataFrame(rows)
             if value in table and len(part := table[["step", value]].dropna()):
