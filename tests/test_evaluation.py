@@ -15,7 +15,7 @@ from talking_heads.evaluation.observer import CHANCE, draw_triplets, observe
 from talking_heads.evaluation.statistics import holds, interval, paired, person_means, pooled_interval
 from talking_heads.judges.verification import equal_error_rate
 from talking_heads.meta_learning import build as build_networks
-from talking_heads.reproduce import reference, tables
+from talking_heads.reproduce import figures, reference, tables
 
 
 def test_ssim_against_its_definition():
@@ -348,3 +348,10 @@ def test_sharpness_falls_with_blur(few):
     import cv2
     soft = np.stack([cv2.GaussianBlur(i, (5, 5), 1.5) for i in few.images])
     assert (metrics.sharpness(soft) < metrics.sharpness(few.images)).all()
+
+
+def test_a_run_keeps_its_name_and_colour_in_panels_that_others_do_not_log():
+    log = lambda *names: [{"step": i, **dict.fromkeys(names, i)} for i in range(9)]
+    figure = figures.runs({"a": log("x"), "b": log("x", "y")}, {"x": "X", "y": "Y"})
+    assert [t.get_text() for t in figure.axes[1].get_legend().get_texts()] == ["a", "b"]
+    assert figure.axes[1].lines[0].get_color() == figure.axes[0].lines[1].get_color()

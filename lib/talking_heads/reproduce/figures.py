@@ -71,14 +71,15 @@ def runs(logs: Mapping[str, Sequence[dict]], panels: Mapping[str, str], smooth: 
     for axis in axes.flat[len(panels):]:
         axis.set_axis_off()
     for axis, (value, title) in zip(axes.flat, panels.items()):
-        for name, rows in logs.items():
+        for number, (name, rows) in enumerate(logs.items()):
             table = pd.DataFrame(rows)
             if value in table and len(part := table[["step", value]].dropna()):
-                axis.plot(part["step"], part[value].rolling(smooth, min_periods=1).mean(), lw=1.2, label=name)
+                axis.plot(part["step"], part[value].rolling(smooth, min_periods=1).mean(), lw=1.2, color=f"C{number}", label=name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[0, -1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    named = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda lines: len(lines[1]))  # not every run logs every value
+    axes[0, -1].legend(*named, fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout(pad=0.4)
     return figure
 
