@@ -10,7 +10,7 @@ import torch
 from talking_heads import profiles
 from talking_heads.corpus import build
 from talking_heads.baselines.training import build_pix2pixhd, build_x2face
-from talking_heads.evaluation import inception, judges, methods, metrics, protocol
+from talking_heads.evaluation import inception, judges, methods, metrics, observer, protocol
 from talking_heads.evaluation.observer import CHANCE, draw_triplets, observe
 from talking_heads.evaluation.statistics import holds, interval, paired, person_means, pooled_interval
 from talking_heads.judges.verification import equal_error_rate
@@ -200,16 +200,19 @@ def test_table_1_has_every_row_and_says_what_is_missing(evaluated, profile, tmp_
     monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
     paths = evaluated[1]
     frames, features = protocol.measure(paths, methods.TABLE1)
-    table = tables.table1(frames, features, profile, "run", inception.measure(paths, methods.TABLE1))
+    table = tables.table1(frames, features, profile, "run", inception.summarise(inception.look(paths, methods.TABLE1)))
     assert list(table.columns) == tables.COLUMNS and set(table["verdict"]) == {"not comparable", "not run"}
     assert set(table["method"]) == set(methods.TABLE1) and set(table["T"]) == set(profile.shots)
     ssim = table[(table["metric"] == "SSIM") & (table["method"] == methods.AFTER)]
     assert (ssim["ci_low"] <= ssim["value"]).all() and (ssim["value"] <= ssim["ci_high"]).all() and ssim["n_people"].eq(2).all()
     assert table.loc[table["metric"] == "FID", "value"].isna().all()
-    shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID", "USER"])
+    shown = tables.wide(table, tables.SHOWN)
     assert len(shown) == len(profile.shots) * len(methods.TABLE1) and shown["FID"].str.contains("weights fetch inception").all()
     assert shown.loc[(shown["T"] == 1) & (shown["method"] == "Ours-FT"), "USER"].item() == "not run: needs people's answers, see chapter 12 (paper 0.46)"
-    made = tables.write(table, shown, tmp_path / "t", "table1", "caption")
+    assert not (shown[tables.SHOWN[:4]] == "").any(axis=None) and set(shown["corpus"]) == {"small", "large", ""}
+    assert (table["value"].isna() == (table["needs"] != "")).all(), "whatever was not measured says what it needs"
+    made = tables.write(table, tables.with_arrows(shown), tmp_path / "t", "table1", "caption")
+    assert "| FID ↓ | SSIM ↑ | CSIM ↑ | USER ↓ |" in made[1].read_text() and "|  |" not in made[1].read_text()
     assert [p.name for p in made] == ["table1.csv", "table1.md", "table1.tex"] and r"\begin{tabular}" in made[2].read_text()
     again = pd.read_csv(made[0])
     assert list(again.columns) == tables.COLUMNS and len(again) == len(table)
@@ -233,7 +236,7 @@ def test_a_method_without_weights_has_its_rows_and_they_say_not_run(evaluated, p
     frames, features = protocol.measure(evaluated[1], methods.TABLE1)
     table = tables.table1(frames[frames["method"] != methods.FEED_FORWARD], features, profile, "run")
     shown = tables.wide(table, ["SSIM", "CSIM-judge", "FID"]).query("method == 'Ours-FF'")
-    assert len(shown) == len(profile.shots) and shown["SSIM"].tolist() == ["not run (paper 0.61)", "not run", "not run (paper 0.64)"]
+    assert len(shown) == len(profile.shots) and shown["SSIM"].tolist() == [f"not run: needs weights that are not there{paper}" for paper in (" (paper 0.61)", "", " (paper 0.64)")]
     assert table[table["method"] == methods.FEED_FORWARD]["verdict"].eq("not run").all()
 
 
@@ -312,7 +315,7 @@ def test_landmark_judge_reads_clean_frames(videos):
 
 
 def test_profiles_of_the_paper_follow_its_protocol():
-    for name in ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff"):
+    for name in ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2"):
         p = profiles.load(name)
         assert (p.test_videos, p.holdout_frames, p.shots, p.tune_epochs, p.tune_batch, p.k_shot, p.k_min) == (50, 32, [1, 8, 32], 40, 8, 8, 8)
         assert (p.rate, p.discriminator_rate, p.discriminator_steps, p.tune_rate, p.tune_discriminator_rate) == (5e-5, 2e-4, 2, 5e-5, 2e-4)
@@ -334,6 +337,29 @@ def test_observer_finds_noise_and_is_at_chance_with_real_frames(profile):
     assert abs(seen["perfect"] - CHANCE) < 0.25
     with pytest.raises(ValueError, match="two groups"):
         observe({"noisy": fakes["noisy"]}, reals)
+
+
+def test_an_observer_knows_neither_the_people_nor_the_methods_that_it_is_tested_on(monkeypatch):
+    """Nor another method of the same group, nor a row of real pictures."""
+    people, taught = [f"p{i}" for i in range(6)], []
+    frame = {p: np.full((2, 16, 16, 3), i, np.uint8) for i, p in enumerate(people)}
+    fakes = {name: dict(frame) for name in ("ours@1", "ours@8", "other@8", "third@8", "real@8")}
+    groups = {name: name.split("@")[0] for name in fakes}
+    monkeypatch.setattr(observer, "train_observer", lambda known, reals, who, *a, **k: taught.append((known, set(who))) or observer.Observer().eval())
+    seen = observe(fakes, {p: [f, f] for p, f in frame.items()}, groups, real=["real"])
+    named = lambda made: next(name for name in fakes if fakes[name] is made)
+    assert len(taught) == observer.FOLDS * 4 and set(seen["method"]) == set(fakes)
+    for number, (known, who) in enumerate(taught):
+        left_out = ["ours", "other", "third", "real"][number % 4]
+        learned = [{groups[named(made)] for made in group} for group in known]
+        assert learned == [{g} for g in ("ours", "other", "third") if g != left_out] and len(who) == 4
+    monkeypatch.undo()
+
+
+def test_rows_of_the_papers_table_are_comparable_on_its_own_corpora_alone():
+    small, large, both = (profiles.load(n) for n in ("voxceleb1", "voxceleb2-ft", "voxceleb2"))
+    assert tables.is_papers(small, methods.OURS) and tables.is_papers(large, methods.AFTER) and tables.is_papers(both, methods.AFTER)
+    assert not tables.is_papers(both, methods.OURS) and not tables.is_papers(profiles.load("gpu"), methods.AFTER) and not tables.is_papers(small, methods.NEAREST)
 
 
 def test_triplets_hold_one_fake_in_its_place():

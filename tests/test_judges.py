@@ -1,7 +1,5 @@
 """The embedded judges on people that none of them was trained on."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

@@ -15,7 +15,7 @@ import torch
 
 from talking_heads import losses, profiles
 from talking_heads.corpus.episodes import EpisodeSampler
-from talking_heads.meta_learning import (MetaLearner, autocast, build, discriminator_step, export, flat_targets, generator_step, loss_weights,
+from talking_heads.meta_learning import (MetaLearner, autocast, discriminator_step, export, flat_targets, generator_step, loss_weights,
                                          restore_weights)
 from talking_heads.tensors import load_weights
 from talking_heads.training_loop import Alarm, Collapsed, load_checkpoint, meta_learn, save_checkpoint

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -44,7 +45,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     status = json.loads((results / "status.json").read_text())
     assert {n: s["status"] for n, s in status.items()} == {c.name: "ok" for c in CHAPTERS}
     wanted = {p for c in CHAPTERS for p in c.promises}
-    wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "reasons", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
+    wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "reasons", "blur", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
     wanted |= {f"notebooks/{c.name}.{k}" for c in CHAPTERS for k in ("ipynb", "html")}
     wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "figures/stability.png", "clips/astronaut.png", "clips/astronaut.npz"}
     by_products = {"runs", "heads", "study"}
@@ -54,7 +55,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     runs = {p.name.split("-")[0] if p.name.startswith("chapter-") else p.name for p in (results / "runs").iterdir()}
     assert runs == {"chapter", "cells", *(f"meta-{v}" for v in profiles.load("smoke").variants)}
     assert list(pd.read_csv(results / "tables/table1.csv").columns) == COLUMNS
-    assert "Report: " in done.stdout and "| T | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
+    assert "Report: " in done.stdout and "| T | corpus | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
 
 
 def test_clips_play_with_their_sound(smoke):
@@ -84,3 +85,19 @@ def test_running_again_does_nothing_and_dry_run_says_so(smoke):
     _, _, command = smoke
     done = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.count("ok already") == len(CHAPTERS)
+
+
+def test_a_corpus_with_one_variant_comes_to_its_end(pools, tmp_path):
+    """As voxceleb2-ff: nothing is fine-tuned in Table 1, and its ablations are of another model than Table 1's "Ours"."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/pools").symlink_to(pools)
+    command = [sys.executable, "-m", "talking_heads", "--data", str(tmp_path / "data"), "--results", str(tmp_path), "run", "--profile", "smoke-ff", "--device", "cpu",
+               "--only", "05", "06", "08"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    results = tmp_path / "smoke-ff"
+    ran = pd.read_csv(results / "tables/table1.csv").query("n_people > 0")["method"].unique()
+    assert set(ran) == {"Ours-FF", "nearest training frame", "mean training frame"}
+    assert "Ablations of the ff model at T = 4" in (results / "tables/ablations.md").read_text() and not len(pd.read_csv(results / "tables/differences.csv"))
+    said = pd.read_csv(results / "tables/claims.csv").groupby("id")["holds"].first()
+    assert said[1] == "not run: Ours-FT, T = 1" and said[4].startswith("not run: Ours before")

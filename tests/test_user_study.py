@@ -137,7 +137,7 @@ def test_two_raters_with_sheets_of_their_own_are_enough_for_a_table(triplets, tm
     assert np.isnan(study.agreement(pd.concat([given.iloc[:3], given.iloc[5:6].assign(rater="other")])))
     frames = pd.DataFrame({"method": "ours", "T": 8, "person": ["p0", "p1"], "seed": 0, "SSIM": 0.5, "CSIM-judge": 0.5, "landmark error": 0.1,
                            "mouth": [0.1, 0.2], "mouth wanted": [0.1, 0.2], "eyes": [0.1, 0.2], "eyes wanted": [0.1, 0.2]})
-    table = tables.table1(frames, {("ours", 8): (np.zeros((2, 4)),) * 3}, profiles.load("smoke"), "run", users=users, names=["ours"])
+    table = tables.table1(frames, {("ours", 8): (np.zeros((2, 4)), np.zeros((2, 4)), np.array(["p0", "p1"]), np.zeros(2))}, profiles.load("smoke"), "run", users=users, names=["ours"])
     wanted = users[(users["method"] == "ours") & (users["T"] == 8)].iloc[0]
     row = table[table["metric"] == "USER"].iloc[0]
     assert (row["value"], row["n_people"], row["n_frames"]) == (wanted["USER"], wanted["people"], wanted["answers"])

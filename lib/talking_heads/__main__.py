@@ -10,20 +10,9 @@ from .profiles import VARIANTS
 
 
 def sizes(args: argparse.Namespace) -> None:
-    import torch
-
-    from .baselines.training import build_pix2pixhd, build_x2face
-    from .meta_learning import build
     from .profiles import load
-    profile = load(args.profile)
-    with torch.device("meta"):  # counted, never filled
-        nets, x2face = build(profile, 1), build_x2face(profile)
-        pix2pixhd, patches = build_pix2pixhd(profile)
-    modules = {"embedder": nets.embedder, "discriminator_convnet": nets.discriminator.convnet, "generator": nets.generator,
-               "pix2pixhd_generator": pix2pixhd, "pix2pixhd_discriminator": patches,
-               "x2face_embedding": x2face.embedding, "x2face_driving": x2face.driving}
-    table = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
-    table["person_parameters"] = nets.generator.person_parameters
+    from .reproduce.tables import sizes_of
+    table = sizes_of(load(args.profile))
     if args.json:
         print(json.dumps(table))
     else:

@@ -9,8 +9,8 @@ import torch
 
 from .. import weights
 from . import metrics
-from .protocol import about
-from .statistics import person_means
+from .protocol import about, measured_in
+from .statistics import per_seed, person_means
 
 # Five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al. 2019)
 ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32)
@@ -82,28 +82,42 @@ def arcface_features(images: np.ndarray, points: np.ndarray, session=None) -> np
     return np.concatenate([session.run(None, {session.get_inputs()[0].name: x[k:k + 32]})[0] for k in range(0, len(x), 32)])
 
 
-def measure(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int, str], float | np.ndarray]:
-    """FID, KID and every person's CSIM (people,) by (method, T, metric), each where its network is there; says in a line what is not."""
-    out: dict[tuple[str, int, str], float | np.ndarray] = {}
+def look(paths: Sequence[Path], names: Sequence[str]) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """What Inception and ArcFace, each where it is there, make of every method's frames, by (method, T); says in a line what is not.
+
+    A dictionary holds ``person`` and ``seed`` (n,) and, in the same order, ``made`` and ``true`` (n, 2048) of Inception and
+    ``CSIM`` (n,) of ArcFace. Frames come in the order of :func:`protocol.measure`.
+    """
     have = {}
     for name, make in (("inception", inception), ("arcface", arcface)):
         try:
             have[name] = make()
         except (FileNotFoundError, ValueError) as gap:
             print(f"  not measured: {gap}")
-    if not have:
-        return out
-    groups: dict[tuple[str, int], list] = {}
-    for path in paths:
+    groups: dict[tuple[str, int], list[dict[str, np.ndarray]]] = {}
+    for path in paths if have else ():
+        person, _, t, seed = about(path)
         with np.load(path) as cell:
-            for method in (m for m in names if m in cell):
-                groups.setdefault((method, about(path)[2]), []).append((cell[method], cell["truth"], cell["points"], np.full(len(cell["truth"]), about(path)[0])))
-    for (method, t), parts in groups.items():
-        made, true, points, people = (np.concatenate(p) for p in zip(*parts))
-        if "inception" in have and len(made) >= metrics.FEWEST_SAMPLES:
-            a, b = inception_features(made, have["inception"]), inception_features(true, have["inception"])
-            out[method, t, "FID"], out[method, t, "KID"] = metrics.frechet_distance(a, b), metrics.kernel_distance(a, b)
-        if "arcface" in have:
-            similar = metrics.cosine(arcface_features(made, points, have["arcface"]), arcface_features(true, points, have["arcface"]))
-            out[method, t, "CSIM"] = person_means(similar, people)
+            for method in measured_in(cell, names, seed):
+                made, true, points = cell[method], cell["truth"], cell["points"]
+                seen = {"person": np.full(len(true), person), "seed": np.full(len(true), seed)}
+                if "inception" in have:
+                    seen |= {"made": inception_features(made, have["inception"]), "true": inception_features(true, have["inception"])}
+                if "arcface" in have:
+                    seen["CSIM"] = metrics.cosine(arcface_features(made, points, have["arcface"]), arcface_features(true, points, have["arcface"]))
+                groups.setdefault((method, t), []).append(seen)
+    return {key: {k: np.concatenate([part[k] for part in parts]) for k in parts[0]} for key, parts in groups.items()}
+
+
+def summarise(seen: dict[tuple[str, int], dict[str, np.ndarray]]) -> dict[tuple[str, int, str], float | np.ndarray]:
+    """FID, KID (means over seeds) and every person's CSIM (people,) by (method, T, metric), of what :func:`look` saw."""
+    out: dict[tuple[str, int, str], float | np.ndarray] = {}
+    for (method, t), part in seen.items():
+        if "made" in part:
+            rows = np.column_stack([part["made"], part["true"], part["seed"]])
+            for metric, distance in (("FID", metrics.frechet_distance), ("KID", metrics.kernel_distance)):
+                enough = min(np.unique(part["seed"], return_counts=True)[1]) >= metrics.FEWEST_SAMPLES
+                out[method, t, metric] = per_seed(lambda r, d=distance: d(*np.split(r, 2, axis=1)))(rows) if enough else float("nan")
+        if "CSIM" in part:
+            out[method, t, "CSIM"] = person_means(part["CSIM"], part["person"])
     return out

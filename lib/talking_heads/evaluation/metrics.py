@@ -35,6 +35,11 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + of_a.trace() + of_b.trace() - 2 * root)
 
 
+def samples_without_one(people: np.ndarray, seeds: np.ndarray) -> int:
+    """How many samples of one seed are left where one of the ``people`` (n,) is left out, at least; ``seeds`` (n,)."""
+    return min(int(((seeds == s) & (people != p)).sum()) for s in np.unique(seeds) for p in np.unique(people))
+
+
 def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
     """Unbiased squared MMD with the kernel (x·y/d + 1)³ of features (n, d) and (m, d) (Bińkowski et al. 2018).
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..corpus.episodes import to_tensor
 
 CHANCE = 1 / 3
-FOLDS = 2
+FOLDS = 3  # of people
 
 
 class Observer(nn.Module):
@@ -72,7 +72,8 @@ def train_observer(groups: Sequence[Sequence[dict[str, np.ndarray]]], reals: Map
 
 def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None,
             steps: int = 200, each: int = 32, seed: int = 0, real: Collection[str] = (), device: str | torch.device = "cpu") -> pd.DataFrame:
-    """How often the observer finds each method's fakes: columns method, person, USER-proxy.
+    """How often the observer finds each method's fakes: columns method, person, USER-proxy, and control, how often it finds those of
+    methods that it has learned, in other triplets of the same person. A control at chance says that it is no observer.
 
     ``fakes`` maps a method to its frames of every person, ``reals`` a person to the frames of each other video. Methods of the same
     group (the same one at another T, say) are left out together; groups in ``real`` show real pictures and are never learned
@@ -80,17 +81,25 @@ def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequ
     """
     groups = {m: (groups or {}).get(m, m) for m in fakes}
     people = sorted(reals)
-    if len(set(groups.values()) - set(real)) < 2 or len(people) < FOLDS:
-        raise ValueError(f"cross-fitting needs two groups of methods and {FOLDS} people; there are {len(set(groups.values()))} and {len(people)}")
+    folds = min(FOLDS, len(people))
+    if len(set(groups.values()) - set(real)) < 2 or folds < 2:
+        raise ValueError(f"cross-fitting needs two groups of methods and two people; there are {len(set(groups.values()))} and {len(people)}")
     rows = []
-    for fold in range(FOLDS):
-        tested = people[fold::FOLDS]
+
+    def rate(observer: Observer, of: Sequence[Mapping[str, np.ndarray]], person: str) -> float:
+        """How often it finds the fakes of some methods, in ``each`` triplets of all of them together."""
+        drawn = [draw_triplets(made[person], reals[person], -(-each // len(of)), np.random.default_rng([seed, people.index(person)])) for made in of]
+        x, place = (torch.cat(parts) for parts in zip(*drawn))
+        with torch.no_grad():
+            return (observer(x.to(device)).argmax(1).cpu() == place).float().mean().item()
+
+    for fold in range(folds):
+        tested = people[fold::folds]
         for group in dict.fromkeys(groups.values()):
             known = [[fakes[m] for m in fakes if groups[m] == other] for other in dict.fromkeys(groups.values()) if other not in (group, *real)]
             observer = train_observer(known, reals, [p for p in people if p not in tested], steps, seed, device=device)
-            for method in (m for m in fakes if groups[m] == group):
-                for person in tested:
-                    x, place = draw_triplets(fakes[method][person], reals[person], each, np.random.default_rng([seed, people.index(person)]))
-                    with torch.no_grad():
-                        rows.append((method, person, (observer(x.to(device)).argmax(1).cpu() == place).float().mean().item()))
-    return pd.DataFrame(rows, columns=["method", "person", "USER-proxy"])
+            learned = [made for of in known for made in of]
+            for person in tested:
+                control = rate(observer, learned, person)
+                rows += [(method, person, rate(observer, [fakes[method]], person), control) for method in fakes if groups[method] == group]
+    return pd.DataFrame(rows, columns=["method", "person", "USER-proxy", "control"])

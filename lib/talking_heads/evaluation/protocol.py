@@ -7,7 +7,7 @@ as they are computed, so an evaluation may be interrupted and goes on; what is m
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -25,9 +25,10 @@ from ..profiles import Profile, key
 from ..progress import Progress
 from ..tensors import code_digest
 from . import judges, metrics
-from .methods import FAMILY, MEAN, NEAREST, Frames, Method
+from .methods import BEFORE, FAMILY, FEED_FORWARD, MEAN, NEAREST, OURS_BEFORE, TRIVIAL, X2FACE, Frames, Method
 
 REAL_FRAMES = 32  # of every other video, at most
+NOT_TUNED = (*TRIVIAL, X2FACE, OURS_BEFORE, BEFORE, FEED_FORWARD)  # the same frames whatever the fine-tuning seed
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ def reach_of(train: Frames, test: Frames) -> np.ndarray:
 
 
 def found(folder: Path, store: Store, profile: Profile) -> list[Path]:
-    """The cells of these settings that are there. Raises FileNotFoundError where there are none."""
-    paths = sorted(cells_in(folder, store, profile).glob("*_seed*.npz"))
+    """The cells of these settings and seeds that are there. Raises FileNotFoundError where there are none."""
+    paths = [p for p in sorted(cells_in(folder, store, profile).glob("*_seed*.npz")) if about(p)[3] < profile.tune_seeds]
     if not paths:
         raise FileNotFoundError(f"{folder}: no evaluated frames; run chapter 05_comparison first")
     return paths
@@ -175,11 +176,16 @@ def losses_of(name: str) -> str:
     return f"losses of {name}"
 
 
-def tuning_logs(path: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    """The losses of the fine-tunings of a cell, a row for every step, by method."""
-    with np.load(path) as cell:
-        return {name: [{"step": step, **dict(zip(LOSSES, map(float, row)))} for step, row in enumerate(cell[losses_of(name)], start=1)]
-                for name in names if losses_of(name) in cell and len(cell[losses_of(name)])}
+def tuning_logs(paths: Sequence[Path], names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The losses of the fine-tunings of cells, by method: a row for every step of every person, video and seed."""
+    out: dict[str, list[pd.DataFrame]] = {}
+    for path in paths:
+        person, video, _, seed = about(path)
+        with np.load(path) as cell:
+            for name in (n for n in names if losses_of(n) in cell and len(cell[losses_of(n)])):
+                log = pd.DataFrame(cell[losses_of(name)], columns=LOSSES, dtype=float)
+                out.setdefault(name, []).append(log.assign(step=log.index + 1, person=person, video=video, seed=seed))
+    return {name: pd.concat(logs, ignore_index=True) for name, logs in out.items()}
 
 
 def scores(images: np.ndarray, truth: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -195,10 +201,16 @@ def compare(images: np.ndarray, features: np.ndarray, found: np.ndarray, truth: 
             "sharpness": metrics.sharpness(images) / metrics.sharpness(truth)}
 
 
+def measured_in(cell: Mapping[str, np.ndarray], names: Sequence[str], seed: int) -> list[str]:
+    """The methods of a cell that count: those that are not fine-tuned at the first seed alone."""
+    return [n for n in names if n in cell and not (seed and n in NOT_TUNED)]
+
+
 def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, dict[tuple[str, int], tuple[np.ndarray, ...]]]:
     """One row for every method, T, person, video, seed and hold-out frame; and the judge's features per method and T.
 
-    These are (generated, true, person): (n, 128) twice, and whose they are, (n,).
+    These are (generated, true, person, seed): (n, 128) twice, whose they are and of which seed, (n,). What does not depend on
+    the seed is measured once.
     """
     rows, features = [], {}
     for path in paths:
@@ -207,7 +219,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
             truth, points = cell["truth"], cell["points"]
             true_features, reach = judges.identity_features(truth), cell["reach"]
             wanted_mouth, wanted_eyes = openings(points)
-            for method in (m for m in names if m in cell):
+            for method in measured_in(cell, names, seed):
                 images = cell[method]
                 made, found_ = judges.identity_features(images), judges.find_landmarks(images)
                 mouth, eyes = openings(found_)
@@ -215,7 +227,7 @@ def measure(paths: Sequence[Path], names: Sequence[str]) -> tuple[pd.DataFrame, 
                     "method": method, "T": t, "person": person, "video": video, "seed": seed, "frame": np.arange(len(images)),
                     **compare(images, made, found_, truth, true_features, points), "reach": reach,
                     "mouth": mouth, "mouth wanted": wanted_mouth, "eyes": eyes, "eyes wanted": wanted_eyes}))
-                features.setdefault((method, t), []).append((made, true_features, np.full(len(made), person)))
+                features.setdefault((method, t), []).append((made, true_features, np.full(len(made), person), np.full(len(made), seed)))
     return pd.concat(rows, ignore_index=True), {k: tuple(map(np.concatenate, zip(*parts))) for k, parts in features.items()}
 
 

@@ -44,17 +44,28 @@ def pooled_interval(statistic: Callable[[np.ndarray], float], people: Sequence[n
     return float(low), float(high)
 
 
-def jackknife_interval(statistic: Callable[[np.ndarray], float], people: Sequence[np.ndarray], level: float = 0.95) -> tuple[float, float]:
+def jackknife_interval(statistic: Callable[[np.ndarray], float], people: Sequence[np.ndarray], level: float = 0.95, groups: int = 0) -> tuple[float, float]:
     """As :func:`pooled_interval`: Student's around the estimate, with the deviation that leaving out one person at a time tells.
 
-    For statistics that rise when people repeat, such as Fréchet distances: resampled ones lie above the estimate.
+    For statistics that rise when people repeat, such as Fréchet distances: resampled ones lie above the estimate. Of a slow
+    statistic at most ``groups`` are left out, of several people each.
     """
+    if 0 < groups < len(people):
+        people = [np.concatenate(people[k::groups]) for k in range(groups)]
     if (n := len(people)) < 2:
         raise ValueError(f"an interval over people needs two of them, not {n}")
     without = np.array([statistic(np.concatenate([*people[:i], *people[i + 1:]])) for i in range(n)])
     half = student_t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) * without.var())
     estimate = statistic(np.concatenate(people))
     return float(estimate - half), float(estimate + half)
+
+
+def per_seed(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
+    """The mean over fine-tuning seeds of a statistic of rows (n, k); the seed stands in one more column, the last.
+
+    Frames of several seeds show the same poses of the same people: pooled, a kernel distance would find copies among them.
+    """
+    return lambda rows: float(np.mean([statistic(rows[rows[:, -1] == seed, :-1]) for seed in np.unique(rows[:, -1])]))
 
 
 def paired(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

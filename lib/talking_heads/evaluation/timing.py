@@ -1,13 +1,15 @@
 """How long things take (section A.1, Table 2): a prediction from operations and bytes, then the measurement.
 
-Weights do not matter for time, so the paper's sizes are timed on networks as they are born. Long runs are measured over a few
-steps and extrapolated, and their rows say so.
+Weights do not matter for time, so the paper's sizes are timed on networks as they are born. A fine-tuning is the median of some
+of its steps, multiplied, and its row says so; inference has the spectral norms folded into the weights.
 """
 
+import copy
 import ctypes
 import gc
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +76,7 @@ def measure(work: Callable[[], object], device: torch.device, repetitions: int =
     for _ in range(warm_up):
         work()
         synchronise(device)
+    synchronise(device)
     forget_peak(device)
     spent, start = [], time.perf_counter()
     while len(spent) < repetitions and (len(spent) < 3 or time.perf_counter() - start < seconds):
@@ -191,7 +195,8 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
         optimisers = tuple(torch.optim.Adam(n.parameters(), lr=1e-6, betas=(0.5, 0.999), fused=True) for n in (g, d))
         for t in shots:
             x, y = frames(min(t, p.tune_batch)), frames(min(t, p.tune_batch))
-            yield Case("Pix2pixHD", "few-shot learning", t, steps_of(p, t), len(x), lambda: pix2pixhd_step(x, y, g, d, extractors[0], optimisers, cast))
+            yield Case("Pix2pixHD", "few-shot learning", t, steps_of(p, t), len(x), lambda: pix2pixhd_step(x, y, g, d, extractors[0], optimisers, cast),
+                       lambda: copy.deepcopy((g, d)))
         one = frames(1)
         g.eval()
         yield Case("Pix2pixHD", "inference", 1, 1, 1, without_gradients(lambda: g(one)))
@@ -216,34 +221,57 @@ def cases(profile: Profile, extractors: Sequence, device: torch.device, methods:
             yield Case(method, "inference", 1, 1, 1, without_gradients(lambda: folded.synthesise(one, psi)))
 
 
-def table2(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, seconds: float = 20.0,
-           methods: Sequence[str] = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF"), shots: Sequence[int] = (1, 8, 32)) -> list[dict]:
-    """Predict and measure every case; a row each, in the order of :func:`cases`. Equal steps are measured once.
+METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
 
-    The pass in which operations are counted is the warm-up of what takes longer than ``seconds``.
+
+def predictions(profile: Profile, extractors: Sequence, device: torch.device, machine: Machine, *, methods: Sequence[str] = METHODS,
+                shots: Sequence[int] = (1, 8, 32)) -> pd.DataFrame:
+    """What every case should take, from operations and bytes that are counted while its step runs once; equal steps are counted once.
+
+    Columns method, phase, T, steps, operations, bytes, predicted (seconds) and arithmetic, its share of them.
     """
     rows, known = [], {}
     for case in cases(profile, extractors, device, methods, shots):
         step = case.method, case.phase, case.batch
         if step not in known:
-            start = time.perf_counter()
-            counted = operations(case.work)
-            slow = time.perf_counter() - start > seconds  # then counting has warmed it up
-            known[step] = machine.predict(*counted), measure(case.work, device, seconds=seconds, warm_up=0 if slow else 2)
-        timing = known[step][1].times(case.steps)
-        predicted, first = known[step][0] * case.steps, Timing(0.0, 0.0, 0.0, 0, 0)
-        if case.once:
-            predicted, first = predicted + machine.predict(*operations(case.once)), measure(case.once, device, repetitions=1, warm_up=0)
-        rows.append({"method": case.method, "phase": case.phase, "T": case.t, "predicted": predicted, "seconds": first.median + timing.median,
-                     "low": first.low + timing.low, "high": first.high + timing.high, "steps": case.steps, "measured": timing.repetitions,
-                     "memory": max(first.memory, timing.memory), "note": "" if case.steps <= timing.repetitions else f"extrapolated from {timing.repetitions} of {case.steps} steps"})
-        print(f"  {case.method} {case.phase} T = {case.t}: {first.median + timing.median:.3g} s", flush=True)
+            known[step] = np.array(operations(case.work))
+        flops, moved = case.steps * known[step] + (operations(case.once) if case.once else 0)
+        seconds = machine.predict(flops, moved)
+        rows.append({"method": case.method, "phase": case.phase, "T": case.t, "steps": case.steps, "operations": flops, "bytes": moved,
+                     "predicted": seconds, "arithmetic": flops / machine.flops / seconds})
         gc.collect()
-    return rows
+    return pd.DataFrame(rows)
 
 
-def clocks() -> str:
-    """Clock rates of the processors as the system reports them."""
+def table2(predicted: pd.DataFrame, profile: Profile, extractors: Sequence, device: torch.device, *, seconds: float = 20.0) -> pd.DataFrame:
+    """Measure what was ``predicted``; its rows, each with median and quartiles of seconds. Equal steps are measured once.
+
+    What is predicted to take longer than ``seconds`` is not warmed up: of three repetitions the median is not the first, cold one.
+    """
+    rows, known = predicted.set_index(["method", "phase", "T"]), {}
+    out = []
+    learned = predicted[predicted["phase"] == "few-shot learning"]
+    for case in cases(profile, extractors, device, predicted["method"].unique(), learned["T"].unique()):
+        row, step = rows.loc[(case.method, case.phase, case.t)], (case.method, case.phase, case.batch)
+        if step not in known:
+            known[step] = measure(case.work, device, seconds=seconds, warm_up=0 if row["predicted"] / case.steps > seconds else 2)
+        timing = known[step].times(case.steps)
+        first = measure(case.once, device, repetitions=1, warm_up=0) if case.once else Timing(0.0, 0.0, 0.0, 0, 0)
+        out.append({"seconds": first.median + timing.median, "low": first.low + timing.low, "high": first.high + timing.high, "measured": timing.repetitions,
+                    "memory [GiB]": max(first.memory, timing.memory) / 2**30, "note": "" if case.steps == 1 else f"{case.steps} times the median of {timing.repetitions} steps"})
+        print(f"  {case.method} {case.phase} T = {case.t}: predicted {row['predicted']:.3g} s, took {out[-1]['seconds']:.3g} s", flush=True)
+        gc.collect()
+    return pd.concat([predicted.reset_index(drop=True), pd.DataFrame(out)], axis=1)
+
+
+def clocks(device: torch.device) -> str:
+    """Clock rates of the device's processors as the system reports them."""
+    if device.type == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader", f"--id={device.index or 0}"]
+        with suppress(OSError, subprocess.CalledProcessError):
+            sm, memory = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip().split(", ")
+            return f"multiprocessors at {sm}, memory at {memory}"
+        return "clocks unknown (nvidia-smi tells them)"
     info = Path("/proc/cpuinfo")
     mhz = [float(line.split(":")[1]) for line in info.read_text().splitlines() if line.startswith("cpu MHz")] if info.exists() else []
     return f"{os.cpu_count()} cores" + (f" at {min(mhz):.0f} to {max(mhz):.0f} MHz" if mhz else "")

@@ -82,5 +82,5 @@ def exercise(profile_name: str, clips: Path | None, folder: Path, device: str) -
         cells = protocol.run_cells(folder / "cells", store, p, rows, p.shots, chosen)
         frames, features = protocol.measure(cells, [m.name for m in rows])
         table = tables.table1(frames, features, p, "exercise")
-        tables.write(table, tables.wide(table, tables.SHOWN), folder / "tables", "table1", f"An exercise of {p.name}: two steps of training, no result.")
+        tables.write(table, tables.with_arrows(tables.wide(table, tables.SHOWN)), folder / "tables", "table1", f"An exercise of {p.name}: two steps of training, no result.")
     return pd.DataFrame(stages.rows)

@@ -1,6 +1,7 @@
 """Every number with its provenance, a JSON line each."""
 
 import json
+import math
 import platform
 import time
 from functools import lru_cache
@@ -26,9 +27,10 @@ def record(results: Path, profile: Profile, name: str, value: float, unit: str =
            t: int | None = None, corpus: str = "", seed: int | None = None, n_people: int | None = None,
            n_frames: int | None = None, seconds: float | None = None, **parameters: Any) -> dict:
     """Append one number to ``<results>/<profile>/records.jsonl`` and return the line."""
-    line = {"name": name, "value": value, "unit": unit, "method": method, "T": t, "corpus": corpus,
+    known = lambda number: None if isinstance(number, float) and math.isnan(number) else number  # JSON has no NaN
+    line = {"name": name, "value": known(value), "unit": unit, "method": method, "T": t, "corpus": corpus,
             "seed": profile.seed if seed is None else seed, "n_people": n_people, "n_frames": n_frames, "profile": profile.name,
-            "device": machine(), "torch": torch.__version__, "commit": commit(), "parameters": parameters, "seconds": seconds,
+            "device": machine(), "torch": torch.__version__, "commit": commit(), "parameters": {k: known(v) for k, v in parameters.items()}, "seconds": seconds,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "run_id": run_id}
     path = Path(results) / profile.name / "records.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

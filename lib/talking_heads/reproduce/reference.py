@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -149,6 +150,11 @@ def base(loaded: Loaded, profile: Profile) -> str:
     return "small" if "small" in loaded.networks else own(profile)
 
 
+def ablation_cells(runs: Path, start: str) -> Path:
+    """Where the ablations of :func:`base` lie: among Table 1's where that is the small corpus's model, whose rows have the same names."""
+    return runs / ("cells" if start == "small" else f"cells-{start}")
+
+
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
     """Logged rows of the trainings behind the weights, thinned: variant -> rows."""
     if weights == "reference":
@@ -156,6 +162,26 @@ def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict
         return {v: json.loads(path.read_text()) for v, path in files.items() if path.exists()}
     logs = {v: Path(results) / profile.name / "runs" / f"meta-{v}" / "stats.jsonl" for v in profile.variants}
     return {v: thinned(path) for v, path in logs.items() if path.exists()}
+
+
+def plateau(rows: Sequence[dict]) -> dict[str, float]:
+    """Where a training's validation loss was lowest, and what its last tenth won; nan where it was never looked at."""
+    log = pd.DataFrame(rows, columns=["step", "validation"]).set_index("step")["validation"]
+    steps, log = log.index.max(), log.dropna()
+    if not len(log):
+        return {"steps": steps, **dict.fromkeys(("lowest", "at step", "last", "won in the last tenth"), np.nan)}
+    early = log[log.index <= 0.9 * steps]
+    return {"steps": steps, "lowest": log.min(), "at step": log.idxmin(), "last": log.iloc[-1], "won in the last tenth": (early.iloc[-1] if len(early) else np.nan) - log.iloc[-1]}
+
+
+def steadiness(rows: Sequence[dict]) -> dict[str, Any]:
+    """Whether a training held: L_CNT when D joined and at its end (means of five logged steps), the largest gradient norm, D's lead."""
+    log = pd.DataFrame(rows, columns=["step", "cnt", "r_real", "r_fake", "grad_norm"])
+    with_d = log.dropna(subset=["r_real"])
+    alone = log[log["r_real"].isna()]
+    start, end = (alone.iloc[-5:] if len(alone) else with_d.iloc[:5])["cnt"].mean(), with_d["cnt"].iloc[-5:].mean()
+    return {"L_CNT when D joined": start, "L_CNT at the end": end, "largest gradient norm": with_d["grad_norm"].max(),
+            "D, real less fake, last ten": (with_d["r_real"] - with_d["r_fake"]).iloc[-10:].mean(), "verdict": "no D in it" if not len(with_d) else "stable" if end <= start else "unstable"}
 
 
 def thinned(log: Path, every: int = 20) -> list[dict]:
@@ -201,11 +227,18 @@ def compress_pictures(path: Path) -> None:
 def keep(run: Run) -> Path:
     """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
 
-    Of the records those of the committed weights are kept, and ``weights.json`` says which these were. Raises ValueError where a chapter is not ok or of other code.
+    Of the records those of the committed weights are kept; ``weights.json`` says which these were, and of which commit the run is.
+    Raises ValueError where a chapter is not ok or of other code, or the records are of several commits or of changed files.
     """
     profile, source, target = run.profile, run.results, COMMITTED
     if bad := [chapter.name for chapter, what, _ in plan(run) if what == "run"]:
         raise ValueError(f"{source}: {', '.join(bad)}: failed, stale or never run; run ./run_all.sh --profile {profile.name} first")
+    keys = weights_keys(profile, "reference", source.parent)
+    rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == digest_of(keys)]
+    commits = sorted({str(json.loads(line)["commit"]) for line in rows})
+    if len(commits) != 1 or commits[0].endswith("+"):
+        raise ValueError(f"{source / 'records.jsonl'}: made by {', '.join(commits) or 'no run'} (+: with changes that are not committed), where a reference is one clean run; "
+                         f"delete it and run ./run_all.sh --profile {profile.name} in a clean checkout of one commit")
     for name in ("tables", "figures", "notebooks"):
         shutil.rmtree(target / name, ignore_errors=True)
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
@@ -217,9 +250,6 @@ def keep(run: Run) -> Path:
     for figure in (target / "figures").glob("*.png"):  # it lies beside the page: a second copy would double what git holds
         page = page.replace(f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}", f"figures/{figure.name}")
     (target / "index.html").write_text(page)
-    keys = weights_keys(profile, "reference", source.parent)
-    (target / "weights.json").write_text(json.dumps(keys, indent=1))
-    current = digest_of(keys)
-    rows = [line for line in (source / "records.jsonl").read_text().splitlines() if json.loads(line)["run_id"] == current]
+    (target / "weights.json").write_text(json.dumps({"commit": commits[0], "weights": keys}, indent=1))
     (target / "records.jsonl").write_text("".join(line + "\n" for line in rows))
     return target

@@ -63,9 +63,9 @@ CHAPTERS = (
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/differences.csv", "tables/observed.csv",
              *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0, reads=ANSWERS),
     Chapter("06_ablations", "what each part is worth", ("05_comparison",),  # whose cells it goes on with
-            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png"), 7.0),
+            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png", "figures/figure6_others.png"), 7.0),
     Chapter("07_timing", "Table 2: predicted and measured", ("01_speakers_and_landmarks",), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
-    Chapter("08_claims", "which of the paper's claims hold here", ("05_comparison", "06_ablations", "07_timing"), ("tables/claims.csv", "tables/reasons.csv"), 0.5),
+    Chapter("08_claims", "which of the paper's claims hold here", ("05_comparison", "06_ablations", "07_timing"), ("tables/claims.csv", "tables/reasons.csv", "tables/blur.csv"), 0.5),
     Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
     Chapter("10_puppeteering", "driving one person by another", ("01_speakers_and_landmarks", "03_meta_learning"),
             (*(f"figures/figure{n}.png" for n in (1, 5, 7, 8, 9)), "figures/adaptation.png", "tables/adaptation.csv", "tables/drivers.csv", "clips/puppeteering.mp4", "clips/same_person.mp4", "clips/sixteen.mp4"), 2.5),

@@ -227,7 +227,8 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
 
     L_ADV has the paper's weight of 1 in them. Columns: feature_matching ("with", "without"), seed, start and end (content loss when D
     joins and over the last steps), step (the last one, where the alarm stopped it), apart (how much higher D scores real frames
-    than generated ones over the last steps) and diverged: stopped, or ended higher than it started. Also the logged rows of each run, by name.
+    than generated ones over the last steps), diverged: stopped, or ended higher than it started; and since (the first step from which its
+    running content loss stays above the start, or the one where it was stopped). Also the logged rows of each run, by name.
     """
     rows, logs = [], {}
     people = build.store(profile, data, "meta")
@@ -238,16 +239,21 @@ def stability(profile: Profile, data: Path, results: Path, device: torch.device)
         p = dataclasses.replace(profile, seed=seed, meta_steps=steps, meta_epochs=0, content_steps=content, adversarial_weight=1.0,
                                 feature_matching_weight=profile.feature_matching_weight if feature_matching == "with" else 0.0)
         folder = chapter_folder(Path(results) / profile.name / "runs", p, people)
-        try:
-            meta_learn(MetaLearner(p, "small", videos, extractors, device), folder)
-            stopped = 0
-        except Collapsed as alarm:
-            print(f"  {alarm}", flush=True)
-            stopped = 1
+        alarmed = folder / "collapsed.txt"  # a training that was stopped stays so
+        if not alarmed.exists():
+            try:
+                meta_learn(MetaLearner(p, "small", videos, extractors, device), folder)
+            except Collapsed as alarm:
+                print(f"  {alarm}", flush=True)
+                alarmed.write_text(str(alarm))
         log = logs[f"{feature_matching} L_FM, seed {seed}"] = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
         loss = [row["cnt"] for row in log]
         edge = max(1, content // 5)
         start, end = float(np.mean(loss[content - edge:content])), float(np.mean(loss[-edge:]))
         apart = float(np.mean([row["r_real"] - row["r_fake"] for row in log[-edge:] if "r_real" in row] or [np.nan]))
-        rows.append({"feature_matching": feature_matching, "seed": seed, "start": start, "end": end, "step": len(loss), "apart": apart, "diverged": bool(stopped or end > start)})
-    return pd.DataFrame(rows, columns=["feature_matching", "seed", "start", "end", "step", "apart", "diverged"]), logs
+        running = pd.Series(loss).rolling(edge, min_periods=1).mean()
+        below = running.index[(running <= start) & (running.index >= content)]
+        diverged = alarmed.exists() or end > start
+        since = len(loss) if alarmed.exists() else (below[-1] if len(below) else content - 1) + 2
+        rows.append([feature_matching, seed, start, end, len(loss), apart, bool(diverged), since if diverged else np.nan])
+    return pd.DataFrame(rows, columns=["feature_matching", "seed", "start", "end", "step", "apart", "diverged", "since"]), logs
