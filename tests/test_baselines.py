@@ -105,3 +105,65 @@ def test_a_baselines_checkpoint_of_other_people_is_refused(smoke, videos, varian
     state = training.BaselineLearner(smoke, variant, videos, []).state()
     with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
         training.BaselineLearner(smoke, variant, Subset(videos, [0, 1, 2]), []).restore(state)
+
+
+def test_least_squares_are_summed_over_scales():
+    score = lambda *values: [torch.zeros(1), torch.tensor(values)]
+    assert pix2pixhd.least_squares([score(0.0, 2.0), score(3.0)], 1.0).item() == pytest.approx(1 + 4)
+
+
+def test_convolutions_begin_as_normal_draws(smoke):
+    for net in training.build_pix2pixhd(profiles.load("laptop")):
+        convolutions = [m for m in net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))]
+        weights = torch.cat([m.weight.flatten() for m in convolutions])
+        assert weights.std().item() == pytest.approx(0.02, rel=0.01) and abs(weights.mean().item()) < 1e-4
+        assert all((m.bias == 0).all() for m in convolutions)
+
+
+def test_vgg_layers_weigh_more_the_deeper_they_are():
+    class Layers:
+        embedded, scale = False, 2.0  # pictures in [-1, 1]
+
+        def __call__(self, x):
+            return [x * k for k in range(1, 6)]
+
+    weights = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
+    one, zero = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    assert training.perceptual_loss(one, zero, Layers()).item() == pytest.approx(sum(k * w for k, w in enumerate(weights, start=1)))
+
+
+@pytest.mark.parametrize("term", ["feature_matching", "perceptual_loss"])
+def test_features_and_perception_weigh_ten_times_the_adversary(monkeypatch, term):
+    """The step of a generator whose frames are one number, on one term alone."""
+    class Grey(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, y):
+            return y * 0 + self.level
+
+    g, d = Grey(), pix2pixhd.MultiscaleDiscriminator(width=4, halvings=1)
+    level = lambda on: (lambda *_: g.level * 1.0 if on else g.level * 0.0)
+    monkeypatch.setattr(pix2pixhd, "least_squares", lambda scales, target: sum(s[-1].mean() for s in scales) * 0)
+    monkeypatch.setattr(pix2pixhd, "feature_matching", level(term == "feature_matching"))
+    monkeypatch.setattr(training, "perceptual_loss", level(term == "perceptual_loss"))
+    frames = torch.rand(2, 3, 16, 16)
+    optimisers = tuple(torch.optim.SGD(n.parameters(), lr=1.0) for n in (g, d))
+    training.pix2pixhd_step(frames, frames, g, d, None, optimisers, torch.autocast("cpu", enabled=False))
+    assert g.level.item() == pytest.approx(-10)
+
+
+def test_rates_and_momenta_of_the_baselines(smoke, videos):
+    paper = profiles.load("voxceleb1")
+    assert (paper.pix2pixhd_rate, paper.pix2pixhd_tune_rate) == (2e-4, 2e-4)
+    learners = {v: training.BaselineLearner(smoke, v, videos, []) for v in ("pix2pixhd", "x2face")}
+    assert {o.defaults["betas"] for o in learners["pix2pixhd"].optimisers} == {(0.5, 0.999)} and learners["x2face"].optimisers[0].defaults["betas"] == (0.9, 0.999)
+
+
+def test_identity_joins_x2face_in_its_second_half(smoke, videos):
+    from talking_heads.perceptual import make_extractors
+    learner = training.BaselineLearner(smoke, "x2face", videos, make_extractors(smoke))
+    assert set(learner.train_step()) >= {"l1"} and "cnt" not in learner.train_step()
+    learner.step = learner.total // 2
+    assert learner.train_step()["cnt"] > 0

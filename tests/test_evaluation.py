@@ -15,7 +15,7 @@ from talking_heads.evaluation.observer import CHANCE, draw_triplets, observe
 from talking_heads.evaluation.statistics import holds, interval, paired, person_means, pooled_interval
 from talking_heads.judges.verification import equal_error_rate
 from talking_heads.meta_learning import build as build_networks
-from talking_heads.reproduce import figures, reference, tables
+from talking_heads.reproduce import figures, reference, tables, trainings
 
 
 def test_ssim_against_its_definition():
@@ -132,6 +132,51 @@ def evaluated(tmp_path_factory, profile, extractors):
     rows += [m for m in reference.ablation_methods(loaded, profile, extractors, torch.randn(3, profile.embedding)) if m.name in methods.ABLATIONS]
     run = lambda chosen=rows: protocol.run_cells(root / "cells", people, profile, chosen, profile.shots, torch.device("cpu"))
     return people, run(), run, rows
+
+
+def test_random_starts_have_the_mean_and_spread_that_they_are_said_to_have(profile, extractors, monkeypatch):
+    """Over many people's seeds; and w′ without L_MCH begins at w₀ and a draw like W's columns."""
+    torch.manual_seed(0)
+    nets, e_hats = build_networks(profile, 1), torch.rand(40, profile.embedding) * 3
+    mean, spread = torch.linspace(-1, 1, profile.embedding), torch.linspace(0.1, 2, profile.embedding)
+    changed = {}
+    monkeypatch.setattr(methods, "tuned", lambda name, *a, changes=lambda seed: {}, adversarial=True: changed.setdefault(name, (changes, adversarial)))
+    methods.ablations(nets, {methods.NO_MATCH: (nets, mean, spread)}, e_hats, {"full": "", methods.NO_MATCH: ""}, profile, extractors)
+    draws = lambda name, what: torch.stack([changed[name][0](seed)[what].detach().flatten() for seed in range(3000)])
+    psi_hats, w0 = nets.generator.projection(e_hats).detach(), nets.discriminator.w0.detach()
+    near = dict(rtol=0.1, atol=0.12)
+    for found, wanted in ((draws(methods.RANDOM_E, "e_new"), e_hats), (draws(methods.RANDOM_PSI, "psi"), psi_hats)):
+        torch.testing.assert_close(found.mean(0), wanted.mean(0), **near)
+        torch.testing.assert_close(found.std(0), wanted.std(0), **near)
+    normal, w = draws(methods.NORMAL_PSI, "psi"), draws(methods.NO_MATCH, "w")
+    torch.testing.assert_close(normal.std(0), torch.ones(normal.shape[1]), **near)
+    torch.testing.assert_close(w.mean(0), (w0 + mean).flatten(), **near)
+    torch.testing.assert_close(w.std(0), spread, **near)
+    assert all((e_hats == row).all(1).any() for row in draws(methods.OTHERS_E, "e_new")[:5]), "a control: somebody's embedding"
+    assert [name for name, (_, adversarial) in changed.items() if not adversarial] == [methods.NO_ADVERSARIAL]
+
+
+def test_the_small_corpus_is_a_fixed_share_of_the_people():
+    class People:
+        def __len__(self):
+            return 60
+
+        def person(self, video):
+            return f"id{video // 2}"
+
+    small = [trainings.share(People(), 0.1) for _ in range(2)]
+    assert [[s.person(v) for v in range(len(s))] for s in small] == [[p for p in ("id0", "id1", "id2") for _ in range(2)]] * 2
+    assert len(trainings.share(People(), 1.0)) == 60
+
+
+def test_where_a_training_came_to_rest_and_whether_it_held():
+    rows = [{"step": s, "cnt": 2.0 - s / 100, "grad_norm": 1.0} for s in range(50)]
+    rows += [{"step": s, "cnt": 1.5, "grad_norm": 2.0, "r_real": 0.5, "r_fake": -0.5, **({"validation": abs(s - 80) / 100} if s % 10 == 0 else {})} for s in range(50, 101)]
+    rest, held = reference.plateau(rows), reference.steadiness(rows)
+    assert (rest["at step"], rest["lowest"], rest["last"]) == (80, 0.0, 0.2) and rest["won in the last tenth"] == pytest.approx(-0.1)
+    assert held["verdict"] == "stable" and held["largest gradient norm"] == 2.0 and held["D, real less fake, last ten"] == pytest.approx(1.0)
+    assert reference.steadiness([r | {"cnt": 3.0} if "r_real" in r else r for r in rows])["verdict"] == "unstable"
+    assert np.isnan(reference.plateau(rows[:50])["lowest"]) and reference.steadiness(rows[:50])["verdict"] == "no D in it"
 
 
 def test_few_shot_and_hold_out_frames_lie_in_different_halves(evaluated, profile):

@@ -306,3 +306,29 @@ def test_training_runs_on_cuda_with_speakers_rendered_there(profile, extractors)
     m = MetaLearner(profile, "ft", LiveVideos(5, 10, 2, 2, 9, profile.image_size, "cuda"), extractors, "cuda")
     rows = [m.train_step() for _ in range(profile.content_steps + 2)]
     assert all(math.isfinite(v) for row in rows for v in row.values()) and "dsc" in rows[-1]
+
+
+def test_a_training_without_feature_matching_that_was_stopped_stays_stopped(profile, videos, monkeypatch, tmp_path):
+    """And the table says since when its content loss stayed above the start."""
+    from talking_heads.reproduce import trainings
+    p = dataclasses.replace(profile, stability_steps=15, stability_seeds=1)  # D joins at step 6
+    monkeypatch.setattr(trainings.build, "store", lambda *_: videos)
+    monkeypatch.setattr(trainings, "chapter_folder", lambda runs, p, people: tmp_path / f"fm{p.feature_matching_weight:g}")
+    monkeypatch.setattr(trainings, "MetaLearner", lambda p, *_: p)
+    ran = []
+
+    def fake(p, folder):
+        ran.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        losses = [2.0] * 5 + [1.0] * 5 + [3.0] * 2 if not p.feature_matching_weight else [2.0] * 5 + [1.5] * 10
+        rows = [{"step": s, "cnt": v, **({"r_real": 1.0, "r_fake": 0.0} if s >= 5 else {})} for s, v in enumerate(losses)]
+        (folder / "stats.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        if not p.feature_matching_weight:
+            raise Collapsed("step 12: all generated frames are alike")
+
+    monkeypatch.setattr(trainings, "meta_learn", fake)
+    (first, _), (again, logs) = (trainings.stability(p, tmp_path, tmp_path, torch.device("cpu")) for _ in range(2))
+    assert ran.count("fm0") == 1 and first.equals(again) and set(logs) == {"with L_FM, seed 0", "without L_FM, seed 0"}
+    table = first.set_index("feature_matching")
+    assert table["diverged"].to_dict() == {"with": False, "without": True} and table.loc["without", ["step", "since"]].tolist() == [12, 12]
+    assert table.loc["with", "apart"] == 1.0 and math.isnan(table.loc["with", "since"])

@@ -12,7 +12,7 @@ CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 
 
 @pytest.mark.paper_size
-@pytest.mark.parametrize("profile", ["voxceleb1", "voxceleb2-ft", "voxceleb2-ff"])
+@pytest.mark.parametrize("profile", ["voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2"])
 def test_a_papers_profile_goes_all_the_way(profile, capsys):
     """Prepare, two meta-learning steps, one fine-tuning step, one evaluation and the table, within 24 GiB."""
     clips = ["--clips", str(Path(CLIPS).resolve())] if CLIPS else []

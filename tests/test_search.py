@@ -1,9 +1,12 @@
 """The search for fine-tuning rates: one row for every choice, on validation people, and nothing twice."""
 
+import dataclasses
+
 import pytest
+import torch
 
 from talking_heads import profiles
-from talking_heads.baselines.training import build_pix2pixhd
+from talking_heads.baselines.training import BaselineLearner, build_pix2pixhd
 from talking_heads.corpus import build
 from talking_heads.evaluation import protocol
 from talking_heads.meta_learning import build as build_networks
@@ -52,3 +55,22 @@ def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, extractors):
     with pytest.raises(FileNotFoundError, match="pix2pixhd weights: not there"):
         module.search("smoke", "pix2pixhd", 1, tmp_path, tmp_path / "other", "cpu")
     assert not (tmp_path / "other").exists()
+
+
+def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, videos, extractors):
+    """Each with its own weights and schedule; the reference's last."""
+    profile, lengths = profiles.load("smoke"), []
+
+    def trained(p, name, *_):
+        lengths.append(p.small_steps)
+        path = tmp_path / f"{p.small_steps}.safetensors"
+        torch.manual_seed(p.small_steps)
+        BaselineLearner(dataclasses.replace(p, seed=p.small_steps), name, videos, []).export(path, {})
+        return path
+
+    for name, value in {"make_extractors": lambda _: extractors, "EPOCHS": (0, 2), "PEOPLE": 1, "train_on_pools": trained,
+                        "weights_path": lambda p, *_: trained(p, "pix2pixhd")}.items():
+        monkeypatch.setattr(module, name, value)
+    table = module.pretraining("smoke", [1, 2], 1, tmp_path, tmp_path / "results", "cpu")
+    assert table["pretraining"].tolist() == lengths == [1, 2, profile.small_steps] and table["weights"].nunique() == 3 and table["SSIM"].nunique() == 3
+    assert (tmp_path / "results/smoke/tables/pretraining_pix2pixhd_T1.csv").exists()

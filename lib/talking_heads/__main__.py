@@ -31,8 +31,11 @@ def meta_learn(args: argparse.Namespace) -> None:
 
 
 def search(args: argparse.Namespace) -> None:
-    from .reproduce.search import search as run
-    run(args.profile, args.method, args.shots, args.data, args.results, args.device)
+    from .reproduce import search as of
+    if args.pretraining:
+        of.pretraining(args.profile, args.pretraining, args.shots, args.data, args.results, args.device)
+    else:
+        of.search(args.profile, args.method, args.shots, args.data, args.results, args.device)
 
 
 def exercise(args: argparse.Namespace) -> None:
@@ -171,6 +174,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument("--profile", default="laptop-full")
     c.add_argument("--method", choices=["ours", "pix2pixhd"], default="ours")
     c.add_argument("--shots", type=int, default=8, help="T")
+    c.add_argument("--pretraining", type=int, nargs="+", metavar="STEPS", help="of Pix2pixHD instead: what trainings of these lengths are worth")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=search)
 

@@ -170,15 +170,20 @@ def chapter_folder(runs: Path, profile: Profile, people: Store) -> Path:
 
 def train_reference(profile_name: str, name: str, data: Path, results: Path, seconds: float, device: str) -> None:
     """``python -m talking_heads meta-learn``: the weights that are committed as the reference."""
-    profile, chosen = load(profile_name), choose(device)
-    if chosen.type == "cuda":
+    profile = load(profile_name)
+    train_on_pools(profile, name, data, results / profile.name / "runs" / "reference", choose(device), seconds=seconds,
+                   command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
+
+
+def train_on_pools(profile: Profile, name: str, data: Path, runs: Path, device: torch.device, *, seconds: float = math.inf, command: str = "") -> Path:
+    """A training on the people of the reference weights, who belong to no profile's corpus; its exported weights."""
+    if device.type == "cuda":
         first = POOLS["features"]["first"]
-        videos: Videos = LiveVideos(SEED, first, LIVE_PEOPLE, POOLS["features"]["videos"], 16, profile.image_size, chosen)
+        videos: Videos = LiveVideos(SEED, first, LIVE_PEOPLE, POOLS["features"]["videos"], 16, profile.image_size, device)
         people = {"seed": SEED, "first": first, "people": LIVE_PEOPLE, "rendered": "as training goes"}
     else:
         videos, people = PoolVideos(pool("features", data / "pools")), {"seed": SEED, **POOLS["features"]}
-    train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), results / profile.name / "runs" / "reference", people,
-          seconds=seconds, device=chosen, command=f"python -m talking_heads meta-learn --profile {profile.name} --variant {name}")
+    return train(profile, name, videos, PoolVideos(pool("verification_test", data / "pools")), runs, people, seconds=seconds, device=device, command=command)
 
 
 def fit_face_shape(profile: Profile, data: Path) -> None:
