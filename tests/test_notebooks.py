@@ -55,6 +55,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     runs = {p.name.split("-")[0] if p.name.startswith("chapter-") else p.name for p in (results / "runs").iterdir()}
     assert runs == {"chapter", "cells", *(f"meta-{v}" for v in profiles.load("smoke").variants)}
     assert list(pd.read_csv(results / "tables/table1.csv").columns) == COLUMNS
+    assert len(pd.read_csv(results / "tables/differences.csv")) == 3 * (3 + 2 + 4), "three metrics: after against before, T against T, against both trivial rows"
     assert "Report: " in done.stdout and "| T | corpus | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
 
 

@@ -61,7 +61,7 @@ def test_table_2_at_the_smoke_size():
     assert list(both.columns[:len(tables.COLUMNS)]) == tables.COLUMNS
     assert both.query("T == 1 and method == 'Ours' and phase == 'few-shot learning'")["paper_value"].item() == 43.84
     assert both.query("T == 1 and method == 'Ours' and phase == 'inference'")["paper_2080ti"].item() == 0.013
-    assert both.groupby(["phase", "T"])["order holds"].nunique().eq(1).all()
+    assert both.groupby(["phase", "T"])["order holds"].nunique().le(1).all()
     right = rows.merge(both[["method", "phase", "T", "paper_value"]].dropna()).assign(seconds=lambda t: t["paper_value"])
     assert tables.table2(right.drop(columns="paper_value"), "the paper's", "run")["order holds"].all()
     assert both["verdict"].eq("not comparable").all() and set(both["rank"].dropna()) <= {1, 2, 3, 4}

@@ -73,7 +73,7 @@ def train_observer(groups: Sequence[Sequence[dict[str, np.ndarray]]], reals: Map
 def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequence[np.ndarray]], groups: Mapping[str, str] | None = None,
             steps: int = 200, each: int = 32, seed: int = 0, real: Collection[str] = (), device: str | torch.device = "cpu") -> pd.DataFrame:
     """How often the observer finds each method's fakes: columns method, person, USER-proxy, and control, how often it finds those of
-    methods that it has learned, in other triplets of the same person. A control at chance says that it is no observer.
+    methods that it has learned, in as many triplets of the same person. A control at chance says that it is no observer.
 
     ``fakes`` maps a method to its frames of every person, ``reals`` a person to the frames of each other video. Methods of the same
     group (the same one at another T, say) are left out together; groups in ``real`` show real pictures and are never learned
@@ -88,7 +88,7 @@ def observe(fakes: Mapping[str, dict[str, np.ndarray]], reals: Mapping[str, Sequ
 
     def rate(observer: Observer, of: Sequence[Mapping[str, np.ndarray]], person: str) -> float:
         """How often it finds the fakes of some methods, in ``each`` triplets of all of them together."""
-        drawn = [draw_triplets(made[person], reals[person], -(-each // len(of)), np.random.default_rng([seed, people.index(person)])) for made in of]
+        drawn = [draw_triplets(made[person], reals[person], -(-each // len(of)), np.random.default_rng([seed, people.index(person), number])) for number, made in enumerate(of)]
         x, place = (torch.cat(parts) for parts in zip(*drawn))
         with torch.no_grad():
             return (observer(x.to(device)).argmax(1).cpu() == place).float().mean().item()

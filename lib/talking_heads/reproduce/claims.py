@@ -165,9 +165,9 @@ def far_poses(e: Evidence) -> list[Part]:
 def diverged(e: Evidence) -> list[Part]:
     """Of the seeds with which exactly one of the two trainings diverges, the share where it is the one without L_FM; exact interval."""
     name = "share of seeds that diverge without L_FM, among those that diverge with or without it alone, less one half"
-    if e.stability is None or not len(e.stability):
+    if e.stability is None or e.stability["feature_matching"].nunique() < 2:
         return [Part(name, missing="trainings without L_FM")]
-    ended = e.stability.pivot(index="seed", columns="feature_matching", values="diverged").astype(bool)
+    ended = e.stability.pivot(index="seed", columns="feature_matching", values="diverged").dropna().astype(bool)
     one = ended[ended["with"] != ended["without"]]
     if not len(one):
         return [Part(name, 0.0, -0.5, 0.5)]

@@ -110,7 +110,7 @@ def frames_say_less_and_less(b: Backing) -> str:
 def feed_forward_is_full(b: Backing) -> str:
     few, many = b.evidence.shots[0], b.evidence.shots[-1]
     likeness = {name: [b.mean(name, "CSIM-judge", t) for t in (few, many)] for name in (m.FEED_FORWARD, m.AFTER)}
-    only_if(likeness[m.AFTER][0] > likeness[m.FEED_FORWARD][0])
+    only_if(likeness[m.AFTER][0] > likeness[m.FEED_FORWARD][0] > b.mean(m.BEFORE, "CSIM-judge", few))
     grows = lambda name: "from {:.3f} to {:.3f}".format(*likeness[name])
     return (f"From T = {few} to {many} FF's CSIM-judge goes {grows(m.FEED_FORWARD)}, FT's {grows(m.AFTER)}. Before fine-tuning FT has {b.mean(m.BEFORE, 'CSIM-judge', few):.3f} at T = {few}, "
             "less than FF, and after it more: here a fine-tuning is worth more than FF's longer training, on one frame already.")
@@ -188,6 +188,7 @@ def more_sources_do_not_blur(b: Backing) -> str:
 
 def distance_follows_likeness(b: Backing) -> str:
     """The Fréchet distance against likeness, over the methods of Table 1 that are not trivial."""
+    only_if(b.evidence.distance == "FD-judge")  # whose features are made to tell people apart
     names, rows = [n for n in m.TABLE1 if n not in m.TRIVIAL], []
     for name in names:
         with suppress(Missing):
@@ -282,7 +283,7 @@ def explain(table: pd.DataFrame, backing: Backing) -> pd.DataFrame:
     people, rows = backing.evidence.frames["person"].nunique(), []
     for number, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
         run = parts[parts["estimate"].notna()]
-        weakest = run.loc[(run["estimate"] / (run["ci_high"] - run["ci_low"]).fillna(np.inf)).idxmin()]
+        weakest = run.loc[(run["estimate"] / (run["ci_high"] - run["ci_low"]).replace(0, np.nan)).fillna(run["estimate"]).idxmin()]
         said = [parts_of(parts, people), f"The weakest, by its interval's width: {weakest['part']}, {weakest['estimate']:+.3f} [{weakest['ci_low']:+.3f}, {weakest['ci_high']:+.3f}]."]
         found = []
         for cause in CAUSES[number]:

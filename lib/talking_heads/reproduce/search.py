@@ -76,6 +76,7 @@ def fine_tunings(profile: Profile, method: str, nets: Any, weights: str, choices
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     rates = list(choices[0])
+    rows = [r for r in rows if {name: r[name] for name in rates} in choices]  # an earlier search may have tried others
     done = {(*(r[name] for name in rates), r["person"]) for r in rows if r["epochs"] == max(EPOCHS)}
     todo = [(choice, k) for choice in choices for k in range(len(tasks)) if (*choice.values(), tasks[k].person) not in done]
     progress = Progress("searching", len(todo), "heads")

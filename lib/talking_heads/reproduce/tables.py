@@ -103,7 +103,8 @@ def table1(frames: pd.DataFrame, features: dict, profile: Profile, run_id: str, 
             pairs = [g[[opening, f"{opening} wanted"]].to_numpy() for _, g in part.groupby("person")]
             related = lambda rows_: metrics.correlation(*rows_.T)
             spread = pd.Series([related(g[[opening, f"{opening} wanted"]].to_numpy()) for _, g in part.groupby("seed")]).std()
-            add(method, t, f"{opening} correlation", related(np.concatenate(pairs)), *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape, spread)
+            value = related(np.concatenate(pairs))
+            add(method, t, f"{opening} correlation", value, *(pooled_interval(related, pairs) if len(pairs) > 1 else (nan, nan)), *shape, spread, needs="" if np.isfinite(value) else "an opening that varies")
         made, true, who, seed = features[method, t]
         scale = made.shape[1] ** 0.5  # the judge's features have length 1, the kernel is made for components of size 1
         distances = {"FD-judge": metrics.frechet_distance,
@@ -161,7 +162,8 @@ def table2(rows: pd.DataFrame, device: str, run_id: str) -> pd.DataFrame:
     table["rank"] = table[table["paper_value"].notna()].groupby(where)["value"].rank()
     table["paper rank"] = table.groupby(where)["paper_value"].rank()
     differ = (table["rank"] != table["paper rank"]) & table["rank"].notna()
-    table["order holds"] = ~differ.groupby([table[c] for c in where]).transform("any")
+    held = ~differ.groupby([table[c] for c in where]).transform("any")
+    table["order holds"] = held.where(table.groupby(where)["rank"].transform("count") > 0)  # where the paper has none, nothing can
     return table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]].sort_values([*where, "value"], ignore_index=True)
 
 
@@ -185,7 +187,7 @@ def wide(table: pd.DataFrame, metrics_: list[str]) -> pd.DataFrame:
 
 def table1_caption(table: pd.DataFrame, profile: Profile, weights: str) -> str:
     """What stands above Table 1."""
-    judged = "with a verdict each" if set(table["verdict"]) - {"not comparable", "not run"} else "which are of other data at another size: not comparable"
+    judged = "with a verdict each" if set(table["verdict"]) - {"not comparable", "not run"} else "which are of other data or at another size: not comparable"
     return (f"Table 1, profile {profile.name}, on {corpus_name(profile)}. Square brackets: 95 % intervals over people; round ones: the paper's numbers, {judged}. X2Face is driven by the true frame, "
             f"all others by its landmarks. USER-proxy: an observer's share of fakes found, chance is 0.33. {weights}.")
 
