@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..evaluation import judges, metrics, protocol
 from ..evaluation import methods as m
+from ..evaluation.statistics import per_seed
 from .claims import CLAIMS, Evidence, gain
 
 MANY = 1_000  # people; beyond it nobody will ask them
@@ -58,7 +59,7 @@ class Backing:
         made, true, _, seeds = self.evidence.features.get((name, t or self.evidence.t), [()] * 4)
         if not len(seeds) or min(np.unique(seeds, return_counts=True)[1]) < metrics.FEWEST_SAMPLES:
             raise Missing(name)
-        return float(np.mean([metrics.frechet_distance(made[seeds == s], true[seeds == s]) for s in np.unique(seeds)]))
+        return per_seed(lambda rows: metrics.frechet_distance(*np.split(rows, 2, axis=1)))(np.column_stack([made, true, seeds]))
 
     def halves(self, names: Sequence[str], metric: str) -> pd.DataFrame:
         """A metric on the half of the frames near to the T frames and the half far from them: rows "near" and "far", a column a method."""
