@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -426,3 +427,5 @@ def test_a_run_keeps_its_name_and_colour_in_panels_that_others_do_not_log():
     figure = figures.runs({"a": log("x"), "b": log("x", "y")}, {"x": "X", "y": "Y"})
     assert [t.get_text() for t in figure.axes[1].get_legend().get_texts()] == ["a", "b"]
     assert figure.axes[1].lines[0].get_color() == figure.axes[0].lines[1].get_color()
+    many = figures.runs({str(n): log("x") for n in range(12)}, {"x": "X"})
+    assert len({matplotlib.colors.to_hex(line.get_color()) for line in many.axes[0].lines}) == 12

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -195,6 +196,15 @@ def test_the_report_says_what_is_of_an_earlier_run(tmp_path):
     for status, told in (("ok", 0), ("failed", 2), ("stale", 2)):
         runner.write_status(tmp_path, {"05_comparison": Outcome(status)})
         assert report.write_report(profile, tmp_path, "weights").read_text().count(f">Of an earlier run (05_comparison: {status}). ") == told
+
+
+def test_the_report_has_its_tables_in_the_order_of_the_chapters_and_says_nothing_twice(tmp_path):
+    (tmp_path / "tables").mkdir()
+    for name in ("claims", "anything", "table1"):
+        (tmp_path / f"tables/{name}.md").write_text("A caption\n\n| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 1 | 4 | 3 |\n")
+    assert [p.stem for p in report.in_order(tmp_path / "tables", ".md")] == ["table1", "claims", "anything"]
+    cells = re.findall("<td>(.*?)</td>", report.markdown_table(tmp_path / "tables/claims.md")[1])
+    assert cells == ["1", "2", "3", "", "4", "3"], "what is the same is left out from the left on, up to the first difference"
 
 
 SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(300)"

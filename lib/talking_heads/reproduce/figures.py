@@ -68,20 +68,21 @@ def runs(logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str,
     """Several runs over each other: a panel for each logged value, three in a row, and a line for each run that logged it.
 
     Where a name has many runs, and so a step many rows, the line is their mean and the band reaches from the lowest to the
-    highest of them. Validation losses, which are rare, are not smoothed.
+    highest of them. Validation losses, which are rare, are not smoothed. More than ten runs share a scale from cold to warm.
     """
+    colours = [f"C{n}" for n in range(len(logs))] if len(logs) <= 10 else plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(logs)))
     wide, high = min(3, len(panels)), -(-len(panels) // 3)
     figure, axes = plt.subplots(high, wide, figsize=(3.0 * wide + 1.6, 2.6 * high), squeeze=False)
     for axis in axes.flat[len(panels):]:
         axis.set_axis_off()
     for axis, (value, title) in zip(axes.flat, panels.items()):
-        for number, (name, rows) in enumerate(logs.items()):
+        for colour, (name, rows) in zip(colours, logs.items()):
             table = pd.DataFrame(rows)
             if value in table and len(part := table[["step", value]].dropna()):
                 by_step = part.groupby("step")[value].agg(["mean", "min", "max"]).rolling(1 if value == "validation" else smooth, min_periods=1).mean()
-                axis.plot(by_step.index, by_step["mean"], lw=1.2, color=f"C{number}", label=name)
+                axis.plot(by_step.index, by_step["mean"], lw=1.2, color=colour, label=name)
                 if len(by_step) < len(part):
-                    axis.fill_between(by_step.index, by_step["min"], by_step["max"], color=f"C{number}", alpha=0.12, lw=0)
+                    axis.fill_between(by_step.index, by_step["min"], by_step["max"], color=colour, alpha=0.12, lw=0)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)

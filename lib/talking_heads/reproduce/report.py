@@ -33,9 +33,10 @@ PAGE = jinja2.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Talking heads: {{ profile.name }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } figure { margin: 1.5rem 0 } figure img { max-width: 100% } figcaption { color: #555 }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } td, th { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left }
+.scroll { overflow-x: auto } .scroll table { width: max-content } .scroll td { max-width: 9.5rem; vertical-align: top }
+table { border-collapse: collapse; font-size: 13px } td, th { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left }
 .ok { color: #176b2c } .failed { color: #b00020 } pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 12px }
 .weights { background: #fff6dd; padding: .5rem .8rem; border-left: 4px solid #e0b000 }
 </style></head><body>
@@ -56,11 +57,19 @@ h1, h2 { line-height: 1.2 } figure { margin: 1.5rem 0 } figure img { max-width: 
 
 
 def markdown_table(path: Path) -> tuple[str, str]:
-    """Caption and HTML of a table that :mod:`tables` wrote as markdown."""
+    """Caption and HTML of a table that :mod:`tables` wrote as markdown; what a row shares with the one above is left blank."""
     text, _, body = path.read_text().partition("\n\n")
     lines = [[c.strip() for c in line.strip().strip("|").split("|")] for line in body.splitlines() if line.startswith("|")]
     frame = pd.DataFrame(lines[2:], columns=lines[0])
-    return text, frame.to_html(index=False, border=0)
+    repeated = (frame == frame.shift()).cummin(axis=1)  # from the left, up to the first column that differs
+    return text, frame.mask(repeated, "").to_html(index=False, border=0)
+
+
+def in_order(folder: Path, ending: str) -> list[Path]:
+    """Files of a folder, first those that chapters promise, in their order, then the others by name."""
+    promised = [Path(p).stem for c in CHAPTERS for p in c.promises if p.startswith(f"{folder.name}/")]
+    rank = {name: n for n, name in enumerate(promised)}
+    return sorted(folder.glob(f"*{ending}"), key=lambda path: (rank.get(path.stem, len(promised)), path.stem))
 
 
 def earlier(chapter: str | None, outcomes: dict[str, Outcome]) -> str:
@@ -75,13 +84,11 @@ def write_report(profile: Profile, results: Path, weights: str) -> Path:
     outcomes = read_status(results)
     made_by = {Path(p).stem: c.name for c in CHAPTERS for p in c.promises}
     tables = []
-    for path in sorted((results / "tables").glob("*.md")):
+    for path in in_order(results / "tables", ".md"):
         text, table = markdown_table(path)
         tables.append((path.stem, earlier(made_by.get(path.stem), outcomes) + text, Markup(table)))
-    order = [p.split("/")[1][:-4] for c in CHAPTERS for p in c.promises if p.startswith("figures/")]
-    found = {p.stem: p for p in (results / "figures").glob("*.png")}
-    figures = [(n, earlier(made_by.get(n), outcomes) + CAPTIONS.get(n, n), base64.b64encode(found[n].read_bytes()).decode())
-               for n in [*(n for n in order if n in found), *sorted(found.keys() - set(order))]]
+    figures = [(path.stem, earlier(made_by.get(path.stem), outcomes) + CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode())
+               for path in in_order(results / "figures", ".png")]
     page = PAGE.render(profile=profile, machine=machine(), commit=commit(), weights=weights, tables=tables, figures=figures,
                        chapters=[(c, outcomes.get(c.name)) for c in CHAPTERS])
     temporary = results / "index.tmp"
