@@ -18,7 +18,7 @@ from talking_heads.perceptual import embedded_digest
 from talking_heads.reproduce import reference, tables
 from talking_heads.reproduce.reasons import NO_CAUSE
 from talking_heads.reproduce.runner import CHAPTERS, Run
-from talking_heads.tensors import load_weights
+from talking_heads.tensors import load_weights, sha256
 
 RESULTS = Path(__file__).parents[1] / "results"
 REFERENCE = RESULTS / "reference"
@@ -160,6 +160,15 @@ def test_ablations_and_stability_of_the_reference():
     ablations, stability = (pd.read_csv(REFERENCE / f"tables/{n}.csv") for n in ("ablations", "stability"))
     assert set(ablations["row"]) == {*methods.ABLATIONS, methods.OURS_BEFORE, methods.OTHERS_E} and ablations[["low", "high"]].notna().all(axis=None)
     assert stability.groupby("feature_matching")["seed"].agg(set).to_dict() == {"with": set(range(6)), "without": set(range(6))}
+
+
+def test_what_pretraining_is_worth_was_measured_on_the_committed_pix2pixhd():
+    profile = profiles.load("laptop-full")
+    digest = sha256(reference.weights_path(profile, "pix2pixhd", "reference", RESULTS))[:12]
+    worth, rates = (pd.read_csv(REFERENCE / f"{n}_pix2pixhd_T8.csv") for n in ("pretraining", "tuning_search"))
+    kept = worth[worth["pretraining"] == profile.small_steps].drop(columns="pretraining").reset_index(drop=True)
+    assert worth["pretraining"].min() < profile.small_steps and kept["weights"].tolist() == [digest]
+    pd.testing.assert_frame_equal(kept, rates[rates["pix2pixhd_tune_rate"] == profile.pix2pixhd_tune_rate])
 
 
 def test_every_claim_was_run_and_every_no_has_its_reason():

@@ -58,7 +58,7 @@ def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, extractors):
 
 
 def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, videos, extractors):
-    """Each with its own weights and schedule; the reference's last."""
+    """Each with its own weights and schedule, in order, the reference's among them."""
     profile, lengths = profiles.load("smoke"), []
 
     def trained(p, name, *_):
@@ -71,6 +71,6 @@ def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, vid
     for name, value in {"make_extractors": lambda _: extractors, "EPOCHS": (0, 2), "PEOPLE": 1, "train_on_pools": trained,
                         "weights_path": lambda p, *_: trained(p, "pix2pixhd")}.items():
         monkeypatch.setattr(module, name, value)
-    table = module.pretraining("smoke", [1, 2], 1, tmp_path, tmp_path / "results", "cpu")
+    table = module.pretraining("smoke", [2, 1], 1, tmp_path, tmp_path / "results", "cpu")
     assert table["pretraining"].tolist() == lengths == [1, 2, profile.small_steps] and table["weights"].nunique() == 3 and table["SSIM"].nunique() == 3
     assert (tmp_path / "results/smoke/tables/pretraining_pix2pixhd_T1.csv").exists()

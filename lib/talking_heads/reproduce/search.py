@@ -124,13 +124,13 @@ def search(profile_name: str, method: str, t: int, data: Path, results: Path, de
 def pretraining(profile_name: str, lengths: Sequence[int], t: int, data: Path, results: Path, device: str) -> pd.DataFrame:
     """What Pix2pixHD's pretraining is worth, which its validation loss cannot tell: :func:`fine_tunings` after ``lengths`` steps of it.
 
-    Each length is a training of its own, with its own schedule of rates, on the people of the reference weights; theirs is the
-    last row of ``pretraining_pix2pixhd_T<t>.csv``.
+    Each length is a training of its own, with its own schedule of rates, on the people of the reference weights, whose length
+    has a row of ``pretraining_pix2pixhd_T<t>.csv``, too.
     """
     profile, chosen, tables = load(profile_name), choose(device), []
     build.ensure(profile, data, str(chosen))
     extractors = [e.to(chosen) for e in make_extractors(profile)]
-    for steps in (*lengths, profile.small_steps):
+    for steps in sorted({*lengths, profile.small_steps}):
         if steps == profile.small_steps:
             path = weights_path(profile, "pix2pixhd", "reference", results)
         else:
