@@ -68,7 +68,7 @@ def runs(logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str,
     """Several runs over each other: a panel for each logged value, three in a row, and a line for each run that logged it.
 
     Where a name has many runs, and so a step many rows, the line is their mean and the band reaches from the lowest to the
-    highest of them. Validation losses, which are rare, are not smoothed. More than ten runs share a scale from cold to warm.
+    highest of them. Lines are smoothed, bands and validation losses, which are rare, are not. More than ten runs share a scale from cold to warm.
     """
     colours = [f"C{n}" for n in range(len(logs))] if len(logs) <= 10 else plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(logs)))
     wide, high = min(3, len(panels)), -(-len(panels) // 3)
@@ -79,8 +79,9 @@ def runs(logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str,
         for colour, (name, rows) in zip(colours, logs.items()):
             table = pd.DataFrame(rows)
             if value in table and len(part := table[["step", value]].dropna()):
-                by_step = part.groupby("step")[value].agg(["mean", "min", "max"]).rolling(1 if value == "validation" else smooth, min_periods=1).mean()
-                axis.plot(by_step.index, by_step["mean"], lw=1.2, color=colour, label=name)
+                by_step = part.groupby("step")[value].agg(["mean", "min", "max"])
+                line = by_step["mean"].rolling(1 if value == "validation" else smooth, min_periods=1).mean()
+                axis.plot(line.index, line, lw=1.2, color=colour, label=name)
                 if len(by_step) < len(part):
                     axis.fill_between(by_step.index, by_step["min"], by_step["max"], color=colour, alpha=0.12, lw=0)
         axis.set_title(title, fontsize=9)
