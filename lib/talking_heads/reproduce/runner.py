@@ -53,7 +53,7 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("00_start_here", "the map, and a talking head from the reference weights", (), ("figures/start_here.png",), 0.5),
-    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 3.0),
+    Chapter("01_speakers_and_landmarks", "renders and prepares the corpus", (), ("figures/speakers.png", "figures/landmarks.png", "verification.json"), 3.5),
     Chapter("02_networks_and_losses", "shapes, sizes, losses", ("01_speakers_and_landmarks",), ("tables/sizes.csv", "figures/losses.png"), 0.2),
     Chapter("03_meta_learning", "meta-learning from nothing, for its budget", ("01_speakers_and_landmarks",),
             ("figures/meta_learning.png", "figures/meta_curves.png"), 2.0),
@@ -61,9 +61,9 @@ CHAPTERS = (
             ("figures/identity_gap.png", "figures/tuning_curves.png"), 1.3),
     Chapter("05_comparison", "Table 1: all methods", ("01_speakers_and_landmarks", "03_meta_learning"),
             ("tables/table1.csv", "tables/table1.md", "tables/table1.tex", "tables/differences.csv", "tables/observed.csv",
-             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 9.0, reads=ANSWERS),
+             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13))), 10.0, reads=ANSWERS),
     Chapter("06_ablations", "what each part is worth", ("05_comparison",),  # whose cells it goes on with
-            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png", "figures/figure6_others.png"), 7.0),
+            ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png", "figures/figure6_others.png"), 8.0),
     Chapter("07_timing", "Table 2: predicted and measured", ("01_speakers_and_landmarks",), ("tables/table2.csv", "tables/timings.csv"), 8.5, alone=True),
     Chapter("08_claims", "which of the paper's claims hold here", ("05_comparison", "06_ablations", "07_timing"), ("tables/claims.csv", "tables/reasons.csv", "tables/blur.csv"), 0.5),
     Chapter("09_identity_gap", "looking at the gap, by hand", ("01_speakers_and_landmarks", "03_meta_learning"), ("figures/gap.png", "figures/by_hand.png"), 0.8),
