@@ -35,7 +35,7 @@ PAGE = jinja2.Template("""<!doctype html>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } figure { margin: 1.5rem 0 } figure img { max-width: 100% } figcaption { color: #555 }
-.scroll { overflow-x: auto } .scroll table { width: max-content } .scroll td { max-width: 9.5rem; vertical-align: top }
+.scroll { overflow-x: auto } .scroll table { width: max-content } .scroll td { max-width: 9.5rem; vertical-align: top } .scroll td:last-child { max-width: 40rem }
 table { border-collapse: collapse; font-size: 13px } td, th { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left }
 .ok { color: #176b2c } .failed { color: #b00020 } pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 12px }
 .weights { background: #fff6dd; padding: .5rem .8rem; border-left: 4px solid #e0b000 }
