@@ -13,6 +13,9 @@ from talking_heads.evaluation import methods as m
 from talking_heads.reproduce import claims, reasons, tables
 
 ROOT = Path(__file__).parents[1]
+STATISTICS = ("reproduce/claims.py", "reproduce/tables.py", "reproduce/trainings.py", "reproduce/paper_numbers.csv", "evaluation/statistics.py", "evaluation/metrics.py",
+              "evaluation/protocol.py", "evaluation/observer.py", "evaluation/timing.py", "evaluation/inception.py", "evaluation/methods.py", "evaluation/judges.py",
+              "profiles/laptop.yaml", "profiles/laptop-full.yaml", "judges/networks.py", "judges/lids.py")  # whatever decides a claim
 
 
 def evidence(better: float = 0.1, noise: float = 0.005, people: int = 8) -> claims.Evidence:
@@ -149,10 +152,7 @@ def test_statistics_were_committed_before_the_reference_run():
     if not ran:
         pytest.skip("no reference run of the claims yet")
     git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True)
-    fixed = git("log", "-1", "--format=%H", "--", *(f"lib/talking_heads/{f}" for f in ("reproduce/claims.py", "reproduce/tables.py", "evaluation/statistics.py", "evaluation/metrics.py",
-                                                                                         "evaluation/protocol.py", "evaluation/observer.py", "evaluation/timing.py", "evaluation/inception.py",
-                                                                                         "evaluation/methods.py", "evaluation/judges.py", "reproduce/trainings.py",
-                                                                                         "reproduce/paper_numbers.csv", "profiles/laptop.yaml", "profiles/laptop-full.yaml", "judges/networks.py", "judges/lids.py"))).stdout.strip()
+    fixed = git("log", "-1", "--format=%H", "--", *(f"lib/talking_heads/{f}" for f in STATISTICS)).stdout.strip()
     if not fixed or git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
         pytest.skip("a checkout without history")
     assert len(ran) == 1 and not (commit := ran.pop()).endswith("+"), "one clean run"

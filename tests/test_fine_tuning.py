@@ -1,7 +1,6 @@
 """Fine-tuning: where it starts, what moves, and for how long."""
 
 import dataclasses
-import math
 import os
 import time
 
@@ -108,7 +107,7 @@ def test_speed_of_a_step(slowness):
             pytest.skip("measured with bf16, which this processor does not multiply")
     x = torch.rand(8, 3, 64, 64) * 2 - 1
     tuning, times = set_up(build(profile, 1), x, x, profile, make_extractors(profile)), []
-    while min(times, default=math.inf) > 0.25 * slowness and len(times) < 150:  # a neighbour's half minute is waited out
+    for _ in range(20):
         start = time.time()
         tuning.step(torch.arange(8))
         times.append(time.time() - start)

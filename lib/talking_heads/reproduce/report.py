@@ -29,6 +29,8 @@ CAPTIONS = {
     "astronaut": "A head from one photograph, by weights that have seen drawn people only",
 }
 
+MADE_BY = {Path(p).stem: c.name for c in CHAPTERS for p in c.promises}  # which chapter promises a result, in their order
+
 PAGE = jinja2.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Talking heads: {{ profile.name }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -67,9 +69,8 @@ def markdown_table(path: Path) -> tuple[str, str]:
 
 def in_order(folder: Path, ending: str) -> list[Path]:
     """Files of a folder, first those that chapters promise, in their order, then the others by name."""
-    promised = [Path(p).stem for c in CHAPTERS for p in c.promises if p.startswith(f"{folder.name}/")]
-    rank = {name: n for n, name in enumerate(promised)}
-    return sorted(folder.glob(f"*{ending}"), key=lambda path: (rank.get(path.stem, len(promised)), path.stem))
+    promised = [*MADE_BY]
+    return sorted(folder.glob(f"*{ending}"), key=lambda path: (promised.index(path.stem) if path.stem in MADE_BY else len(promised), path.stem))
 
 
 def earlier(chapter: str | None, outcomes: dict[str, Outcome]) -> str:
@@ -82,12 +83,11 @@ def earlier(chapter: str | None, outcomes: dict[str, Outcome]) -> str:
 def write_report(profile: Profile, results: Path, weights: str) -> Path:
     """``index.html`` of ``results`` = results/<profile>."""
     outcomes = read_status(results)
-    made_by = {Path(p).stem: c.name for c in CHAPTERS for p in c.promises}
     tables = []
     for path in in_order(results / "tables", ".md"):
         text, table = markdown_table(path)
-        tables.append((path.stem, earlier(made_by.get(path.stem), outcomes) + text, Markup(table)))
-    figures = [(path.stem, earlier(made_by.get(path.stem), outcomes) + CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode())
+        tables.append((path.stem, earlier(MADE_BY.get(path.stem), outcomes) + text, Markup(table)))
+    figures = [(path.stem, earlier(MADE_BY.get(path.stem), outcomes) + CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode())
                for path in in_order(results / "figures", ".png")]
     page = PAGE.render(profile=profile, machine=machine(), commit=commit(), weights=weights, tables=tables, figures=figures,
                        chapters=[(c, outcomes.get(c.name)) for c in CHAPTERS])
