@@ -166,10 +166,10 @@ def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, mo
     assert len(made.frames) == 20 and made.frames[0].shape == (256, 256, 3) and made.sound is not None
     with av.open(str(out)) as container:
         assert "synthetic" in container.metadata["comment"] and container.streams.audio[0].rate == animate.HEARD
-    kept = heads.load_head(tmp_path / "me.head")
+    kept = heads.load_head(tmp_path / "me.mp4.head")
     assert kept.card["T"] == 1 and kept.card["origin"] == "me.png"
     bare = tmp_path / "bare.mp4"
-    assert main(["animate", "--head", str(tmp_path / "me.head"), "--driver", str(clips / "you.mp4"), "--out", str(bare), "--no-mark"]) == 0
+    assert main(["animate", "--head", str(tmp_path / "me.mp4.head"), "--driver", str(clips / "you.mp4"), "--out", str(bare), "--no-mark"]) == 0
     corner = [np.stack(video.read(p).frames).astype(int)[:, -24:, :80] for p in (out, bare)]
     elsewhere = [np.stack(video.read(p).frames).astype(int)[:, :200] for p in (out, bare)]
     assert np.abs(corner[0] - corner[1]).mean() > 8 > np.abs(elsewhere[0] - elsewhere[1]).mean()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from talking_heads import weights
-from talking_heads.corpus import build, prepare, video
+from talking_heads.corpus import build, prepare, sources, video
 from talking_heads.corpus.crops import Square, clip_square, crop, keep_inside, to_crop
 from talking_heads.corpus.landmarks import PARTS, draw, interocular, openings
 from talking_heads.corpus.speakers.clips import make_clip
@@ -97,14 +97,6 @@ def test_bad_sources_get_a_line_and_never_stop_the_rest(tmp_path, clip):
         assert re.search(why, found[name]["note"]), found[name]
     store = Store(tmp_path / "out", "test")
     assert {e.video for e in store.entries} == {"good", "silent", "видео", "fast", "eight", "vertical", "nan"}
-
-
-def test_a_clip_that_memory_would_not_hold_is_left_out(tmp_path, clip, monkeypatch):
-    (tmp_path / "in").mkdir()
-    film(tmp_path / "in/long.mp4", clip)
-    monkeypatch.setattr(video, "MOST", 5.5 * clip.frames[0].nbytes)
-    (line,) = lines(tmp_path / "in", tmp_path / "out").values()
-    assert line["frames"] == 0 and "more than 5 frames of" in line["note"] and "cut it into shorter clips" in line["note"]
 
 
 def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_path, clip):
@@ -237,7 +229,7 @@ def test_voxceleb_layouts_and_splits(tmp_path):
     for path in ("dev/mp4/id00012/abc/00001.mp4", "dev/mp4/id00012/abc/00002.mp4", "test/mp4/id00017/xyz/00003.mp4"):
         (tmp_path / "vox2" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "vox2" / path).write_bytes(b"x")
-    units = {u.video: u for u in prepare.discover(tmp_path / "vox2", "voxceleb2")}
+    units = {u.video: u for u in sources.discover(tmp_path / "vox2", "voxceleb2")}
     assert len(units["abc"].sources) == 2 and units["abc"].person == "id00012" and units["xyz"].split == "test"
     assert units["abc"].split in ("meta", "validation")
     for person in ("id10270", "id10001"):
@@ -249,25 +241,25 @@ def test_voxceleb_layouts_and_splits(tmp_path):
         folder = tmp_path / f"vox1/unzippedFaces/{person}/1.6/film"
         folder.mkdir(parents=True)
         (folder / "0000001.jpg").write_bytes(b"x")
-    units = {u.person: u for u in prepare.discover(tmp_path / "vox1", "voxceleb1")}
+    units = {u.person: u for u in sources.discover(tmp_path / "vox1", "voxceleb1")}
     assert units["Eartha_Kitt"].split == "test" and units["Anna_Paquin"].split in ("meta", "validation")
     for path in ("anna/one.mp4", "anna/two.mp4", "ben/one.mp4", "alone.mp4"):
         (tmp_path / "own" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / path).write_bytes(b"x")
-    assert {(u.person, u.video) for u in prepare.discover(tmp_path / "own")} == {("anna", "one"), ("anna", "two"), ("ben", "one"), ("alone", "alone")}
+    assert {(u.person, u.video) for u in sources.discover(tmp_path / "own")} == {("anna", "one"), ("anna", "two"), ("ben", "one"), ("alone", "alone")}
     assert units["id10270"].split == "test" and units["id10001"].split in ("meta", "validation") and len(units["id10001"].sources) == 3
     with pytest.raises(ValueError, match="holds no video"):
         (tmp_path / "nothing").mkdir()
-        prepare.discover(tmp_path / "nothing")
+        sources.discover(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no such folder"):
-        prepare.discover(tmp_path / "nowhere")
+        sources.discover(tmp_path / "nowhere")
 
 
 def test_splits_are_disjoint_for_good():
     people = [f"id{n:05d}" for n in range(4000)]
-    groups = [prepare.split_of(p, "dev", "voxceleb2") for p in people]
+    groups = [sources.split_of(p, "dev", "voxceleb2") for p in people]
     assert 40 < groups.count("validation") < 130 and groups.count("test") == 0
-    assert groups == [prepare.split_of(p, "dev", "voxceleb2") for p in people]
+    assert groups == [sources.split_of(p, "dev", "voxceleb2") for p in people]
 
 
 def test_preparing_goes_on_where_it_was_and_notices_changes(tmp_path, clip):
@@ -369,7 +361,7 @@ def test_openings_follow_the_face():
 def test_corpus_of_the_smoke_profile(tmp_path):
     profile = load("smoke")
     root = build.ensure(profile, tmp_path)
-    stores = {s: build.store(profile, tmp_path, s) for s in prepare.SPLITS}
+    stores = {s: build.store(profile, tmp_path, s) for s in sources.SPLITS}
     people = [set(s.people()) for s in stores.values()]
     assert [len(p) for p in people] == [6, 2, 2] and not set.intersection(people[0], people[1] | people[2]) and not people[1] & people[2]
     manifest = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]

@@ -54,7 +54,7 @@ def test_a_real_clip_is_animated_by_another(tmp_path, monkeypatch):
     louder = lambda sound: np.abs(sound[:len(sound) // 1600 * 1600].reshape(-1, 1600).astype(float)).mean(1)
     n = min(len(louder(made.sound)), len(louder(moves.sound)))
     assert np.corrcoef(louder(made.sound)[:n], louder(moves.sound)[:n])[0, 1] > 0.95
-    kept = heads.load_head(out.with_suffix(".head"))
+    kept = heads.load_head(out.with_name("out.mp4.head"))
     assert kept.card == {"person": source.stem, "kind": "real person", "origin": source.name, "T": 4, "weights": kept.card["weights"]}
 
 

@@ -3,10 +3,33 @@
 import argparse
 import json
 import math
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .profiles import VARIANTS
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says what is kept."""
+
+
+def number(kind: type, low: float, what: str) -> Callable[[str], float]:
+    """A converter of an option's text that refuses what is below ``low`` or no number."""
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+    return convert
+
+
+MINUTES = number(float, 0, "a number of minutes")
+COUNT = number(int, 1, "a whole number of at least 1")
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -76,24 +99,40 @@ def animate(args: argparse.Namespace) -> None:
     from .devices import choose
     from .driving import animate as a
     from .driving.heads import load_head
+    from .files import appended, try_outputs
     from .profiles import load
     from .reproduce.reference import load_networks, own
     if bool(args.photo) == bool(args.head):
         raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
-    device = choose(args.device)
-    detect = a.detector_for([*(args.photo or ()), args.driver], device)
-    head = load_head(args.head, device) if args.head else None
-    profile = load(args.profile)
-    driver = a.read_driver(args.driver, head.settings.image_size if head else profile.image_size, detect)  # before the minutes of learning
-    if head is None:
-        nets, about = load_networks(profile, own(profile), "reference" if profile.reference_weights else "scratch", args.results, device)
-        few = a.source_frames(args.photo, profile, args.shots, detect, pupils=driver.points.shape[1] == 70)
-        print(f"learning a head from {len(few.images)} frames", flush=True)
-        card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in args.photo), "weights": about["commit"]}
-        head = a.learn(nets, few, profile, args.keep or args.out.with_suffix(".head"), card, device)
-    print(f"driving it through {len(driver.points)} frames", flush=True)
-    frames = a.perform(head, driver, adapt=not args.raw, smooth=not args.raw)
-    print(a.export(args.out, frames, driver, head.card, mark=not args.no_mark))
+    if args.head and args.keep:
+        raise ValueError("--keep says where a head that is learned goes; --head gives one that is kept already")
+    photos = a.learned_from(args.photo or ())
+    keep = (args.keep or appended(args.out, ".head")) if photos else None
+    outputs = a.check_files(args.out, keep, [*photos, *([args.head] if args.head else []), args.driver])
+    before = keep and keep.exists() and keep.stat().st_mtime_ns
+    try:
+        device = choose(args.device)
+        detect = a.detector_for([*photos, args.driver], device)
+        head = load_head(args.head, device) if args.head else None
+        profile = load(args.profile)
+        driver = a.read_driver(args.driver, head.settings.image_size if head else profile.image_size, detect)  # before the minutes of learning
+        video_bytes = 20_000 * len(driver.points)
+        if head is None:
+            nets, about = load_networks(profile, own(profile), "reference" if profile.reference_weights else "scratch", args.results, device)
+            few = a.source_frames(photos, profile, args.shots, detect, pupils=driver.points.shape[1] == 70)
+            try_outputs(outputs, video_bytes + few.images.nbytes + 4 * sum(p.numel() for p in nets.generator.parameters()))
+            print(f"learning a head from {len(few.images)} frames", flush=True)
+            card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in photos), "weights": about["commit"]}
+            head = a.learn(nets, few, profile, keep, card, device)
+        else:
+            try_outputs(outputs, video_bytes)
+        print(f"driving it through {len(driver.points)} frames", flush=True)
+        frames = a.perform(head, driver, adapt=not args.raw, smooth=not args.raw)
+        print(a.export(args.out, frames, driver, head.card, mark=not args.no_mark))
+    except KeyboardInterrupt as interrupt:
+        kept = keep and keep.exists() and keep.stat().st_mtime_ns != before
+        raise Interrupted(f"interrupted; the head is kept: go on with --head {keep} in place of --photo" if kept
+                          else "interrupted; nothing was written") from interrupt
 
 
 def face_shape(args: argparse.Namespace) -> None:
@@ -131,7 +170,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c = commands.add_parser("run", help="execute the chapters (./run_all.sh does this)")
     c.add_argument("--profile", default="laptop", help=f"one of {', '.join(names())}")
     c.add_argument("--only", nargs="+", metavar="CHAPTER", help="by name or number; what they need comes along")
-    c.add_argument("--jobs", type=int, default=1, help="chapters at once")
+    c.add_argument("--jobs", type=COUNT, default=1, help="chapters at once")
     c.add_argument("--dry-run", action="store_true", help="say what would run and what is missing, and do nothing")
     c.add_argument("--device", default="auto", help="auto, cpu or cuda")
     c.add_argument("--weights", choices=["reference", "scratch"], help="committed weights, or train everything; by default what the profile has")
@@ -139,12 +178,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=run)
 
     c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")
-    c.add_argument("source", type=Path)
-    c.add_argument("out", type=Path)
-    c.add_argument("--size", type=int, default=64, help="pixels of the square crop")
+    c.add_argument("source", type=Path, help="a folder, or one file")
+    c.add_argument("out", type=Path, help="a folder for the corpus, beside the source")
+    c.add_argument("--size", type=number(int, 16, "a whole number of at least 16"), default=64, help="pixels of the square crop")
     c.add_argument("--layout", choices=["folder", "voxceleb1", "voxceleb2"], default="folder")
-    c.add_argument("--frames-per-video", type=int, default=64, help="evenly spaced; 0 keeps all")
-    c.add_argument("--workers", type=int)
+    c.add_argument("--frames-per-video", type=number(int, 0, "a whole number of at least 0"), default=64, help="evenly spaced; 0 keeps all")
+    c.add_argument("--workers", type=COUNT)
     c.add_argument("--device", default="auto")
     c.set_defaults(run=prepare)
 
@@ -160,21 +199,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     c = commands.add_parser("judges", help="train the embedded judges again and write their weights into the package")
     c.add_argument("--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "lids", "gaze"])
-    c.add_argument("--minutes", type=float, help="for each; by default what the committed ones had")
+    c.add_argument("--minutes", type=MINUTES, help="for each; by default what the committed ones had")
     c.set_defaults(run=judges)
 
     c = commands.add_parser("meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like")
     c.add_argument("--profile", default="laptop-full")
     c.add_argument("--variant", choices=VARIANTS, required=True)
-    c.add_argument("--minutes", type=float, default=math.inf, help="of this slice")
+    c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=meta_learn)
 
     c = commands.add_parser("search", help="try fine-tuning's rates and epochs on the validation people")
     c.add_argument("--profile", default="laptop-full")
     c.add_argument("--method", choices=["ours", "pix2pixhd"], default="ours")
-    c.add_argument("--shots", type=int, default=8, help="T")
-    c.add_argument("--pretraining", type=int, nargs="+", metavar="STEPS", help="of Pix2pixHD instead: what trainings of these lengths are worth")
+    c.add_argument("--shots", type=COUNT, default=8, help="T")
+    c.add_argument("--pretraining", type=COUNT, nargs="+", metavar="STEPS", help="of Pix2pixHD instead: what trainings of these lengths are worth")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=search)
 
@@ -186,12 +225,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=exercise)
 
     c = commands.add_parser("animate", help="photographs (or a clip) and a driver's clip to a moving head, with the driver's sound")
-    c.add_argument("--photo", type=Path, nargs="+", metavar="FILE", help="photographs, or a clip, of one person to learn from")
+    c.add_argument("--photo", type=Path, nargs="+", metavar="FILE", help="photographs, a folder of them, or a clip, of one person to learn from")
     c.add_argument("--head", type=Path, help="a kept head instead")
     c.add_argument("--driver", type=Path, required=True, help="the clip whose movements and sound it gets")
-    c.add_argument("--out", type=Path, required=True, help="the mp4 to write")
-    c.add_argument("--keep", type=Path, help="where to keep the head; beside the mp4 by default")
-    c.add_argument("--shots", type=int, default=8, help="frames to learn from, at most")
+    c.add_argument("--out", type=Path, required=True, help="the video to write: .mp4, .mov, .mkv or .webm")
+    c.add_argument("--keep", type=Path, help="where to keep the head; <out>.head by default")
+    c.add_argument("--shots", type=COUNT, default=8, help="frames to learn from, at most")
     c.add_argument("--person", help="whose head it is, for its card")
     c.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
     c.add_argument("--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed")
@@ -209,6 +248,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument("--variant", choices=VARIANTS, help="keep the weights of this training instead")
     c.set_defaults(run=keep)
 
+    for c in commands.choices.values():
+        goes_on = c.get_default("run") in (run, prepare, judges, meta_learn, search)
+        c.set_defaults(interrupted="interrupted; what is finished is kept, and the same command goes on from there" if goes_on else
+                       "interrupted; run the same command again")
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # the command's own usage names the options that exist
         commands.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
@@ -216,16 +259,33 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     args = arguments(argv)
     try:
         return args.run(args) or 0
+    except MemoryError as error:
+        print(f"error: {error or 'memory ran out; close other programs'}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {error}; make the environment anew with ./run_all.sh (it installs the OpenCV that needs no libGL)", file=sys.stderr)
+        return 2
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if isinstance(interrupt, Interrupted) else args.interrupted, file=sys.stderr)
         return 130
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Run the command line in Python's UTF-8 mode: files are UTF-8 whatever the terminal's language is."""
+    if not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "talking_heads", *sys.argv[1:]])
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    program()

@@ -127,16 +127,17 @@ def _read(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.yaml"
     if not path.exists():
         raise ValueError(f"unknown profile {name!r}; there are: {', '.join(names())}")
-    values = yaml.safe_load(path.read_text())
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
     base = values.pop("base", None)
     return {**(_read(base) if base else {}), **values}
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a type, ``list[int]`` and unions included; a boolean is no number."""
     if isinstance(kind, UnionType):
-        return any(_fits(value, k) for k in get_args(kind))
+        return any(fits(value, k) for k in get_args(kind))
     if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(v, get_args(kind)[0]) for v in value)
+        return isinstance(value, list) and all(fits(v, get_args(kind)[0]) for v in value)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
@@ -153,7 +154,7 @@ def make(name: str, values: dict[str, Any]) -> Profile:
     if missing := [f for f in fields if f not in values]:
         raise ValueError(f"profile {name}: missing keys {', '.join(missing)}")
     for key, kind in fields.items():
-        if not _fits(values[key], kind):
+        if not fits(values[key], kind):
             raise ValueError(f"profile {name}: {key} is {values[key]!r}, not {getattr(kind, '__name__', kind)}")
     if strangers := sorted(set(values["variants"]) - set(VARIANTS)):
         raise ValueError(f"profile {name}: variants {', '.join(strangers)}; there are: {', '.join(VARIANTS)}")

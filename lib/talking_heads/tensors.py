@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,16 +9,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .files import replacing
+
 
 def save_weights(path: Path, state: dict[str, Tensor], about: dict, half: bool = False) -> None:
     """Write tensors and what made them; floating tensors as fp16 where ``half``. The file appears by rename."""
     def small(v: Tensor) -> Tensor:
         return v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype).contiguous()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({k: small(v) for k, v in state.items()}, temporary, metadata={"about": json.dumps(about)})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({k: small(v) for k, v in state.items()}, temporary, metadata={"about": json.dumps(about)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .corpus.episodes import EpisodeSampler
+from .files import replacing
 from .profiles import Profile, key
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def training_key(profile: Profile) -> str:
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, profile: Profile) -> dict:

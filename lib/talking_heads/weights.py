@@ -5,15 +5,19 @@ nothing is fetched unasked. A file whose full digest is not published is recorde
 fetched and held to that record ever after.
 """
 
+import http.client
 import json
 import os
 import shutil
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import write_text
+from .profiles import fits
 from .tensors import sha256
 
 
@@ -82,7 +86,15 @@ def _records() -> Path:
 
 
 def _recorded() -> dict[str, str]:
-    return json.loads(_records().read_text()) if _records().exists() else {}
+    if not _records().exists():
+        return {}
+    try:
+        digests = json.loads(_records().read_text(encoding="utf-8"))
+        if not fits(digests, dict) or not all(fits(v, str) for v in digests.values()):
+            raise ValueError("not a table of digests")
+    except ValueError as error:
+        raise ValueError(f"{_records()}: damaged ({error}); delete it, and digests are recorded anew") from error
+    return digests
 
 
 def verify(name: str, path: Path | None = None) -> str:
@@ -97,8 +109,7 @@ def verify(name: str, path: Path | None = None) -> str:
         raise ValueError(f"{path}: sha256 {digest[:16]}… is not {known or one.prefix + '…'}: the file is damaged or another one; "
                          f"delete it and run 'python -m talking_heads weights fetch {name}'")
     if not known:
-        _records().parent.mkdir(parents=True, exist_ok=True)
-        _records().write_text(json.dumps({**_recorded(), one.file: digest}, indent=1))
+        write_text(_records(), json.dumps({**_recorded(), one.file: digest}, indent=1))
     return digest
 
 
@@ -114,18 +125,32 @@ def fetch(name: str, url: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         arrived = Path(folder) / one.file
-        with urllib.request.urlopen(url or one.url, timeout=60) as response, open(arrived, "wb") as out:
-            shutil.copyfileobj(response, out)
+        _download(url or one.url, arrived)
         if one.member:
-            with zipfile.ZipFile(arrived) as archive:
-                inside = next((m for m in archive.namelist() if m.endswith(one.member)), None)
-                if inside is None:
-                    raise ValueError(f"{url or one.url}: the archive holds no {one.member}")
-                extracted = Path(archive.extract(inside, folder))
+            try:
+                with zipfile.ZipFile(arrived) as archive:
+                    inside = next((m for m in archive.namelist() if m.endswith(one.member)), None)
+                    if inside is None:
+                        raise ValueError(f"{url or one.url}: the archive holds no {one.member}")
+                    extracted = Path(archive.extract(inside, folder))
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{url or one.url}: not a readable zip archive ({error}); fetch it again") from error
             os.replace(extracted, arrived)
         verify(name, arrived)
         os.replace(arrived, path)
     return path
+
+
+def _download(url: str, path: Path) -> None:
+    """Raises OSError where the server cannot be reached, or sends less than it announces."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as out:
+            shutil.copyfileobj(response, out)
+            announced = response.headers.get("Content-Length")
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(f"{url}: the download failed ({error}); try again, or put the file in place by hand") from error
+    if announced is not None and int(announced) != path.stat().st_size:
+        raise OSError(f"{url}: {path.stat().st_size} of {announced} bytes arrived; try again")
 
 
 def status(name: str) -> str:

@@ -1,7 +1,8 @@
 """The corpus of a profile: rendered or the user's own, prepared once and reused."""
 
-import fcntl
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..profiles import Profile, key
 from .prepare import Settings, prepare
@@ -30,8 +31,7 @@ def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
         raise ValueError(f"{root / 'videos'}: profile {profile.name} expects your copy of {profile.corpus_layout} there "
                          "(a link will do); see 'On VoxCeleb' in the README")
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as lock:  # two runs may share a corpus: the second one waits, and finds it made
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(root / ".lock"):  # two runs may share a corpus: the second one waits, and finds it made
         if profile.corpus == "speakers":
             write_speakers(root / "videos", profile)
         prepare(root / "videos", root / "prepared", Settings(profile.image_size, profile.frames_per_video),
@@ -40,5 +40,5 @@ def ensure(profile: Profile, data: Path, device: str = "cpu") -> Path:
 
 
 def store(profile: Profile, data: Path, split: str) -> Store:
-    """One split of a profile's prepared corpus. Raises what :class:`Store` does."""
-    return Store(folder(profile, data) / "prepared", split)
+    """One split of a profile's prepared corpus, of the profile's size. Raises what :class:`Store` does."""
+    return Store(folder(profile, data) / "prepared", split, profile.image_size)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 MARGIN = 1.85  # side of the square over the larger side of the landmarks' box
+OPENCV_LIMIT = 30_000  # pixels of a side that OpenCV still resamples
 RISE = 0.14  # the square's centre lies this share of its side above the box's centre
 
 
@@ -42,6 +43,10 @@ def keep_inside(square: Square, width: int, height: int) -> Square:
 
 def crop(image: np.ndarray, square: Square, size: int) -> np.ndarray:
     """The square of an image (H, W, 3) uint8 at size² pixels; the image itself where nothing changes."""
+    if max(image.shape[:2]) > OPENCV_LIMIT:  # keep the square with a margin
+        low = np.maximum(0, np.floor([square.x, square.y]).astype(int) - 2)
+        image = image[low[1]:, low[0]:][:int(square.side) + 6, :int(square.side) + 6]
+        square = Square(square.x - low[0], square.y - low[1], square.side)
     height, width = image.shape[:2]
     scale = square.side / size
     if scale == 1 and square.x == square.y == -0.5:

@@ -7,35 +7,39 @@ parallel, may be killed at any moment, and goes on where it was.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import cv2
+import filelock
 import numpy as np
 
+from ..devices import cores
+from ..files import write_text
 from ..progress import Progress
-from . import crops, video
-from .store import write_frames
+from . import crops
+from .photographs import PHOTOGRAPH_SUFFIXES, UnreadablePhotograph, read_photograph
+from .sidecars import BadLandmarks, find_sidecar, fit_to_frames, read_sidecar
+from .sources import Unit, discover
+from .store import CorpusDamaged, FRAME_FILES, MANIFEST, TRACK, read_manifest, write_frames
+from .video import UnreadableVideo, VideoFile, open_video
 
-SPLITS = ("meta", "validation", "test")
+VERSION = 2  # raised when the same sources and settings give other frames, landmarks or times
 SHORT = 9  # frames of the shortest video that meta-learning draws
 SMALLEST_FACE = 12  # pixels across the landmarks' box
-# VoxCeleb1's speakers for verification tests, by number; as names, in the folders of frames, these are all that begin with E (Nagrani et al. 2017)
-VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
+DETECTED_AT_ONCE = 256 * 2**20  # bytes of frames handed to the detector in one call
+LOCK, HOLDER, PARTIAL = ".lock", ".lock-holder", ".partial-"  # files of the output folder that are not part of the corpus
 
 Detect = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
-
-
-class Unit(NamedTuple):
-    """One video of one person: its clips, or the photographs that stand for one."""
-
-    split: str
-    person: str
-    video: str
-    sources: tuple[Path, ...]
 
 
 class Settings(NamedTuple):
@@ -43,86 +47,31 @@ class Settings(NamedTuple):
     frames_per_video: int  # 0 for all
 
 
-def split_of(person: str, folder: str, layout: str) -> str:
-    """The group a person belongs to, for good: named by its folder, by VoxCeleb's own lists, else drawn by hash.
-
-    One's own folder without groups is all test. A fiftieth of VoxCeleb's development people are for validation.
-    """
-    if folder in SPLITS:
-        return folder
-    if layout == "folder" or (layout == "voxceleb1" and (person in VOXCELEB1_TEST or person.startswith("E"))):
-        return "test"
-    return "validation" if int(hashlib.sha256(person.encode()).hexdigest(), 16) % 50 == 0 else "meta"
-
-
-def discover(source: Path, layout: str = "folder") -> list[Unit]:
-    """The videos and photographs below ``source``.
-
-    ``[<split>/][mp4/]<person>/<video>/<clip>.mp4`` is VoxCeleb's layout; a folder of photographs is one video of the
-    person that the folder (or the folder above) is named after; a video in a folder is one of the person that this is named
-    after, and any other video file a person of its own.
-    Raises ValueError where there is nothing.
-    """
-    if not source.is_dir():
-        raise ValueError(f"{source}: no such folder")
-    groups: dict[tuple[str, str, str], list[Path]] = {}
-    for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.name.endswith(".part.mp4")):
-        kind = path.suffix.lower()
-        if kind not in video.VIDEO_SUFFIXES | video.IMAGE_SUFFIXES:
-            continue
-        above = [p for p in path.relative_to(source).parts[:-1] if p not in ("mp4", "dev", "unzippedFaces", "1.6")]
-        folder = above.pop(0) if above and above[0] in SPLITS else ""
-        if kind in video.IMAGE_SUFFIXES:
-            name = above[-1] if above else source.name
-            person = above[-2] if len(above) > 1 else name
-        elif len(above) >= 2:
-            person, name = above[-2], above[-1]
-        else:
-            person, name = above[0] if above else path.stem, path.stem
-        groups.setdefault((split_of(person, folder, layout), person, name), []).append(path)
-    if not groups:
-        raise ValueError(f"{source}: holds no video and no photograph (known endings: "
-                         f"{' '.join(sorted(video.VIDEO_SUFFIXES | video.IMAGE_SUFFIXES))})")
-    return [Unit(*k, tuple(v)) for k, v in sorted(groups.items())]
-
-
 class Rejected(ValueError):
     """A source that cannot be used; the message goes into the manifest."""
 
 
-def sidecar(path: Path) -> Path:
-    return path.with_suffix(".npz")
+def read_source(path: Path) -> VideoFile:
+    """A clip, or a photograph as a clip of one frame. Raises :class:`Rejected` and MemoryError.
 
+    The ending decides which of the two is tried first, the content which it is.
+    """
+    def photograph() -> VideoFile:
+        return VideoFile.of_image(*read_photograph(path))
 
-def read_sidecar(path: Path, frames: int) -> dict[str, np.ndarray]:
-    """Existing landmarks of a clip and what stands beside them. Raises :class:`Rejected`."""
+    def clip() -> VideoFile:
+        return open_video(path)
+
+    first, second = (photograph, clip) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES else (clip, photograph)
     try:
-        with np.load(path, allow_pickle=False) as data:
-            known = {k: data[k] for k in ("landmarks", "pupils", "hidden") if k in data}
-    except (OSError, ValueError, EOFError) as error:
-        raise Rejected(f"{path.name}: not a readable npz file") from error
-    points = known.get("landmarks")
-    if points is None:
-        raise Rejected(f"{path.name}: has no array 'landmarks'")
-    if points.ndim != 3 or points.shape[1:] != (68, 2):
-        raise Rejected(f"{path.name}: landmarks have shape {points.shape}, not (frames, 68, 2)")
-    if len(points) != frames:
-        raise Rejected(f"{path.name}: landmarks for {len(points)} frames, the video has {frames}")
-    if "pupils" in known and known["pupils"].shape != (frames, 2, 2):
-        raise Rejected(f"{path.name}: pupils have shape {known['pupils'].shape}, not ({frames}, 2, 2)")
-    if "hidden" in known and known["hidden"].shape != (frames, 70):
-        raise Rejected(f"{path.name}: hidden has shape {known['hidden'].shape}, not ({frames}, 70)")
-    return known
-
-
-def read_source(path: Path) -> video.Video:
-    """A clip's frames, or a photograph as a clip of one frame. Raises UnreadableVideo."""
-    if path.suffix.lower() in video.VIDEO_SUFFIXES:
-        return video.read(path)
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    if image is None:
-        raise video.UnreadableVideo("not a readable photograph")
-    return video.Video([image[..., ::-1]], 0.0, None, "")
+        return first()
+    except (UnreadableVideo, UnreadablePhotograph) as error:
+        try:
+            return second()
+        except (UnreadableVideo, UnreadablePhotograph):
+            raise Rejected(str(error)) from error
+    except OSError as error:
+        raise Rejected(f"cannot be read ({error.strerror or type(error).__name__})") from error
 
 
 def spread(n: int, most: int) -> np.ndarray:
@@ -133,31 +82,39 @@ def spread(n: int, most: int) -> np.ndarray:
 class Look(NamedTuple):
     """A source with its landmarks: which frames were looked at, and which of these are good."""
 
-    clip: video.Video
-    looked: np.ndarray  # (k,)
+    clip: VideoFile
+    looked: np.ndarray  # (k,) numbers of frames
     known: dict[str, np.ndarray]  # of these frames: landmarks (k, 68, 2), ...
     good: np.ndarray  # (k,) bool
     notes: list[str]
 
 
 def look(path: Path, most: int, detect: Detect | None) -> Look:
-    """Read a source and find its landmarks. Raises Rejected or UnreadableVideo."""
+    """Open a source and find its landmarks. Raises :class:`Rejected` and MemoryError."""
     clip = read_source(path)
     notes = [clip.note] if clip.note else []
-    given = sidecar(path).exists()
-    looked = np.arange(len(clip.frames)) if given else spread(len(clip.frames), most)  # detecting costs more than all else
+    beside = find_sidecar(path)
+    looked = clip.usable if beside else clip.usable[spread(len(clip.usable), most)]  # detecting costs more than all else
     faces = np.ones(len(looked), int)
-    if given:
-        known = read_sidecar(sidecar(path), len(clip.frames))
+    if beside:
+        try:
+            arrays = read_sidecar(beside, len(clip.times))
+            fit_to_frames(arrays, clip, beside.name)
+        except BadLandmarks as error:
+            raise Rejected("; ".join([*notes, str(error)])) from error
+        known = {name: values[looked] for name, values in arrays.items()}
     else:
-        points, faces = detect([clip.frames[f] for f in looked])
-        known = {"landmarks": points[:, :68]} | ({"pupils": points[:, 68:]} if points.shape[1] == 70 else {})
+        known, faces = detected(clip, looked, detect)
     good = np.isfinite(known["landmarks"]).all((1, 2))
     if lost := int((~good).sum()):
-        notes.append(f"landmarks not finite in {lost} frames, which are left out" if given else f"no face in {lost} of {len(good)} frames, which are left out")
+        notes.append(f"landmarks not finite in {lost} frames, which are left out" if beside
+                     else f"no face in {lost} of {len(good)} frames, which are left out")
     if (faces > 1).any():
         notes.append(f"two or more faces in {int((faces > 1).sum())} frames, which are left out")
         good &= faces <= 1
+    if beside and clip.scaled[looked].any():
+        notes.append("landmarks beside a video are those of its most frequent size: the other frames are left out")
+        good &= ~clip.scaled[looked]
     if not good.any():
         raise Rejected("; ".join(notes) + ": no usable frame")
     points = known["landmarks"][good]
@@ -167,74 +124,130 @@ def look(path: Path, most: int, detect: Detect | None) -> Look:
     return Look(clip, looked, known, good, notes)
 
 
+def detected(clip: VideoFile, numbers: np.ndarray, detect: Detect) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Landmarks, and pupils where the detector finds them, of a clip's frames, and the number of faces in each."""
+    step = max(1, DETECTED_AT_ONCE // (3 * clip.size[0] * clip.size[1]))
+    found, chunk = [], []
+    for image in clip.frames(numbers):
+        chunk.append(image)
+        if len(chunk) == step:
+            found.append(detect(chunk))
+            chunk = []
+    if chunk:
+        found.append(detect(chunk))
+    points, faces = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return {"landmarks": points[:, :68]} | ({"pupils": points[:, 68:]} if points.shape[1] == 70 else {}), faces
+
+
 def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple[dict, dict[str, np.ndarray]]:
     """Manifest fields and arrays (frames, landmarks, time, ...) of a source, cropped around the landmarks ``framing`` (n, 68, 2)."""
     clip, notes = seen.clip, list(seen.notes)
-    height, width = clip.frames[0].shape[:2]
+    height, width = clip.size
     if height > width:
         notes.append(f"portrait format {width}×{height}")
     chosen = np.flatnonzero(seen.good)[spread(int(seen.good.sum()), most)]
     square = crops.keep_inside(crops.clip_square(framing), width, height)
-    arrays = {"frames": np.stack([crops.crop(clip.frames[f], square, settings.size) for f in seen.looked[chosen]]),
-              "time": (clip.numbers[seen.looked[chosen]] / clip.fps if clip.fps else chosen).astype(np.float32)}
+    numbers = seen.looked[chosen]
+    arrays = {"frames": np.stack([crops.crop(image, square, settings.size) for image in clip.frames(numbers)]),
+              "time": (clip.times[numbers] if clip.fps else chosen).astype(np.float32)}
     for name, values in seen.known.items():
         arrays[name] = values[chosen] if name == "hidden" else crops.to_crop(values[chosen], square, settings.size)
-    about = {"frames": len(chosen), "of": len(clip.frames), "fps": round(clip.fps, 3), "square": [round(v, 3) for v in square],
+    about = {"frames": len(chosen), "of": len(clip.times), "fps": round(clip.fps, 3), "square": [round(v, 3) for v in square],
              "note": "; ".join(notes)}
     return about, arrays
 
 
 def fingerprint(unit: Unit, settings: Settings) -> str:
-    """Changes whenever a source, its landmarks or the settings do."""
-    files = [f for s in unit.sources for f in (s, sidecar(s)) if f.exists()]
-    parts = [*settings, *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)]
+    """Changes whenever a source, its landmarks, the settings or the meaning of a prepared video do."""
+    files = [f for s in unit.sources for f in (s, find_sidecar(s)) if f and f.exists()]
+    parts = [VERSION, *settings, *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files), *(reason for _, reason in unit.left_out)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | None = None) -> list[dict]:
     """Prepare one video into its folder, which appears by rename; returns its manifest lines. Never raises for bad input.
 
-    Photographs of one size are frames of one video, as VoxCeleb1's at 1 fps: they share a crop.
+    Photographs of one size are frames of one video, as VoxCeleb1's at 1 fps: they share a crop. Raises OSError where
+    ``out`` cannot be written, and :class:`CorpusDamaged` where the folder holds files of somebody else.
     """
-    lines, seen, parts = [], {}, []
-    sources = [unit.sources[i] for i in spread(len(unit.sources), settings.frames_per_video)]
-    most = -(-settings.frames_per_video // len(sources))
-    for path in unit.sources:
-        line = {"split": unit.split, "person": unit.person, "video": unit.video, "source": os.path.relpath(path, out), "frames": 0, "key": fingerprint(unit, settings)}
+    key = fingerprint(unit, settings)
+    chosen = [unit.sources[i] for i in spread(len(unit.sources), settings.frames_per_video)]
+    most = -(-settings.frames_per_video // max(1, len(chosen)))
+
+    def line_of(path: Path, note: str = "") -> dict:
+        return {"split": unit.split, "person": unit.person, "video": unit.video, "source": os.path.relpath(path, out),
+                "frames": 0, "key": key, "size": settings.size, "note": note}
+
+    lines, parts = [], {}
+    photographs: dict[int, Look] = {}  # cropped last, together; their pixels are read again
+    for number, path in enumerate(unit.sources):
+        lines.append(line_of(path))
         try:
-            if path not in sources:
-                raise Rejected(f"not among {len(sources)} evenly spaced ones of {len(unit.sources)}")
-            seen[len(lines)] = look(path, most, detect)
-        except (Rejected, video.UnreadableVideo) as error:
-            line["note"] = f"left out: {error}"
+            if path not in chosen:
+                raise Rejected(f"not among {len(chosen)} evenly spaced ones of {len(unit.sources)}")
+            seen = look(path, most, detect)
+            if seen.clip.fps:
+                about, parts[number] = cut(seen, seen.known["landmarks"][seen.good], settings, most)
+                lines[number] |= about
+            else:
+                seen.clip.cache = None
+                photographs[number] = seen
         except Exception as error:  # one bad source must never stop the others; its line says what happened
-            line["note"] = f"left out: {type(error).__name__}: {error}"
-        lines.append(line)
-    tracks = {number: s.known["landmarks"][s.good] for number, s in seen.items()}
-    if len({s.clip.frames[0].shape for s in seen.values()}) == 1 and not any(s.clip.fps for s in seen.values()):
+            lines[number] |= _rejection(error)
+    tracks = {number: seen.known["landmarks"][seen.good] for number, seen in photographs.items()}
+    if len({seen.clip.size for seen in photographs.values()}) == 1 and not parts:
         tracks = dict.fromkeys(tracks, np.concatenate(list(tracks.values())))
-    for number, s in seen.items():
-        about, arrays = cut(s, tracks[number], settings, most)
-        lines[number] |= about
-        parts.append({**arrays, "clip": np.full(about["frames"], number, np.int32)})
+    filmed = bool(parts)
+    for number, seen in photographs.items():
+        try:
+            seen = seen._replace(clip=read_source(unit.sources[number]))
+            about, parts[number] = cut(seen, tracks[number], settings, most)
+            lines[number] |= about
+        except Exception as error:  # as above
+            lines[number] |= _rejection(error)
+    if not all(line["key"] for line in lines):
+        lines = [{**line, "key": ""} for line in lines]  # the whole video is tried again
     total = sum(line["frames"] for line in lines)
-    if total < SHORT and any(s.clip.fps for s in seen.values()):
-        number = min(seen)
-        lines[number]["note"] = "; ".join(filter(None, [lines[number]["note"], f"short: {total} frames, an episode of K = 8 needs {SHORT}"]))
+    if filmed and total < SHORT:
+        first = lines[min(parts)]
+        first["note"] = "; ".join(filter(None, [first["note"], f"short: {total} frames, an episode of K = 8 needs {SHORT}"]))
     if parts:
-        folder = out / unit.split / unit.person / unit.video
-        temporary = folder.with_name(folder.name + ".part")
-        temporary.mkdir(parents=True, exist_ok=True)
-        common = set.intersection(*(set(p) for p in parts))
-        track = {k: np.concatenate([p[k] for p in parts]) for k in common}
+        write_unit(out, unit, {number: parts[number] for number in sorted(parts)})
+    return lines + [line_of(path, f"left out: {reason}") for path, reason in unit.left_out]
+
+
+def _rejection(error: Exception) -> dict:
+    """What the manifest says of a source that raised; without a key the source is tried again the next time."""
+    if isinstance(error, MemoryError):
+        return {"note": "left out: memory ran out; close other programs or use --workers 1, and run the same command again", "key": ""}
+    if isinstance(error, OSError):
+        return {"note": f"left out: cannot be read ({error.strerror or error}); run the same command again when it can", "key": ""}
+    known = isinstance(error, Rejected | UnreadableVideo | UnreadablePhotograph)
+    return {"note": f"left out: {error}" if known else f"left out: {type(error).__name__}: {error}"}
+
+
+def write_unit(out: Path, unit: Unit, parts: dict[int, dict[str, np.ndarray]]) -> None:
+    """Write the arrays of a video's clips, by their numbers, into its folder, which appears by rename."""
+    folder = out / unit.split / unit.person / unit.video
+    if folder.exists() and (strange := sorted({f.name for f in folder.iterdir()} - {*FRAME_FILES, TRACK})):
+        raise CorpusDamaged(f"{folder}: holds files that were not prepared ({', '.join(strange[:3])}); move them away, or prepare into another folder")
+    temporary = out / f"{PARTIAL}{token_hex(8)}"
+    arrays = [{**p, "clip": np.full(len(p["time"]), number, np.int32)} for number, p in parts.items()]
+    common = set.intersection(*(set(a) for a in arrays))
+    track = {name: np.concatenate([a[name] for a in arrays]) for name in common}
+    try:
+        temporary.mkdir(parents=True)
         write_frames(temporary, track.pop("frames"))
-        np.savez(temporary / "track.npz", **track)
+        np.savez(temporary / TRACK, **track)
         if folder.exists():
-            for old in folder.iterdir():
-                old.unlink()
-            folder.rmdir()
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, folder)
-    return lines
+    except OSError as error:
+        raise OSError(f"{out}: cannot be written ({error.strerror or error}); make room or give another folder, and run the same "
+                      "command again: what is finished is kept") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _work(job: tuple[Unit, Path, Settings]) -> list[dict]:
@@ -242,46 +255,135 @@ def _work(job: tuple[Unit, Path, Settings]) -> list[dict]:
     return prepare_unit(*job)
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder, made where it is missing. Raises ValueError, saying who holds it, where another run does."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock, holder = filelock.FileLock(out / LOCK), out / HOLDER
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "another run"
+        raise ValueError(f"{out}: {who} prepares into this folder; wait for it, or prepare into another one") from error
+    try:
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')},")
+        for left in out.glob(f"{PARTIAL}*"):
+            if {f.name for f in left.iterdir()} <= {*FRAME_FILES, TRACK}:  # of a run that was killed
+                shutil.rmtree(left)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+class Plan(NamedTuple):
+    """What of a corpus is kept and what is to be done."""
+
+    old: list[dict]  # the manifest as it is
+    kept: list[dict]
+    todo: list[Unit]
+
+
+def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan:
+    """Compare a source's videos with what is prepared; what other sources left in the corpus is kept.
+
+    Raises ValueError where the output folder is not a corpus, holds frames of another size, or holds another source's video
+    of the same name.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder to prepare into")
+    strange = [f.name for f in out.iterdir() if f.name not in (LOCK, HOLDER)] if out.exists() else []
+    if strange and not (out / MANIFEST).exists():
+        raise ValueError(f"{out}: holds files and no prepared corpus ({', '.join(sorted(strange)[:3])}); give an empty or a new folder")
+    old = read_manifest(out) if strange else []
+    lines: dict[tuple[str, str, str], list[dict]] = {}
+    for line in old:
+        lines.setdefault((line["split"], line["person"], line["video"]), []).append(line)
+    kept, todo = [], []
+    for unit in units:
+        there = lines.pop(unit.key, [])
+        paths = (*unit.sources, *(path for path, _ in unit.left_out))
+        names = [path.name for path in paths]
+        if {line["key"] for line in there} == {fingerprint(unit, settings)} and [Path(line["source"]).name for line in there] == names and _is_written(out, there):
+            kept += [{**line, "source": os.path.relpath(path, out)} for line, path in zip(there, paths, strict=True)]
+            continue
+        foreign = [p for p in (Path(os.path.normpath(out / line["source"])) for line in there) if not p.is_relative_to(source) and p.exists()]
+        if foreign:
+            raise ValueError(f"{out}: video {unit.video!r} of {unit.person!r} is prepared from {foreign[0]}; prepare {source} into "
+                             "another folder, or put both below one folder")
+        todo.append(unit)
+    for there in lines.values():  # of other sources, or of files that are gone from this one
+        kept += [line for line in there if not Path(os.path.normpath(out / line["source"])).is_relative_to(source)]
+    if other := sorted({line["size"] for line in kept} - {settings.size}):
+        raise ValueError(f"{out}: holds frames of {other[0]}², not {settings.size}²; prepare into another folder")
+    return Plan(old, kept, todo)
+
+
+def _is_written(out: Path, lines: list[dict]) -> bool:
+    line = lines[0]
+    return not any(one["frames"] for one in lines) or (out / line["split"] / line["person"] / line["video"] / TRACK).exists()
+
+
+def refuse_overlap(source: Path, out: Path) -> None:
+    """Raises ValueError where the output folder lies in the source, or the source in it."""
+    if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+        raise ValueError(f"{out}: overlaps the source {source}; what is prepared would mix with it. Give a folder beside it")
+
+
 def prepare(source: Path, out: Path, settings: Settings, layout: str = "folder", device: str = "cpu",
             workers: int | None = None, detect: Detect | None = None, quiet: bool = False) -> list[dict]:
-    """Prepare everything below ``source`` into ``out``; returns the manifest.
+    """Prepare everything below ``source`` into ``out``; returns the manifest's lines of this and of earlier sources.
 
-    Raises ValueError where there is no source, FileNotFoundError, before anything is written, where landmarks must
-    be found and face-alignment's weights are missing.
+    Raises ValueError where there is no source, and where ``out`` overlaps it, belongs to something else, or is in use;
+    FileNotFoundError, before anything is written, where landmarks must be found and face-alignment's weights are missing;
+    OSError where ``out`` cannot be written; RuntimeError where a worker is killed.
     """
+    source, out = source.resolve(), out.resolve()
+    refuse_overlap(source, out)
     units = discover(source, layout)
-    manifest = out / "manifest.jsonl"
-    old = [json.loads(line) for line in manifest.read_text().splitlines()] if manifest.exists() else []
-    wanted = {(u.split, u.person, u.video): fingerprint(u, settings) for u in units}
-    kept = [r for r in old if wanted.get((r["split"], r["person"], r["video"])) == r["key"]]
-    done = {(r["split"], r["person"], r["video"]) for r in kept}
-    todo = [u for u in units if (u.split, u.person, u.video) not in done]
-    blind = [u for u in todo if not all(sidecar(s).exists() for s in u.sources)]
+    sources = [path for unit in units for path in unit.sources]
+    for place in {path.parent for path in sources} | {path for path in sources if path.is_symlink()}:  # links may lead anywhere
+        if place.resolve() != source:
+            refuse_overlap(place.resolve(), out)
+    planned = plan(source, units, out, settings)
+    blind = {u.key for u in planned.todo if not all(map(find_sidecar, u.sources))}
     if blind and detect is None:
         from .detector import Detector
         detect = Detector(device)
-    out.mkdir(parents=True, exist_ok=True)
-    if kept != old:
-        temporary = manifest.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
-        os.replace(temporary, manifest)
-    if not todo:
-        return kept
-    progress = None if quiet else Progress("preparing", len(todo), "videos")
-    with open(manifest, "a") as log:
-        def finished(results: Iterable[list[dict]]) -> None:
-            for lines in results:
-                kept.extend(lines)
-                log.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in lines))
-                log.flush()
-                if progress:
-                    progress.add(1)
+    with locked(out):
+        old, kept, todo = plan(source, units, out, settings)
+        if kept != old or not (out / MANIFEST).exists():
+            write_text(out / MANIFEST, "".join(map(manifest_line, kept)))
+        if not todo:
+            return kept
+        progress = None if quiet else Progress("preparing", len(todo), "videos")
+        with open(out / MANIFEST, "a", encoding="utf-8") as log:
+            def finished(results: Iterable[list[dict]]) -> None:
+                for lines in results:
+                    kept.extend(lines)
+                    log.write("".join(map(manifest_line, lines)))
+                    log.flush()
+                    if progress:
+                        progress.add(1)
 
-        ready = [(u, out, settings) for u in todo if u not in blind]
-        if len(ready) > 4:
-            with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as executor:
-                finished(executor.map(_work, ready, chunksize=4))
-        else:
-            finished(map(_work, ready))
-        finished(prepare_unit(u, out, settings, detect) for u in blind)  # the detector batches frames by itself
+            ready = [(u, out, settings) for u in todo if u.key not in blind]
+            if len(ready) > 4 and workers != 1:
+                try:
+                    with ProcessPoolExecutor(workers or cores(), mp_context=get_context("spawn")) as executor:
+                        finished(executor.map(_work, ready, chunksize=4))
+                except BrokenProcessPool as error:
+                    raise RuntimeError("a worker was killed, probably because memory ran out; what is finished is kept: run the same "
+                                       "command again, with --workers 1") from error
+            else:
+                finished(map(_work, ready))
+            finished(prepare_unit(u, out, settings, detect) for u in todo if u.key in blind)  # the detector batches by itself
     return kept
+
+
+def manifest_line(line: dict) -> str:
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        text = json.dumps(line)
+    return text + "\n"

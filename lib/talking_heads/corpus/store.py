@@ -8,6 +8,7 @@ and pupils and hidden points where the source has them.
 
 import hashlib
 import json
+import zipfile
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from . import video
 from .crops import Square, crop
+from .video import SOUND_RATE, UnreadableVideo, open_video
 
+MANIFEST, TRACK = "manifest.jsonl", "track.npz"
+FRAME_FILES = ("frames.npy", "frames.jpgs", "offsets.npy")
+FIELDS = {"split": str, "person": str, "video": str, "source": str, "frames": int, "key": str, "note": str}
 RAW_UP_TO = 128  # larger frames are stored as JPEG: a tenth of the space, 2 ms each to read
 JPEG_QUALITY = 97
+
+
+class CorpusDamaged(ValueError):
+    """Files of a prepared corpus are missing or are not what was written; the message names them and the remedy."""
 
 
 class Entry(NamedTuple):
@@ -40,38 +48,84 @@ def write_frames(folder: Path, frames: np.ndarray) -> None:
     (folder / "frames.jpgs").write_bytes(b"".join(coded))
 
 
+def read_manifest(root: Path) -> list[dict]:
+    """The manifest's lines, without a last one that a kill has torn. Raises :class:`CorpusDamaged`, naming file and line."""
+    path = root / MANIFEST
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    out = []
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            for name, kind in FIELDS.items():
+                if type(line[name]) is not kind:
+                    raise TypeError(f"{name} is {line[name]!r}, not {kind.__name__}")
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise CorpusDamaged(f"{path}, line {number}: {error}; move the file away and prepare again") from error
+        out.append({"size": None, **line})
+    sizes: dict[Path, int] = {}
+    for line in out:
+        if line["size"] is None:  # written before lines stated it
+            folder = root / line["split"] / line["person"] / line["video"]
+            line["size"] = sizes[folder] if folder in sizes else sizes.setdefault(folder, frame_size(folder))
+    return out
+
+
+def frame_size(folder: Path) -> int:
+    """Side of a prepared video's frames in pixels, 0 where it has none."""
+    if (folder / "frames.npy").exists():
+        return int(np.load(folder / "frames.npy", mmap_mode="r").shape[1])
+    if (folder / "frames.jpgs").exists():
+        return int(read_frames(folder, np.array([0]))[0].shape[1])
+    return 0
+
+
 @lru_cache(maxsize=1024)
 def _open(folder: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    with np.load(folder / "track.npz") as track:
-        landmarks = track["landmarks"]
-        pupils = track["pupils"] if "pupils" in track else np.full((len(landmarks), 2, 2), np.nan, np.float32)
-    points = np.concatenate([landmarks, pupils], 1)
-    if (folder / "frames.npy").exists():
-        return np.load(folder / "frames.npy", mmap_mode="r"), None, points
-    return np.memmap(folder / "frames.jpgs", np.uint8, "r"), np.load(folder / "offsets.npy"), points
+    try:
+        with np.load(folder / TRACK) as track:
+            landmarks = track["landmarks"]
+            pupils = track["pupils"] if "pupils" in track else np.full((len(landmarks), 2, 2), np.nan, np.float32)
+        points = np.concatenate([landmarks, pupils], 1)
+        if (folder / "frames.npy").exists():
+            data, offsets = np.load(folder / "frames.npy", mmap_mode="r"), None
+        else:
+            data, offsets = np.memmap(folder / "frames.jpgs", np.uint8, "r"), np.load(folder / "offsets.npy")
+        if len(points) != len(data if offsets is None else offsets[1:]) or (offsets is not None and offsets[-1] > len(data)):
+            raise ValueError("frames and landmarks differ in number")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CorpusDamaged(f"{folder}: a prepared video is damaged ({error}); delete this folder and prepare again") from error
+    return data, offsets, points
 
 
 def read_frames(folder: Path, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (k, S, S, 3) of a video's folder, and landmarks and pupils (k, 70, 2), these NaN where they are not known."""
+    """Frames (k, S, S, 3) of a video's folder, and landmarks and pupils (k, 70, 2), these NaN where they are not known.
+
+    Raises :class:`CorpusDamaged`.
+    """
     data, offsets, points = _open(folder)
     if offsets is None:
         return data[frames], points[frames]
-    images = [cv2.imdecode(data[offsets[f]:offsets[f + 1]], cv2.IMREAD_COLOR)[..., ::-1] for f in frames]
-    return np.stack(images), points[frames]
+    images = [cv2.imdecode(data[offsets[f]:offsets[f + 1]], cv2.IMREAD_COLOR) for f in frames]
+    if any(image is None for image in images):
+        raise CorpusDamaged(f"{folder}: a prepared frame cannot be decoded; delete this folder and prepare again")
+    return np.stack(images)[..., ::-1], points[frames]
 
 
 class Store:
     """The videos of one split of a prepared corpus, in a fixed order.
 
-    Raises FileNotFoundError where nothing was prepared, ValueError where the split is empty.
+    Raises FileNotFoundError where nothing was prepared, ValueError where the split is empty or its frames are not of ``size``,
+    :class:`CorpusDamaged` where the manifest is not one.
     """
 
-    def __init__(self, root: Path, split: str):
+    def __init__(self, root: Path, split: str, size: int | None = None):
         self.root, self.split = root, split
-        manifest = root / "manifest.jsonl"
+        manifest = root / MANIFEST
         if not manifest.exists():
             raise FileNotFoundError(f"{manifest}: no prepared corpus here; run 'python -m talking_heads prepare' first")
-        self.lines = [r for r in map(json.loads, manifest.read_text().splitlines()) if r["split"] == split]
+        self.lines = [r for r in read_manifest(root) if r["split"] == split]
         kept: dict[tuple[str, str], int] = defaultdict(int)
         for r in self.lines:
             kept[r["person"], r["video"]] += r["frames"]
@@ -79,6 +133,9 @@ class Store:
         if not self.entries:
             reasons = sorted({r["note"] for r in self.lines if not r["frames"]})
             raise ValueError(f"{manifest}: split {split!r} holds no usable video; reasons: {'; '.join(reasons) or 'no sources'}")
+        self.size = next(r["size"] for r in self.lines if r["frames"])
+        if size is not None and size != self.size:
+            raise ValueError(f"{manifest}: frames of {self.size}², {size}² are needed; prepare again with --size {size}")
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -100,7 +157,7 @@ class Store:
 
     def track(self, number: int) -> dict[str, np.ndarray]:
         """All that is known of a video's frames."""
-        return dict(np.load(self.folder(number) / "track.npz"))
+        return dict(np.load(self.folder(number) / TRACK))
 
     def identity(self) -> str:
         """Eight hex digits that change whenever what was prepared does."""
@@ -122,15 +179,23 @@ class Store:
     def window(self, number: int, start: int, length: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """``length`` consecutive frames of a video's first clip from its source, cropped, and their 16 kHz sound.
 
+        Frames follow the clip's clock: where its rate varies, a frame is repeated for as long as a player shows it.
         Returns frames (length, size, size, 3) uint8 and samples (n,) int16 or None. Raises ValueError
         where the clip is too short.
         """
         line = self.first_source(number)
-        source = video.read(self.root / line["source"])
-        if start + length > len(source.frames):
-            raise ValueError(f"{line['source']}: {len(source.frames)} frames, none at {start + length - 1}")
-        frames = np.stack([crop(f, Square(*line["square"]), size) for f in source.frames[start:start + length]])
-        if source.sound is None:
+        try:
+            source = open_video(self.root.resolve() / line["source"])
+        except (UnreadableVideo, OSError) as error:
+            raise CorpusDamaged(f"{line['source']}: the source of a prepared video cannot be read ({error})") from error
+        clock = source.clock()
+        if start + length > len(clock):
+            raise ValueError(f"{line['source']}: {len(clock)} frames, none at {start + length - 1}")
+        shown = source.shown_at(clock[start:start + length])
+        frames = np.stack([crop(image, Square(*line["square"]), size) for image in source.frames(shown)])
+        sound = source.sound()
+        if sound is None:
             return frames, None
-        at = [round(t / source.fps * video.SOUND_RATE) for t in (start, start + length)]
-        return frames, source.sound[at[0]:at[1]]
+        first, end = (round(t / source.fps * SOUND_RATE) for t in (start, start + length))
+        heard = sound[first:end]
+        return frames, np.pad(heard, (0, end - first - len(heard)))  # sound may end before the pictures

@@ -12,15 +12,18 @@ import torch
 from ..corpus import crops, video
 from ..corpus.episodes import to_tensor
 from ..corpus.landmarks import draw_all
-from ..corpus.prepare import Detect, Look, Settings, cut, look, sidecar, spread
+from ..corpus.prepare import Detect, Look, Settings, cut, look, spread
+from ..corpus.sidecars import find_sidecar
+from ..corpus.sources import unusable, walk
 from ..evaluation.methods import Frames, feed_forward, nearest_frames
 from ..evaluation.metrics import ssim
+from ..files import appended, check_outputs, replacing, try_outputs
 from ..fine_tuning import fine_tune, set_up
 from ..meta_learning import Networks
 from ..perceptual import make_extractors
 from ..profiles import Profile
 from .face_shape import FaceShape
-from .heads import KeptHead, check_card, keep_head, load_head
+from .heads import KeptHead, check_card, is_head, keep_head, load_head
 from .smoothing import steady
 
 MARK = "synthetic"
@@ -34,6 +37,8 @@ def named_look(path: Path, most: int, detect: Detect | None) -> Look:
         return look(path, most, detect)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"{path}: memory ran out while it was read; close other programs, or shorten or shrink it") from error
 
 
 def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> Detect | None:
@@ -43,7 +48,7 @@ def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> D
     """
     if missing := [str(p) for p in paths if not p.exists()]:
         raise FileNotFoundError(f"{', '.join(missing)}: no such file")
-    if all(sidecar(p).exists() for p in paths):
+    if all(map(find_sidecar, paths)):
         return None
     from ..corpus.detector import Detector
     return Detector(device, quiet=False)
@@ -56,6 +61,44 @@ def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
         return Detector(device, quiet=False)
     except FileNotFoundError:
         return None
+
+
+def learned_from(paths: Sequence[Path]) -> list[Path]:
+    """The files to learn from: a folder stands for its photographs and clips. Raises ValueError where it has none."""
+    files = []
+    for path in paths:
+        inside = [p for p, reason in walk(path) if not reason and unusable(p) == ""] if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path}: a folder without photographs or videos")
+        files += inside
+    return files
+
+
+def check_files(out: Path, keep: Path | None, inputs: Sequence[Path]) -> dict[str, Path]:
+    """The files that ``animate`` will write, by option, after a check of everything that can fail before the work.
+
+    Neither may be an input (landmarks beside one included), the other one, or a file that this kit did not write.
+    Raises ValueError, and FileNotFoundError where an input is not there.
+    """
+    if missing := [str(p) for p in inputs if not p.exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)}: no such file")
+    video.container_of(out)
+    outputs = {"--out": out} | ({} if keep is None else {"--keep": keep})
+    check_outputs(outputs, [*inputs, *(beside for p in inputs if (beside := find_sidecar(p)))])
+    try_outputs(outputs, 0)
+    for option, path in outputs.items():
+        if path.exists() and path.stat().st_size and not (written_here(path) if option == "--out" else is_head(path)):
+            raise ValueError(f"{option} {path}: exists and was not written by this command; move it away or choose another name")
+    return outputs
+
+
+def written_here(path: Path) -> bool:
+    """Whether a file is a video that :func:`export` wrote."""
+    try:
+        with video.open_file(path) as container:
+            return {k.lower(): v for k, v in container.metadata.items()}.get("comment", "").startswith(f"{MARK}: ")
+    except video.UnreadableVideo:
+        return False
 
 
 def source_frames(paths: Sequence[Path], profile: Profile, most: int, detect: Detect | None, pupils: bool = False) -> Frames:
@@ -110,14 +153,14 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
     points = seen.known["landmarks"].astype(np.float64)
     if "pupils" in seen.known and np.isfinite(seen.known["pupils"]).any(0).all():
         points = np.concatenate([points, seen.known["pupils"]], 1)
-    at = seen.clip.numbers
-    whole = np.empty((at[-1] + 1, *points.shape[1:]))  # damaged frames too, so that the sound stays with the lips
+    times, clock = seen.clip.times[seen.looked], seen.clip.clock()  # one rate, so that the sound stays with the lips
+    track = np.empty((len(clock), *points.shape[1:]))
     for p in range(points.shape[1]):
         for axis in range(2):
-            known = seen.good & np.isfinite(points[:, p, axis])
-            whole[:, p, axis] = np.interp(np.arange(len(whole)), at[known], points[known, p, axis])
-    sound = video.read_sound(path, HEARD)
-    return Driver(crops.to_crop(whole, crops.clip_square(whole[:, :68]), size), seen.clip.fps, None if sound is None else sound / 32768, HEARD)
+            found = seen.good & np.isfinite(points[:, p, axis])
+            track[:, p, axis] = np.interp(clock, times[found], points[found, p, axis])
+    sound = seen.clip.sound(HEARD)
+    return Driver(crops.to_crop(track, crops.clip_square(track[:, :68]), size), seen.clip.fps, None if sound is None else sound / 32768, HEARD)
 
 
 def learn(nets: Networks, few: Frames, profile: Profile, path: Path, card: dict, device: torch.device, log: bool = True) -> KeptHead:
@@ -144,15 +187,17 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
 def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: bool = True) -> Path:
     """Write a video with the driver's sound. Its metadata says that it is synthetic; so does a corner of it, unless ``mark`` is off."""
     factor = max(1, -(-SHOWN // frames.shape[1]))
-    large = [cv2.resize(f, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for f in frames]
-    if mark:
-        for f in large:
-            size = f.shape[0] / 640
-            at = round(8 * size), f.shape[0] - round(10 * size)
-            for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1.5)):  # a dark rim under white letters
-                cv2.putText(f, MARK, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(1, round(width * size)), cv2.LINE_AA)
+
+    def enlarged(frame: np.ndarray) -> np.ndarray:
+        large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        size = large.shape[0] / 640
+        at = round(8 * size), large.shape[0] - round(10 * size)
+        for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1.5)) if mark else ():  # a dark rim under white letters
+            cv2.putText(large, MARK, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(1, round(width * size)), cv2.LINE_AA)
+        return large
+
     about = f"{MARK}: a neural talking head of {card['person']} ({card['kind']}), learned from {card['T']} frames; not a recording"
-    video.write(path, np.stack(large), driver.fps, driver.sound, lossless=False, comment=about, rate=driver.rate)
+    video.write(path, map(enlarged, frames), driver.fps, driver.sound, lossless=False, comment=about, rate=driver.rate)
     return path
 
 
@@ -163,10 +208,12 @@ def astronaut_points() -> np.ndarray:
 
 def write_photograph(path: Path, image: np.ndarray, points: np.ndarray) -> Path:
     """A photograph (H, W, 3) uint8 with its landmarks (68, 2), or (70, 2) with pupils, beside it, as ``prepare`` and ``animate`` read them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image[..., ::-1])
+    with replacing(path) as temporary:
+        if not cv2.imwrite(str(temporary), image[..., ::-1]):
+            raise OSError(f"{path}: the photograph cannot be written")
     pupils = {"pupils": points[None, 68:].astype(np.float32)} if len(points) == 70 else {}
-    np.savez(sidecar(path), landmarks=points[None, :68].astype(np.float32), **pupils)
+    with replacing(appended(path, ".npz")) as temporary:
+        np.savez(temporary, landmarks=points[None, :68].astype(np.float32), **pupils)
     return path
 
 
@@ -184,7 +231,7 @@ def closeness(path: Path, nets: Networks, profile: Profile, device: torch.device
     for t in profile.shots:
         few = part(first, order[:t])
         card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
-        head = learn(nets, few, profile, folder / f"{path.stem}_T{t}.head", card, device, log=False)
+        head = learn(nets, few, profile, folder / f"{path.name}_T{t}.head", card, device, log=False)
         made = {"nearest frame": nearest_frames(few, rest.points), "before": feed_forward(nets, on(few, device), rest.y.to(device), profile),
                 "after": head.drive(rest.points)}
         rows[t] = {name: np.mean([ssim(a, b) for a, b in zip(images, rest.images)]) for name, images in made.items()}

@@ -1,8 +1,10 @@
 """A finished head as one file: what is needed to drive it, and a card that says whose it is and what made it."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,13 @@ from ..evaluation.methods import Frames
 from ..fine_tuning import Head
 from ..meta_learning import autocast, build_generator
 from ..networks.blocks import fold
-from ..profiles import Profile
+from ..profiles import Profile, fits
 from ..tensors import load_weights, save_weights
 
 FORMAT = "talking head 1"
 FIELDS = ("image_size", "line_width", "precision", "embedding", "generator_down", "generator_up", "generator_bottleneck",
           "generator_attention_down", "generator_attention_up", "spectral_norm_generator")
-CARD = ("person", "kind", "origin", "T", "weights")
+CARD = {"person": str, "kind": str, "origin": str, "T": int, "weights": str}
 KINDS = ("procedural speaker", "real person", "painting")
 
 
@@ -57,10 +59,15 @@ def settings_of(profile: Profile) -> SimpleNamespace:
 def check_card(card: dict) -> dict:
     """The card, which has the fields of ``CARD``: whom a head shows, of what kind, where the frames come from, T, and the weights.
 
-    Raises ValueError where it lacks one or names another kind.
+    Raises ValueError where it lacks one, one is of another type, or it names another kind.
     """
+    if not isinstance(card, dict):
+        raise ValueError(f"the card is {card!r}, not a table")
     if missing := [f for f in CARD if f not in card]:
         raise ValueError(f"the card lacks {', '.join(missing)}: nobody could tell whose head this is")
+    for field, kind in CARD.items():
+        if not fits(card[field], kind):
+            raise ValueError(f"the card's {field} is {card[field]!r}, not {kind.__name__}")
     if card["kind"] not in KINDS:
         raise ValueError(f"kind {card['kind']!r}; there are: {', '.join(KINDS)}")
     return card
@@ -75,18 +82,63 @@ def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict)
     return path
 
 
+def is_head(path: Path) -> bool:
+    """Whether a file is a kept head."""
+    try:
+        about = load_weights(path)[1]
+    except (ValueError, OSError):
+        return False
+    return isinstance(about, dict) and about.get("format") == FORMAT
+
+
 def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
     """A kept head, ready to be driven. Raises FileNotFoundError, or ValueError where the file is something else."""
     state, about = load_weights(path)
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a head (format {about.get('format', 'none')!r}, not {FORMAT!r}); heads are written by 'animate --keep' and chapter 11")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a head (format {(about.get('format', 'none') if isinstance(about, dict) else 'none')!r}, not {FORMAT!r}); heads are written by 'animate' and chapter 11")
     try:
-        settings = SimpleNamespace(**about["settings"])
-        images, points, psi = state.pop("images").numpy(), state.pop("points").numpy(), state.pop("psi")
+        settings, card, square = _settings(about), check_card(about.get("card")), _square(about.get("square"))
+        images, points, psi = (_array(state, name) for name in ("images", "points", "psi"))
+        _check_frames(images, points, settings.image_size)
         generator = build_generator(settings)
         generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
-        card = about["card"]
-    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: a damaged head ({error}); keep it anew") from error
-    head = Head(fold(generator), None, psi)
-    return KeptHead(head.to(device).eval(), settings, images, points, card, about.get("square"))
+        head = Head(fold(generator), None, psi)
+    except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        raise ValueError(f"{path}: a damaged head ({' '.join(str(error).split())[:200]}); learn it again") from error
+    return KeptHead(head.to(device).eval(), settings, images.numpy(), points.numpy(), card, square)
+
+
+def _settings(about: dict) -> SimpleNamespace:
+    """The settings of a file's header. Raises ValueError, naming the field."""
+    settings = about.get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings are {settings!r}, not a table")
+    kinds = {f.name: f.type for f in dataclasses.fields(Profile)}
+    for field in FIELDS:
+        if not fits(settings.get(field), kinds[field]):
+            raise ValueError(f"settings: {field} is {settings.get(field)!r}, not {getattr(kinds[field], '__name__', kinds[field])}")
+    return SimpleNamespace(**settings)
+
+
+def _square(square: Any) -> tuple[float, float, float] | None:
+    if square is None:
+        return None
+    if not fits(square, list[float]) or len(square) != 3 or not np.isfinite(square).all() or square[2] <= 0:
+        raise ValueError(f"square is {square!r}, not x, y and a side above 0")
+    return tuple(float(v) for v in square)
+
+
+def _array(state: dict[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise ValueError(f"no array {name}")
+    return state.pop(name)
+
+
+def _check_frames(images: Tensor, points: Tensor, size: int) -> None:
+    """Raises ValueError where the training frames or their landmarks have another form than :class:`KeptHead` has."""
+    if images.dtype != torch.uint8 or not len(images) or images.shape[1:] != (size, size, 3):
+        raise ValueError(f"images have shape {tuple(images.shape)} and type {images.dtype}, not (T, {size}, {size}, 3) and uint8")
+    if not points.is_floating_point() or tuple(points.shape) not in ((len(images), 68, 2), (len(images), 70, 2)):
+        raise ValueError(f"points have shape {tuple(points.shape)} and type {points.dtype}, not ({len(images)}, 68 or 70, 2)")
+    if not points[:, :68].isfinite().all():
+        raise ValueError("points are not finite")

@@ -1,6 +1,7 @@
 """Panels for notebooks: ipywidgets and a canvas over the plain functions of :mod:`gap` and :mod:`..driving`."""
 
 import html
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -256,12 +257,13 @@ def own_panel(folder: Path, learn: Callable[[list[Path]], tuple[gap.Record, dict
 
     def take(_) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / Path(f["name"]).name for f in upload.value]
+        loaded = Path(tempfile.mkdtemp(dir=folder))  # two files may have one name
+        paths = [loaded / f"{number}_{Path(f['name']).name}" for number, f in enumerate(upload.value)]
         below.children = [w.HTML("learning ..." if detect else "reading ...")]
         try:
             for path, file in zip(paths, upload.value):
                 path.write_bytes(file["content"])
-            below.children = [show(paths) if detect else place([read_source(p).frames[0] for p in paths], [])]
+            below.children = [show(paths) if detect else place([next(read_source(p).frames()) for p in paths], [])]
         except Exception as error:  # as above
             below.children = [w.HTML(f"failed: {html.escape(str(error))}")]
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 from .. import profiles
 from ..corpus import build
-from ..devices import choose
+from ..devices import choose, cores
 from ..evaluation.timing import slowness
 from ..profiles import Profile
 from ..tensors import load_weights
@@ -41,7 +41,7 @@ def the_run(profile: Profile, weights: str, device: str, data: Path, results: Pa
     relative = lambda p: os.path.relpath(p, notebooks)
     files = [reference.COMMITTED / "weights" / f"{v}.{kind}" for v in profile.variants for kind in ("safetensors", "json")]
     inputs = tuple(files) if weights == "reference" else ()
-    environment = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
     if weights == "scratch" and profile.reference_weights:  # nothing that was committed, the judges neither
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / profile.name / "runs" / "judges").resolve())
     return runner.Run(profile, {"profile": profile.name, "weights": weights, "device": str(choose(device)), "data": relative(data), "results": relative(results)},

@@ -1,13 +1,13 @@
 """The report: every table, figure and chapter of a results folder on one page that needs no network."""
 
 import base64
-import os
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from ..files import write_text
 from ..profiles import Profile
 from .git import commit
 from .records import machine
@@ -91,7 +91,5 @@ def write_report(profile: Profile, results: Path, weights: str) -> Path:
                for path in in_order(results / "figures", ".png")]
     page = PAGE.render(profile=profile, machine=machine(), commit=commit(), weights=weights, tables=tables, figures=figures,
                        chapters=[(c, outcomes.get(c.name)) for c in CHAPTERS])
-    temporary = results / "index.tmp"
-    temporary.write_text(page)
-    os.replace(temporary, results / "index.html")
+    write_text(results / "index.html", page)
     return results / "index.html"

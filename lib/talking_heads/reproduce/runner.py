@@ -23,6 +23,7 @@ from typing import Any
 
 import nbformat
 
+from ..files import write_text
 from ..profiles import Profile
 from ..tensors import sha256
 
@@ -141,9 +142,7 @@ def read_status(results: Path) -> dict[str, Outcome]:
 
 
 def write_status(results: Path, outcomes: dict[str, Outcome]) -> None:
-    temporary = results / "status.tmp"
-    temporary.write_text(json.dumps({k: asdict(v) for k, v in outcomes.items()}, indent=1))
-    os.replace(temporary, results / "status.json")
+    write_text(results / "status.json", json.dumps({k: asdict(v) for k, v in outcomes.items()}, indent=1))
 
 
 def check_parameters(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> None:
@@ -269,9 +268,7 @@ def _closed(written: Path, folder: Path, chapter: Chapter, reason: str) -> str:
     for output in (o for c in notebook.cells for o in c.get("outputs", []) if WIDGET in o.get("data", {})):
         output["data"] = {"text/html": PANEL}
     html, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook)
-    temporary = folder / f".{chapter.name}.html"
-    temporary.write_text(html)
-    os.replace(temporary, folder / f"{chapter.name}.html")
+    write_text(folder / f"{chapter.name}.html", html)
     os.replace(written, folder / f"{chapter.name}.ipynb")
     return reason
 
