@@ -121,6 +121,8 @@ class EpisodeSampler:
         drawn = self.draw()
         x, p = zip(*(self.videos.read(v, np.concatenate([s, t]), self.pupils > 0) for v, s, t in drawn))
         x, p = np.stack(x), np.stack(p)
+        if x.shape[2] != self.size:
+            raise ValueError(f"the corpus has frames of {x.shape[2]}², {self.size}² are needed; prepare it again with --size {self.size}")
         if self.pupils:
             p[self.rng.random(len(p)) >= self.pupils, :, 68:] = np.nan
         y = draw_all(p, self.size, self.line_width)

@@ -6,7 +6,6 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -89,38 +88,39 @@ def fit_to_frames(arrays: dict[str, np.ndarray], clip: VideoFile, name: str) -> 
     if not len(good):
         return
     chosen = good[np.linspace(0, len(good) - 1, min(5, len(good))).round().astype(int)]
-    images, sample = list(clip.frames(chosen)), points[chosen].astype(np.float64)
-    if not np.allclose(clip.stretch, 1):
-        # found in the stored frames, as by most tools, or in the frames as they are shown?
-        stored = sample * clip.stretch
-        if _inside(stored, clip.size) and not on_edges(images, sample) > on_edges(images, stored) + 0.1:
-            for key in arrays.keys() & {"landmarks", "pupils"}:
-                arrays[key] = ((arrays[key] + 0.5) * clip.stretch - 0.5).astype(np.float32)
-            sample = stored
-    if cause := _misplaced(sample, images, clip.size):
+    sample = points[chosen].astype(np.float64)
+    # landmarks of a video whose pixels are not square: found in the frames as they are shown, or as they are stored
+    placements = {1.0: sample} if np.allclose(clip.shape.stretch, 1) else {0.0: sample, 1.0: (sample + 0.5) * clip.shape.stretch - 0.5}
+    scales = {s: (placements[1.0] + 0.5) * s - 0.5 for s in SCALES}
+    placements |= {s: p for s, p in scales.items() if _inside(p, clip.size)}
+    edges = on_edges(clip, chosen, placements)
+    if 0.0 in edges and edges[0.0] < edges[1.0] + 0.1 and _inside(placements[1.0], clip.size):
+        for key in arrays.keys() & {"landmarks", "pupils"}:
+            arrays[key] = ((arrays[key] + 0.5) * clip.shape.stretch - 0.5).astype(np.float32)
+        placements[0.0] = placements[1.0]
+        edges[0.0] = edges[1.0]
+    if cause := _misplaced(placements.get(0.0, sample), edges, clip.size):
         raise BadLandmarks(f"{name}: {cause}")
 
 
-def _misplaced(points: np.ndarray, images: Sequence[np.ndarray], size: tuple[int, int]) -> str:
-    """Why landmarks (k, 68, 2) cannot be of these pictures, "" where they can."""
+def _misplaced(points: np.ndarray, edges: dict[float, float], size: tuple[int, int]) -> str:
+    """Why landmarks (k, 68, 2) cannot be of these pictures, "" where they can; ``edges`` are those of the points by scale."""
     height, width = size
     across = points[:, 42:48].mean(1) - points[:, 36:42].mean(1)
     down = points[:, 48:60].mean(1) - points[:, 36:48].mean(1)
     if np.median(across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]) < 0:
         return "landmarks are mirrored: x and y are swapped, or y counts from below; pixels (x, y) from the upper left corner are needed"
-    reach = np.abs(points).max()
-    if reach <= 1.5:
+    if np.abs(points).max() <= 1.5:
         return "landmarks lie between 0 and 1: relative coordinates; pixels are needed"
-    fitting = [s for s in SCALES if _inside((points + 0.5) * s - 0.5, size)]
+    others = {scale: value for scale, value in edges.items() if scale not in (0.0, 1.0)}
+    best = max(others, key=lambda scale: others[scale], default=None)
     advice = "write them in pixels of the video's own frames"
     if not _inside(points, size):
         low, high = points.min((0, 1)), points.max((0, 1))
         place = f"x from {low[0]:.0f} to {high[0]:.0f} and y from {low[1]:.0f} to {high[1]:.0f} in a picture of {width}×{height}"
-        cause = "found at another scale?" if fitting else "found in another video or another crop?"
+        cause = "found at another scale?" if others else "found in another video or another crop?"
         return f"landmarks lie outside of the picture ({place}): {cause} {advice}"
-    here = on_edges(images, points)
-    best = max(fitting, key=lambda s: on_edges(images, (points + 0.5) * s - 0.5), default=None)
-    if best and here < EDGES < on_edges(images, (points + 0.5) * best - 0.5) - 0.25:
+    if best and edges.get(0.0, edges[1.0]) < EDGES < others[best] - 0.25:
         return f"landmarks lie beside the face, and on it when they are multiplied by {best:.3g}: found at another scale; {advice}"
     return ""
 
@@ -132,17 +132,31 @@ def _inside(points: np.ndarray, size: tuple[int, int]) -> bool:
     return float(((x > -1) & (x < width) & (y > -1) & (y < height)).mean()) > 2 / 3
 
 
-def on_edges(images: Sequence[np.ndarray], points: np.ndarray) -> float:
-    """How much stronger edges are along brows, nose, eyes and lips than anywhere in the face: 1 where points are misplaced.
+def on_edges(clip: VideoFile, numbers: np.ndarray, placements: dict[float, np.ndarray]) -> dict[float, float]:
+    """How much stronger edges are along brows, nose, eyes and lips than anywhere in the face: near 1 where points are misplaced.
 
-    ``images`` are k of (H, W, 3) uint8, ``points`` (k, 68, 2); the median over the images.
+    For several placements of the points of k frames, (k, 68, 2) each; the median over the frames.
     """
-    return float(np.median([_edges_of_one(image, p.astype(np.float32)) for image, p in zip(images, points, strict=True)]))
+    values: dict[float, list[float]] = {name: [] for name in placements}
+    for k, image in enumerate(clip.frames(numbers)):
+        for name, points in placements.items():
+            values[name].append(_edges_of_one(image, points[k]))
+    return {name: float(np.median(of_frames)) for name, of_frames in values.items()}
 
 
 def _edges_of_one(image: np.ndarray, points: np.ndarray) -> float:
+    low, high = points.min(0), points.max(0)
+    margin = 0.1 * (high - low) + 2
+    left, top = np.floor(low - margin).astype(int).clip(0)
+    right, bottom = np.ceil(high + margin).astype(int).clip(1)
+    face = image[top:bottom, left:right]
+    if min(face.shape[:2]) < 8:
+        return 1.0
+    scale = min(1.0, 256 / max(face.shape[:2]))
+    points = ((points - [left, top] + 0.5) * scale - 0.5).astype(np.float32)
+    grey = cv2.resize(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
     eyes = float(np.linalg.norm(points[36:42].mean(0) - points[42:48].mean(0)))
-    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), max(0.5, min(eyes, 300) / 30))
+    grey = cv2.GaussianBlur(grey, (0, 0), max(0.5, eyes / 30))
     slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
 
     def at(places: np.ndarray) -> np.ndarray:
@@ -155,8 +169,7 @@ def _edges_of_one(image: np.ndarray, points: np.ndarray) -> float:
         curve = np.concatenate([curve, curve[:1]]) if closed else curve
         steps = np.linspace(0, 1, 4, endpoint=False)[:, None, None]
         along.append((curve[:-1] + steps * np.diff(curve, axis=0)).reshape(-1, 2))
-    low, high = points.min(0), points.max(0)
-    grid = np.stack(np.meshgrid(*np.linspace(low, high, 20).T), -1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(*np.linspace(points.min(0), points.max(0), 20).T), -1).reshape(-1, 2)
     hull = cv2.convexHull(points)
     within = np.array([cv2.pointPolygonTest(hull, (float(x), float(y)), False) > 0 for x, y in grid])
     return float(at(np.concatenate(along)).mean() / (at(grid[within]).mean() + 1e-6)) if within.any() else 1.0

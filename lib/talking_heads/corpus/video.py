@@ -23,8 +23,9 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg"
                   ".mjpeg", ".mjpg", ".gif"}
 CONTAINERS = {".mp4": ("mp4", "libx264", "aac"), ".m4v": ("mp4", "libx264", "aac"), ".mov": ("mov", "libx264", "aac"),
               ".mkv": ("matroska", "libx264", "aac"), ".webm": ("webm", "libvpx-vp9", "libopus")}
-CACHE = 256 * 2**20  # bytes of decoded frames that a video may hold; a larger one is decoded again where it is read again
+CACHE = 128 * 2**20  # bytes of decoded frames that a video may hold; a larger one is decoded again where it is read again
 JUMP = 60.0  # seconds; a longer pause between two frames is a jump of the clock, as between clips that were joined
+MIXED_UP = 8  # frame intervals; a time that falls by more is a jump of the clock, too
 ALIGNED = 0.02  # seconds that a packet of sound may lie off the clock before silence is put in or sound is cut
 ASSUMED_RATE = 25.0  # frames a second where the file states neither times nor a rate
 SQUARE = 0.01  # a pixel's width over its height may differ from 1 by this much, and counts as square
@@ -60,6 +61,53 @@ def open_file(path: Path) -> av.container.InputContainer:
         raise UnreadableVideo(f"not a readable video ({type(error).__name__})") from error
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a stream's frames are stored: what a player does to them before they are seen."""
+
+    pixel_aspect: float = 1.0  # width over height of a pixel
+    transposed: bool = False
+    left_right: bool = False  # mirrored after that
+    top_bottom: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, stream: av.VideoStream) -> "Shape":
+        """From the header's pixel aspect and display matrix, which are the same for all frames.
+
+        The frames' own ``side_data`` would keep each of them in memory until Python looks for cycles.
+        """
+        stated = float(stream.sample_aspect_ratio or 1)
+        aspect = stated if 1 / 16 <= stated <= 16 and abs(stated - 1) > SQUARE else 1.0
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls(aspect)
+        a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])  # (x, y) goes to (a x + c y, b x + d y)
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(aspect, False, a < 0, d < 0)
+        return cls(aspect, True, c < 0, b < 0)
+
+    @property
+    def stretch(self) -> np.ndarray:
+        """(2,) x and y from the stored, upright frame to the one that is seen: its pixels are square, no side is shorter."""
+        stretch = np.array([max(self.pixel_aspect, 1.0), max(1 / self.pixel_aspect, 1.0)])
+        return stretch[::-1] if self.transposed else stretch
+
+    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """(height, width) of a frame as it is seen."""
+        width, height = (frame.height, frame.width) if self.transposed else (frame.width, frame.height)
+        x, y = self.stretch
+        return round(height * y), round(width * x)
+
+    def picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """A decoded frame as it is seen, (H, W, 3) uint8, RGB."""
+        image = flatten(frame.to_ndarray(format="rgba" if _has_alpha(frame) else "rgb24"))[0]
+        if self.transposed:
+            image = image.swapaxes(0, 1)
+        image = np.ascontiguousarray(image[::-1 if self.top_bottom else 1, ::-1 if self.left_right else 1])
+        height, width = self.size(frame)
+        return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def open_video(path: Path) -> "VideoFile":
     """One pass over a video: its times, sizes and faults; its frames too, where they are few.
 
@@ -72,9 +120,11 @@ def open_video(path: Path) -> "VideoFile":
         stream = _video_stream(container)
         header = float(stream.average_rate or stream.guessed_rate or 0)
         for number, (frame, whole) in enumerate(_decode(container, stream, scan)):
-            scan.add(frame, whole, stream)
+            if not number:
+                shape = Shape.of(frame, stream)
+            scan.add(frame, whole, stream, shape)
             if whole and cache is not None:
-                cache[number] = _picture(frame, stream)
+                cache[number] = shape.picture(frame)
                 held += cache[number].nbytes
                 if held > CACHE:
                     cache = None
@@ -107,8 +157,8 @@ def open_video(path: Path) -> "VideoFile":
         notes.append(f"{others} frames of another shape than {size[1]}×{size[0]}, which are left out")
     if changed := int((usable & scaled).sum()):
         notes.append(f"{changed} frames of another size than {size[1]}×{size[0]}")
-    if abs(scan.pixel_aspect - 1) > SQUARE:
-        notes.append(f"pixels are not square ({scan.pixel_aspect:.3f}:1): frames are stretched to their true shape")
+    if shape.pixel_aspect != 1:
+        notes.append(f"pixels are not square ({shape.pixel_aspect:.3f}:1): frames are stretched to their true shape")
     if scan.alpha:
         notes.append("transparent parts are filled with the colour of the border, or white")
     if not known:
@@ -119,7 +169,7 @@ def open_video(path: Path) -> "VideoFile":
     if not has_sound(path):
         notes.append("no sound")
     return VideoFile(path, times, float(ordered[0]), fps, np.flatnonzero(usable), scaled, (int(size[0]), int(size[1])),
-                     scan.stretch, "; ".join(notes), cache)
+                     shape, "; ".join(notes), cache)
 
 
 @dataclass
@@ -136,14 +186,14 @@ class VideoFile:
     usable: np.ndarray  # (m,) numbers of the frames that are neither damaged nor of another shape
     scaled: np.ndarray  # (n,) bool: stored at another size than most, and scaled to it
     size: tuple[int, int]  # (height, width) of the frames as they are read
-    stretch: np.ndarray  # (2,) x and y from the stored, upright frame to ``size``; not 1 where pixels are not square
+    shape: Shape  # how the frames are stored
     note: str  # what is odd about it, "" if nothing
     cache: dict[int, np.ndarray] | None = None  # decoded frames, where they are few
 
     @classmethod
     def of_image(cls, image: np.ndarray, note: str = "") -> "VideoFile":
         """A photograph (H, W, 3) uint8."""
-        return cls(None, np.zeros(1), 0.0, 0.0, np.arange(1), np.zeros(1, bool), image.shape[:2], np.ones(2), note, {0: image})
+        return cls(None, np.zeros(1), 0.0, 0.0, np.arange(1), np.zeros(1, bool), image.shape[:2], Shape(), note, {0: image})
 
     @property
     def seconds(self) -> float:
@@ -175,10 +225,10 @@ class VideoFile:
             number, image = -1, None
             for n in wanted:
                 while number < n:
-                    number, (frame, _) = next(decoded, (None, (None, None)))
-                    if number is None:
+                    number, (frame, _) = next(decoded, (-1, (None, False)))
+                    if frame is None:
                         raise UnreadableVideo(f"frame {n} cannot be read a second time; did the file change?")
-                    image = self._fit(_picture(frame, stream)) if number == n else None
+                    image = self._fit(self.shape.picture(frame)) if number == n else None
                 yield image
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
@@ -209,20 +259,13 @@ class _Scan:
     errors: int = 0  # packets that cannot be decoded
     broken_off: str = ""  # the error that ends the stream early
     alpha: bool = False
-    pixel_aspect: float = 1.0  # width over height
-    stretch: np.ndarray = field(default_factory=lambda: np.ones(2))
     end: float = 0.0  # of the last frame, on the file's own clock
 
-    def add(self, frame: av.VideoFrame, whole: bool, stream: av.VideoStream) -> None:
+    def add(self, frame: av.VideoFrame, whole: bool, stream: av.VideoStream, shape: Shape) -> None:
         base = frame.time_base or stream.time_base
         self.times.append(None if frame.pts is None else float(frame.pts * base))
         self.whole.append(whole)
-        self.pixel_aspect = _pixel_aspect(stream)
-        horizontal, vertical = _stretched(self.pixel_aspect)
-        transposed, _, _ = _orientation(frame)
-        height, width = round(frame.height * vertical), round(frame.width * horizontal)
-        self.sizes.append((width, height) if transposed else (height, width))
-        self.stretch = np.array([vertical, horizontal] if transposed else [horizontal, vertical])
+        self.sizes.append(shape.size(frame))
         self.alpha = self.alpha or (_has_alpha(frame) and int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255)
         if frame.pts is not None:
             self.end = max(self.end, float((frame.pts + (frame.duration or 0)) * base))
@@ -280,8 +323,9 @@ def _in_order(times: list[float | None]) -> np.ndarray:
     if known.sum() < 2:
         return np.where(known, raw, raw[known][0])
     raw = np.interp(np.arange(len(raw)), np.flatnonzero(known), raw[known])
-    ordered = np.sort(raw)
-    return ordered if np.abs(ordered - raw).max() < 1 else raw
+    steps = np.diff(raw)
+    mixed_up = steps.min() < 0 < steps.max() and -steps.min() <= MIXED_UP * np.median(steps[steps > 0])
+    return np.sort(raw) if mixed_up else raw
 
 
 def _continuous(times: np.ndarray) -> np.ndarray:
@@ -299,51 +343,16 @@ def _rate(times: np.ndarray, header: float) -> tuple[float, bool]:
     number, span = np.arange(len(times)), times[-1]
     if not span:
         return (header if 1 <= header <= 1000 else ASSUMED_RATE), True
-    for rate in (header, number[-1] / span):
-        if rate and np.abs(times - number / rate).max() < 0.5 / rate:
+    for rate, tolerance in ((header, 0.1), (number[-1] / span, 0.5)):
+        if rate and np.abs(times - number / rate).max() < tolerance / rate:
             return float(rate), True
     gaps = np.diff(times)
     rate = 1 / float(np.median(gaps[gaps > 0]))
     return (header if abs(np.log(rate / (header or rate * 2))) < 0.05 else rate), False
 
 
-def _pixel_aspect(stream: av.VideoStream) -> float:
-    """Width over height of a pixel; 1 where the file states none, or none that is possible."""
-    stated = float(stream.sample_aspect_ratio or 1)
-    return stated if 1 / 16 <= stated <= 16 and abs(stated - 1) > SQUARE else 1.0
-
-
-def _stretched(pixel_aspect: float) -> tuple[float, float]:
-    """Horizontal and vertical scale that make pixels square and no side shorter."""
-    return max(pixel_aspect, 1.0), max(1 / pixel_aspect, 1.0)
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether a player transposes a frame, and then mirrors it from left to right and from top to bottom."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])  # (x, y) goes to (a x + c y, b x + d y)
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return False, a < 0, d < 0
-    return True, c < 0, b < 0
-
-
 def _has_alpha(frame: av.VideoFrame) -> bool:
     return any(component.is_alpha for component in frame.format.components)
-
-
-def _picture(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
-    """A decoded frame (H, W, 3) uint8, RGB, as a player shows it."""
-    image = frame.to_ndarray(format="rgba" if _has_alpha(frame) else "rgb24")
-    image = flatten(image)[0]
-    horizontal, vertical = _stretched(_pixel_aspect(stream))
-    if horizontal * vertical > 1:
-        image = cv2.resize(image, (round(frame.width * horizontal), round(frame.height * vertical)), interpolation=cv2.INTER_LINEAR)
-    transposed, left_right, top_bottom = _orientation(frame)
-    if transposed:
-        image = image.swapaxes(0, 1)
-    return np.ascontiguousarray(image[::-1 if top_bottom else 1, ::-1 if left_right else 1])
 
 
 def has_sound(path: Path) -> bool:
@@ -368,7 +377,7 @@ def read_sound(path: Path, rate: int = SOUND_RATE, start: float = 0.0, end: floa
         shift, previous = 0.0, None  # a clock that jumps is set right, as for the frames
         for frame in _sound_frames(container, stream):
             seconds = run.next if frame.pts is None and run else float((frame.pts or 0) * frame.time_base) + shift
-            if previous is not None and not -1 < seconds - previous < JUMP:
+            if previous is not None and not -0.1 < seconds - previous < JUMP:
                 shift, seconds = shift + previous - seconds, previous
             if run is None or not run.takes(frame, seconds):
                 if run is not None:
