@@ -28,6 +28,9 @@ make_environment() {
         sed -n 's/^    - //p' environment.yml > .venv/pinned.txt
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv/pinned.txt --constraint .venv/pinned.txt
     fi
+    # face-alignment brings the OpenCV that needs libGL; both builds share their files, and the last one stays
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+        "$(sed -n 's/^    - \(opencv-python-headless==[^ ]*\).*/\1/p' environment.yml)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null ||
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
     printf '%s' "$wanted" > .venv/made-from
@@ -36,7 +39,7 @@ make_environment() {
 make_environment
 # glibc gives large tensors back after every step and has their pages faulted in anew: up to a tenth of the time
 export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/.venv/bin:$PATH" PYTHONUTF8=1
 case "${1:-}" in
     test) shift; exec python -m pytest "$@" ;;
     lab) shift
