@@ -101,8 +101,9 @@ def test_a_head_of_the_default_size_follows_ten_times_a_second(few, tmp_path, sl
     nets, _ = reference.load_networks(laptop, "ft", "reference", Path(__file__).parents[1] / "results")
     with torch.no_grad():
         made = Head(nets.generator, torch.zeros(1, laptop.embedding)).eval()
-    points = few.points * laptop.image_size / few.images.shape[1]
-    panel = panels.drive_panel(heads.KeptHead(made, heads.settings_of(laptop), few.images, points, {}))
+    factor = laptop.image_size // few.images.shape[1]
+    few = dataclasses.replace(few, images=few.images.repeat(factor, 1).repeat(factor, 2), points=few.points * factor)
+    panel = panels.drive_panel(heads.KeptHead(made, heads.settings_of(laptop), few.images, few.points, {}))
     yaw, rate = panel.children[1].children[0].children[0], panel.children[1].children[2].children[1]
 
     def turned(step: int) -> float:
@@ -164,11 +165,11 @@ def test_ones_own_photographs_are_placed_one_by_one_or_detected(record, profile,
         for anchor in ANCHORS:
             canvas._mouse_down_callbacks(*(few.points[0][anchor] * canvas.scale * 5))
         ready.click()
-    assert asked == [["placed0.png", "placed1.png"]] and (tmp_path / "placed1.npz").exists()
+    assert asked == [["placed0.png", "placed1.png"]] and (tmp_path / "placed1.png.npz").exists()
     found = panels.own_panel(tmp_path, learn, lambda frames: None, example)
     (upload, said), below = found.children[0].children, found.children[1]
     upload.value = files
-    assert asked[1] == ["0.png", "1.png"] and (tmp_path / "1.png").exists() and not said.value
+    assert asked[1] == ["0.png", "1.png"] and len(list(tmp_path.rglob("1.png"))) == 2 and not said.value
     by_gap, by_hand = below.children[0].children
     assert by_gap.children[2].images[1].value and by_hand.children[0].children[1].options == (0, 1, 2), "truth and scores, and heads of several epochs to move"
     broken = panels.own_panel(tmp_path, learn, None, example)

@@ -274,6 +274,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if type(error).__module__ != "cv2":
+            raise
+        print(f"error: OpenCV cannot work with this picture ({' '.join(str(error).split())})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(interrupt if isinstance(interrupt, Interrupted) else args.interrupted, file=sys.stderr)
         return 130

@@ -64,6 +64,10 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
     """
     taken = [(path, "an input") for path in inputs]
     for option, path in outputs.items():
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{option} {path}: the name is not valid UTF-8; choose another name") from error
         target = target_of(path)
         for other, role in taken:
             if _same_file(target, other):

@@ -1,10 +1,14 @@
 """Landmarks of real frames with face-alignment (Bulat & Tzimiropoulos 2017), in batches."""
 
+import cv2
 import numpy as np
 import torch
 
 from .. import weights
 from ..progress import Progress
+
+LARGEST = 1280  # pixels of the longer side of pictures in which faces are looked for
+PIXELS = 1_100_000  # of all pictures in which faces are looked for at once: 16 of 256²
 
 
 def check_weights() -> None:
@@ -32,12 +36,17 @@ class Detector:
         Of several faces the largest is taken; one at least half its size is comparable.
         """
         points, faces = np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), int)
+        height, width = frames[0].shape[:2]
+        shrink = min(1.0, LARGEST / max(height, width))
+        batch = max(1, min(self.batch, int(PIXELS / (height * width * shrink**2))))
         progress = Progress("finding landmarks", len(frames), "frames")
         for start in range(0, len(frames), self.batch):
-            chunk = np.stack(frames[start:start + self.batch])
-            tensor = torch.from_numpy(chunk).permute(0, 3, 1, 2).to(self.device)
+            chunk = np.stack(frames[start:start + batch])
+            small = chunk if shrink == 1 else np.stack([cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) for f in chunk])
+            tensor = torch.from_numpy(small).permute(0, 3, 1, 2).to(self.device)
             found = {}
             for k, boxes in enumerate(self.fa.face_detector.detect_from_batch(tensor)):
+                boxes = [np.concatenate([np.asarray(b)[:4] / shrink, np.asarray(b)[4:]]) for b in boxes]
                 if len(boxes):
                     area = np.array([(b[2] - b[0]) * (b[3] - b[1]) for b in boxes])
                     faces[start + k] = int((area > 0.5 * area.max()).sum())

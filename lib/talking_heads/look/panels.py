@@ -258,10 +258,11 @@ def own_panel(folder: Path, learn: Callable[[list[Path]], tuple[gap.Record, dict
     def take(_) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         loaded = Path(tempfile.mkdtemp(dir=folder))  # two files may have one name
-        paths = [loaded / f"{number}_{Path(f['name']).name}" for number, f in enumerate(upload.value)]
+        paths = [loaded / str(number) / Path(f["name"]).name for number, f in enumerate(upload.value)]
         below.children = [w.HTML("learning ..." if detect else "reading ...")]
         try:
             for path, file in zip(paths, upload.value):
+                path.parent.mkdir()
                 path.write_bytes(file["content"])
             below.children = [show(paths) if detect else place([next(read_source(p).frames()) for p in paths], [])]
         except Exception as error:  # as above
