@@ -1,4 +1,6 @@
-"""What the commands write: inputs and other people's files stay, bad options and places are refused before the work."""
+"""What the commands write: inputs and other people's files stay, bad options and places are refused before
+the work.
+"""
 
 import ast
 import json
@@ -13,8 +15,7 @@ import torch
 from films import film
 from PIL import Image
 from safetensors.torch import save_file
-
-from talking_heads import files, profiles
+from talking_heads import files
 from talking_heads.__main__ import main
 from talking_heads.corpus import video
 from talking_heads.corpus.speakers.clips import make_clip
@@ -30,11 +31,14 @@ CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 
 @pytest.fixture
 def place(tmp_path):
     """A folder with a photograph and a clip, landmarks beside them."""
-    me, you = make_clip(8, 1, 0, 1, 12.5, 96, sound=False), make_clip(8, 2, 0, 12, 12.5, 96, sound=False, only=np.array([0]))
+    me, you = (
+        make_clip(8, 1, 0, 1, 12.5, 96, sound=False),
+        make_clip(8, 2, 0, 12, 12.5, 96, sound=False, only=np.array([0])),
+    )
     Image.fromarray(me.frames[0]).save(tmp_path / "me.png")
     np.savez(tmp_path / "me.png.npz", landmarks=me.landmarks)
     film(tmp_path / "you.mp4", np.repeat(you.frames, 12, 0), np.arange(12) / 12.5)
-    np.savez(tmp_path / "you.npz", landmarks=you.landmarks)
+    np.savez(tmp_path / "you.npz", landmarks=np.repeat(you.landmarks[:1], 12, 0))
     return tmp_path
 
 
@@ -53,7 +57,9 @@ def contents(folder):
 
 
 def animated(place, capsys, *words):
-    """``animate`` that must be refused: its message; nothing in the folder changes, and nothing is learned."""
+    """``animate`` that must be refused: its message; nothing in the folder changes, and nothing is
+    learned.
+    """
     before = contents(place)
     assert main(["animate", *map(str, words), "--profile", "laptop", "--device", "cpu"]) == 2
     told = capsys.readouterr()
@@ -67,62 +73,162 @@ def test_a_driver_is_never_overwritten(place, kept, out, capsys):
     os.link(place / "you.mp4", place / "hard.mp4")
     (place / "link.mp4").symlink_to("you.mp4")
     (place / "sub").mkdir()
-    assert "is an input" in animated(place, capsys, "--head", kept, "--driver", place / "you.mp4", "--out", place / out)
+    assert "is an input" in animated(
+        place, capsys, "--head", kept, "--driver", place / "you.mp4", "--out", place / out
+    )
 
 
-@pytest.mark.parametrize("option, name", [("--keep", "me.png"), ("--keep", "you.mp4"), ("--keep", "you.npz"), ("--keep", "me.png.npz"), ("--keep", "o.mp4")])
+@pytest.mark.parametrize(
+    "option, name",
+    [
+        ("--keep", "me.png"),
+        ("--keep", "you.mp4"),
+        ("--keep", "you.npz"),
+        ("--keep", "me.png.npz"),
+        ("--keep", "o.mp4"),
+        ("--keep", "o.mp4/me.head"),
+    ],
+)
 def test_no_output_is_an_input_or_another_output(place, option, name, capsys):
-    told = animated(place, capsys, "--photo", place / "me.png", "--driver", place / "you.mp4", "--out", place / "o.mp4", option, place / name)
-    assert f"{option} {place / name}: is" in told and "choose another name" in told
+    told = animated(
+        place,
+        capsys,
+        "--photo",
+        place / "me.png",
+        "--driver",
+        place / "you.mp4",
+        "--out",
+        place / "o.mp4",
+        option,
+        place / name,
+    )
+    assert f"{option} {place / name}: " in told and "choose another name" in told
 
 
 def test_somebody_elses_file_is_never_overwritten(place, kept, capsys):
     (place / "holiday.mp4").write_bytes((place / "you.mp4").read_bytes())
     (place / "o.mp4.head").write_text("notes")
     both = ["--driver", place / "you.mp4", "--out"]
-    assert "holiday.mp4: exists and was not written" in animated(place, capsys, "--head", kept, *both, place / "holiday.mp4")
-    assert "o.mp4.head: exists and was not written" in animated(place, capsys, "--photo", place / "me.png", *both, place / "o.mp4")
+    assert "holiday.mp4: exists and was not written" in animated(
+        place, capsys, "--head", kept, *both, place / "holiday.mp4"
+    )
+    assert "o.mp4.head: exists and was not written" in animated(
+        place, capsys, "--photo", place / "me.png", *both, place / "o.mp4"
+    )
 
 
-@pytest.mark.parametrize("name, said", [("o.gif", "ending .gif"), ("two.head", "ending .head"), ("noending", "without an ending"), ("o.jpg", "ending .jpg"),
-                                        ("folder.mp4", "is a folder"), ("pipe.mp4", "no regular file"), ("me.png/o.mp4", "cannot be written"), ("loop.mp4", "cannot be written")])
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("o.gif", "ending .gif"),
+        ("two.head", "ending .head"),
+        ("noending", "without an ending"),
+        ("o.jpg", "ending .jpg"),
+        ("folder.mp4", "is a folder"),
+        ("pipe.mp4", "no regular file"),
+        ("me.png/o.mp4", "cannot be written"),
+        ("loop.mp4", "cannot be written"),
+    ],
+)
 def test_what_cannot_be_written_is_refused_before_learning(place, name, said, capsys):
     (place / "folder.mp4").mkdir()
     os.mkfifo(place / "pipe.mp4")
     (place / "loop.mp4").symlink_to("loop.mp4")
-    assert said in animated(place, capsys, "--photo", place / "me.png", "--driver", place / "you.mp4", "--out", place / name)
+    assert said in animated(
+        place, capsys, "--photo", place / "me.png", "--driver", place / "you.mp4", "--out", place / name
+    )
 
 
 def test_a_full_disk_shows_before_learning_and_leaves_nothing(place, capsys, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    told = animated(place, capsys, "--photo", place / "me.png", "--driver", place / "you.mp4", "--out", place / "new/deep/o.mp4")
-    assert "MB are needed and 0 MB are free" in told and not (place / "new").exists()
+    told = animated(
+        place,
+        capsys,
+        "--photo",
+        place / "me.png",
+        "--driver",
+        place / "you.mp4",
+        "--out",
+        place / "new/deep/o.mp4",
+    )
+    assert "MB are needed, 0 MB are free" in told and not (place / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["o.mp4", "o.mov", "o.mkv", "o.webm", "12:30.mp4", "file:o.mp4", "o%d.mp4", "ä ö.mp4"])
+@pytest.mark.parametrize(
+    "name", ["o.mp4", "o.mov", "o.mkv", "o.webm", "12:30.mp4", "file:o.mp4", "o%d.mp4", "ä ö.mp4"]
+)
 def test_a_video_has_the_format_of_its_name_and_the_name_it_was_given(place, kept, name):
-    assert main(["animate", "--head", str(kept), "--driver", str(place / "you.mp4"), "--out", str(place / name), "--device", "cpu"]) == 0
-    wanted = {".webm": "matroska,webm", ".mkv": "matroska,webm"}.get(Path(name).suffix, "mov,mp4,m4a,3gp,3g2,mj2")
+    assert (
+        main(
+            [
+                "animate",
+                "--head",
+                str(kept),
+                "--driver",
+                str(place / "you.mp4"),
+                "--out",
+                str(place / name),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
+    wanted = {".webm": "matroska,webm", ".mkv": "matroska,webm"}.get(
+        Path(name).suffix, "mov,mp4,m4a,3gp,3g2,mj2"
+    )
     with video.open_file(place / name) as container:
         assert container.format.name == wanted
         if name.endswith(".webm"):
             assert container.streams.video[0].codec_context.name in ("vp9", "libvpx-vp9")
     assert animate.written_here(place / name) and len(video.open_video(place / name).times) == 12
-    assert main(["animate", "--head", str(kept), "--driver", str(place / "you.mp4"), "--out", str(place / name), "--device", "cpu"]) == 0, "written again"
+    assert (
+        main(
+            [
+                "animate",
+                "--head",
+                str(kept),
+                "--driver",
+                str(place / "you.mp4"),
+                "--out",
+                str(place / name),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    ), "written again"
 
 
 def test_drivers_are_files_whatever_their_names_look_like(place, kept):
     for name in ("2024-01-05T12:30:11.mp4", "http:x.mp4", "pipe:0.mp4"):
         os.rename(place / "you.mp4", place / name)
         os.rename(place / "you.npz", place / f"{name}.npz")
-        assert main(["animate", "--head", str(kept), "--driver", str(place / name), "--out", str(place / "o.mp4"), "--device", "cpu"]) == 0
+        assert (
+            main(
+                [
+                    "animate",
+                    "--head",
+                    str(kept),
+                    "--driver",
+                    str(place / name),
+                    "--out",
+                    str(place / "o.mp4"),
+                    "--device",
+                    "cpu",
+                ]
+            )
+            == 0
+        )
         os.rename(place / name, place / "you.mp4")
         os.rename(place / f"{name}.npz", place / "you.npz")
 
 
 def test_a_playlist_opens_no_address(tmp_path):
     """What calls itself a video may name other places; only files are opened."""
-    (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "a.mp4").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
+    )
     with pytest.raises(video.UnreadableVideo):
         video.open_video(tmp_path / "a.mp4")
 
@@ -132,7 +238,9 @@ def test_links_are_followed_and_kept(tmp_path):
     (tmp_path / "o.head").symlink_to("disk/real.head")
     for value in (1.0, 2.0):
         save_weights(tmp_path / "o.head", {"a": torch.tensor([value])}, {"v": value})
-        assert (tmp_path / "o.head").is_symlink() and load_weights(tmp_path / "disk/real.head")[1] == {"v": value}
+        assert (tmp_path / "o.head").is_symlink() and load_weights(tmp_path / "disk/real.head")[1] == {
+            "v": value
+        }
     with pytest.raises(ValueError, match="no regular file"):
         save_weights(Path("/dev/null"), {"a": torch.zeros(1)}, {})
     assert not Path("/dev/null").is_file()
@@ -160,32 +268,82 @@ def test_temporary_names_are_nobodys(tmp_path):
 def test_written_files_have_the_rights_that_others_have(tmp_path):
     (tmp_path / "plain").write_text("")
     files.write_text(tmp_path / "written", "ä")
-    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode and (tmp_path / "written").read_text("utf-8") == "ä"
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode and (
+        tmp_path / "written"
+    ).read_text("utf-8") == "ä"
 
 
-def test_a_folder_of_photographs_is_learned_from(place):
-    assert animate.learned_from([place]) == [place / "me.png", place / "you.mp4"]
+def test_a_folder_of_photographs_is_learned_from(place, kept, capsys):
+    """Without the driver, what this command wrote, and what cannot be read, which it names."""
+    (place / "raw.nef").write_bytes(b"raw")
+    both = ["--driver", str(place / "you.mp4"), "--device", "cpu"]
+    assert main(["animate", "--head", str(kept), "--out", str(place / "made.mp4"), *both]) == 0
+    capsys.readouterr()
+    assert animate.learned_from([place], place / "you.mp4") == [place / "me.png"]
+    told = capsys.readouterr().out
+    for said in (
+        "you.mp4: left out: it is the driver",
+        "made.mp4: left out: this command wrote it",
+        "raw.nef: left out: files with the ending",
+    ):
+        assert said in told
     (place / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing: a folder without photographs"):
-        animate.learned_from([place / "nothing"])
+        animate.learned_from([place / "nothing"], place / "you.mp4")
+
+
+def test_the_head_of_another_person_is_not_replaced(place, kept, capsys):
+    told = animated(
+        place,
+        capsys,
+        "--photo",
+        place / "me.png",
+        "--driver",
+        place / "you.mp4",
+        "--out",
+        place / "o.mp4",
+        "--keep",
+        kept,
+    )
+    assert "is the head of 'p'" in told
 
 
 def damaged_heads():
     def change(**more):
         return lambda state, about: about.update(more)
 
-    card = lambda **more: lambda state, about: about["card"].update(more)
-    settings = lambda **more: lambda state, about: about["settings"].update(more)
-    return {"no origin": (lambda s, a: a["card"].pop("origin"), "lacks origin"), "T as text": (card(T="eight"), "card's T is 'eight', not int"),
-            "person as number": (card(person=7), "card's person is 7, not str"), "unknown kind": (card(kind="alien"), "kind 'alien'"),
-            "card as text": (change(card="me"), "the card is 'me'"), "no card": (lambda s, a: a.pop("card"), "the card is None"),
-            "short square": (change(square=[1.0, 2.0]), "square is"), "square as text": (change(square="big"), "square is 'big'"),
-            "negative square": (change(square=[0.0, 0.0, -3.0]), "square is"), "size as text": (settings(image_size="64"), "image_size is '64', not int"),
-            "no settings": (change(settings=None), "settings are None"), "width as text": (settings(line_width="thin"), "line_width is 'thin', not float"),
-            "other frames": (lambda s, a: s.update(images=s["images"][:, :8]), "images have shape"), "no points": (lambda s, a: s.pop("points"), "no array points"),
-            "few points": (lambda s, a: s.update(points=s["points"][:, :5]), "points have shape"), "NaN": (lambda s, a: s["points"].fill_(float("nan")), "points are not finite"),
-            "no network": (lambda s, a: [s.pop(k) for k in list(s) if k.startswith("generator.")], "Missing key"),
-            "other network": (settings(generator_bottleneck=7), "damaged head")}
+    def card(**more):
+        return lambda state, about: about["card"].update(more)
+
+    def settings(**more):
+        return lambda state, about: about["settings"].update(more)
+
+    return {
+        "no origin": (lambda s, a: a["card"].pop("origin"), "lacks origin"),
+        "T as text": (card(T="eight"), "card's T is 'eight', not int"),
+        "person as number": (card(person=7), "card's person is 7, not str"),
+        "unknown kind": (card(kind="alien"), "kind 'alien'"),
+        "card as text": (change(card="me"), "the card is 'me'"),
+        "no card": (lambda s, a: a.pop("card"), "the card is None"),
+        "short square": (change(square=[1.0, 2.0]), "square is"),
+        "square as text": (change(square="big"), "square is 'big'"),
+        "negative square": (change(square=[0.0, 0.0, -3.0]), "square is"),
+        "size as text": (settings(image_size="64"), "image_size is '64', not int"),
+        "no settings": (change(settings=None), "settings are None"),
+        "width as text": (settings(line_width="thin"), "line_width is 'thin', not float"),
+        "other frames": (lambda s, a: s.update(images=s["images"][:, :8]), "images have shape"),
+        "no points": (lambda s, a: s.pop("points"), "no array points"),
+        "few points": (lambda s, a: s.update(points=s["points"][:, :5]), "points have shape"),
+        "NaN": (lambda s, a: s["points"].fill_(float("nan")), "points are not finite"),
+        "weights that are NaN": (lambda s, a: s["psi"].fill_(float("nan")), "not finite"),
+        "short psi": (lambda s, a: s.update(psi=s["psi"][:, :3]), "damaged head"),
+        "a point for a face": (lambda s, a: s["points"].fill_(3), "no face"),
+        "T below one": (card(T=-5), "T is -5"),
+        "precision": (settings(precision="fp99"), "precision 'fp99'"),
+        "negative width": (settings(line_width=-3.0), "line_width is -3.0"),
+        "no network": (lambda s, a: [s.pop(k) for k in list(s) if k.startswith("generator.")], "Missing key"),
+        "other network": (settings(generator_bottleneck=7), "damaged head"),
+    }
 
 
 @pytest.mark.parametrize("name", damaged_heads())
@@ -199,11 +357,24 @@ def test_a_damaged_head_is_refused_by_field(name, kept):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("words", [["prepare", "a", "b", "--size", "-5"], ["prepare", "a", "b", "--size", "0"], ["prepare", "a", "b", "--size", "64.5"],
-                                   ["prepare", "a", "b", "--frames-per-video", "-1"], ["prepare", "a", "b", "--workers", "0"],
-                                   ["animate", "--photo", "a", "--driver", "b", "--out", "c.mp4", "--shots", "-3"], ["run", "--jobs", "0"],
-                                   ["meta-learn", "--variant", "ft", "--minutes", "nan"], ["meta-learn", "--variant", "ft", "--minutes", "-1"],
-                                   ["search", "--shots", "0"], ["search", "--pretraining", "-100"], ["judges", "--minutes", "soon"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare", "a", "b", "--size", "-5"],
+        ["prepare", "a", "b", "--size", "0"],
+        ["prepare", "a", "b", "--size", "40000"],
+        ["prepare", "a", "b", "--size", "64.5"],
+        ["prepare", "a", "b", "--frames-per-video", "-1"],
+        ["prepare", "a", "b", "--workers", "0"],
+        ["animate", "--photo", "a", "--driver", "b", "--out", "c.mp4", "--shots", "-3"],
+        ["run", "--jobs", "0"],
+        ["meta-learn", "--variant", "ft", "--minutes", "nan"],
+        ["meta-learn", "--variant", "ft", "--minutes", "-1"],
+        ["search", "--shots", "0"],
+        ["search", "--pretraining", "-100"],
+        ["judges", "--minutes", "soon"],
+    ],
+)
 def test_numbers_out_of_range_are_refused_with_what_is_wanted(words, capsys):
     with pytest.raises(SystemExit) as error:
         main(words)
@@ -227,27 +398,77 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("where, said", [("make_extractors", "nothing was written"), ("perform", "the head is kept: go on with --head")])
+@pytest.mark.parametrize(
+    "where, said",
+    [("make_extractors", "nothing was written"), ("perform", "the head is kept: go on with --head")],
+)
 def test_an_interrupt_says_what_is_kept(where, said, place):
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, where, "animate", "--photo", str(place / "me.png"), "--driver", str(place / "you.mp4"),
-                           "--out", str(place / "o.mp4"), "--device", "cpu"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            INTERRUPTED,
+            where,
+            "animate",
+            "--photo",
+            str(place / "me.png"),
+            "--driver",
+            str(place / "you.mp4"),
+            "--out",
+            str(place / "o.mp4"),
+            "--device",
+            "cpu",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 130 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert (place / "o.mp4.head").exists() == ("kept" in said) and not (place / "o.mp4").exists()
     assert not list(place.glob(".*")), "no temporary file is left"
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}],
+)
 def test_terminals_that_are_not_utf8_get_every_message(environment, place):
     (place / "in").mkdir()
     (place / "in/видео.mp4").write_bytes(b"no video")
     np.savez(place / "in/видео.mp4.npz", landmarks=np.zeros((3, 68, 2)))
-    done = subprocess.run([sys.executable, "-m", "talking_heads", "prepare", str(place / "in"), str(place / "out"), "--device", "cpu"], cwd=ROOT,
-                          capture_output=True, env={**os.environ, **environment})
-    assert done.returncode == 0 and b"not a readable video" in done.stdout and b"Traceback" not in done.stderr, done.stderr
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "talking_heads",
+            "prepare",
+            str(place / "in"),
+            str(place / "out"),
+            "--device",
+            "cpu",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, **environment},
+    )
+    assert (
+        done.returncode == 0 and b"not a readable video" in done.stdout and b"Traceback" not in done.stderr
+    ), done.stderr
     assert "видео" in (place / "out/manifest.jsonl").read_text("utf-8")
 
 
-ONLY_SOME_SYSTEMS = {"sched_getaffinity", "sched_setaffinity", "startfile", "getuid", "geteuid", "memfd_create", "sendfile", "posix_fadvise", "posix_fallocate", "clear_refs"}
+ONLY_SOME_SYSTEMS = {
+    "sched_getaffinity",
+    "sched_setaffinity",
+    "startfile",
+    "getuid",
+    "geteuid",
+    "memfd_create",
+    "sendfile",
+    "posix_fadvise",
+    "posix_fallocate",
+    "clear_refs",
+}
 NOT_EVERYWHERE = {"winreg", "msvcrt", "spwd", "crypt", "ossaudiodev", "_winapi"}
 
 
@@ -255,23 +476,51 @@ def test_nothing_is_used_that_linux_or_macos_lacks():
     """The README names both; what only one of them has is asked for before it is used."""
     for path in sorted((ROOT / "lib").rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
-        guarded = {n.args[1].value for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "hasattr" and isinstance(n.args[1], ast.Constant)}
+        guarded = {
+            n.args[1].value
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Call)
+            and getattr(n.func, "id", "") == "hasattr"
+            and isinstance(n.args[1], ast.Constant)
+        }
         used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & ONLY_SOME_SYSTEMS
-        imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names} & NOT_EVERYWHERE
+        imported = {
+            a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names
+        } & NOT_EVERYWHERE
         assert used <= guarded and not imported, path
 
 
 def test_opencv_needs_no_screen():
     import cv2
+
     gui = [line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
     assert not gui or "NONE" in gui[0]
-    linked = subprocess.run(["ldd", cv2.cv2.__file__ if hasattr(cv2, "cv2") else next(Path(cv2.__file__).parent.glob("cv2*.so"))], capture_output=True, text=True)
+    linked = subprocess.run(
+        ["ldd", cv2.cv2.__file__ if hasattr(cv2, "cv2") else next(Path(cv2.__file__).parent.glob("cv2*.so"))],
+        capture_output=True,
+        text=True,
+    )
     assert "libGL" not in linked.stdout
 
 
 def test_a_checkout_keeps_its_line_ends_on_every_system():
-    checked = subprocess.run(["git", "check-attr", "eol", "binary", "--", "run_all.sh", "environment.yml", "lib/talking_heads/__main__.py", "results/reference/weights/ft.safetensors",
-                              "results/reference/figures/gap.png"], cwd=ROOT, capture_output=True, text=True)
+    checked = subprocess.run(
+        [
+            "git",
+            "check-attr",
+            "eol",
+            "binary",
+            "--",
+            "run_all.sh",
+            "environment.yml",
+            "lib/talking_heads/__main__.py",
+            "results/reference/weights/ft.safetensors",
+            "results/reference/figures/gap.png",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if checked.returncode:
         pytest.skip("not a git checkout")
     rows = (line.rsplit(": ", 2) for line in checked.stdout.splitlines())

@@ -15,14 +15,14 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the message says what is kept."""
 
 
-def number(kind: type, low: float, what: str) -> Callable[[str], float]:
-    """A converter of an option's text that refuses what is below ``low`` or no number."""
+def number(kind: type, low: float, what: str, high: float = math.inf) -> Callable[[str], float]:
+    """A converter of an option's text that refuses what is below ``low``, above ``high`` or no number."""
     def convert(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not value >= low:
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
         return value
     return convert
@@ -80,7 +80,7 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"{kept} of {len(lines)} sources prepared in {args.out}")
     for line in lines:
         if line["note"]:
-            print(f"  {line['source']}: {line['note']}")
+            print(f"  {line['source']}: {line['note']}".replace("\n", " ").replace("\r", " "))
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def weights(args: argparse.Namespace) -> None:
 def animate(args: argparse.Namespace) -> None:
     from .devices import choose
     from .driving import animate as a
-    from .driving.heads import load_head
+    from .driving.heads import check_kind, load_head
     from .files import appended, try_outputs
     from .profiles import load
     from .reproduce.reference import load_networks, own
@@ -106,9 +106,11 @@ def animate(args: argparse.Namespace) -> None:
         raise ValueError("give either --photo (photographs, or a clip, to learn from) or --head (a kept one)")
     if args.head and args.keep:
         raise ValueError("--keep says where a head that is learned goes; --head gives one that is kept already")
-    photos = a.learned_from(args.photo or ())
+    check_kind(args.kind)
+    photos = a.learned_from(args.photo or (), args.driver)
+    person = (args.person or args.photo[0].stem) if photos else None
     keep = (args.keep or appended(args.out, ".head")) if photos else None
-    outputs = a.check_files(args.out, keep, [*photos, *([args.head] if args.head else []), args.driver])
+    outputs = a.check_files(args.out, keep, [*photos, *([args.head] if args.head else []), args.driver], person)
     before = keep and keep.exists() and keep.stat().st_mtime_ns
     try:
         device = choose(args.device)
@@ -122,7 +124,7 @@ def animate(args: argparse.Namespace) -> None:
             few = a.source_frames(photos, profile, args.shots, detect, pupils=driver.points.shape[1] == 70)
             try_outputs(outputs, video_bytes + few.images.nbytes + 4 * sum(p.numel() for p in nets.generator.parameters()))
             print(f"learning a head from {len(few.images)} frames", flush=True)
-            card = {"person": args.person or args.photo[0].stem, "kind": args.kind, "origin": ", ".join(p.name for p in photos), "weights": about["commit"]}
+            card = {"person": person, "kind": args.kind, "origin": ", ".join(p.name for p in photos), "weights": about["commit"]}
             head = a.learn(nets, few, profile, keep, card, device)
         else:
             try_outputs(outputs, video_bytes)
@@ -180,7 +182,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")
     c.add_argument("source", type=Path, help="a folder, or one file")
     c.add_argument("out", type=Path, help="a folder for the corpus, beside the source")
-    c.add_argument("--size", type=number(int, 16, "a whole number of at least 16"), default=64, help="pixels of the square crop")
+    c.add_argument("--size", type=number(int, 16, "a whole number of pixels from 16 to 2048", 2048), default=64, help="pixels of the square crop")
     c.add_argument("--layout", choices=["folder", "voxceleb1", "voxceleb2"], default="folder")
     c.add_argument("--frames-per-video", type=number(int, 0, "a whole number of at least 0"), default=64, help="evenly spaced; 0 keeps all")
     c.add_argument("--workers", type=COUNT)
@@ -275,9 +277,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if type(error).__module__ != "cv2":
+        if not type(error).__module__.startswith(("cv2", "av.")):
             raise
-        print(f"error: OpenCV cannot work with this picture ({' '.join(str(error).split())})", file=sys.stderr)
+        print(f"error: OpenCV or FFmpeg failed ({' '.join(str(error).split())})", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupt if isinstance(interrupt, Interrupted) else args.interrupted, file=sys.stderr)

@@ -12,7 +12,10 @@ def choose(device: str) -> "torch.device":
     import torch  # processes that only count cores do without it
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: unknown; give auto, cpu or cuda") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this machine has no usable GPU; use --device cpu")
     return chosen

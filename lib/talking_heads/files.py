@@ -1,4 +1,6 @@
-"""Files that the kit writes: they appear by rename, keep what was there until then, and never replace an input."""
+"""Files that the kit writes: they appear by rename, keep what was there until then, and never replace an
+input.
+"""
 
 import os
 import shutil
@@ -34,18 +36,21 @@ def target_of(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it replaces ``path`` at the end and vanishes on an error.
+    """A temporary path beside ``path`` to write to; it replaces ``path`` at the end and vanishes on an
+    error.
 
-    Its name is random and new, so no file of the user's is touched; the ending stays the same. A link is followed.
-    Raises what :func:`target_of` does.
+    Its name is random and new, so no file of the user's is touched; the ending stays the same. A link is
+    followed. Raises what :func:`target_of` does.
     """
     target = target_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{token_hex(8)}.partial{target.suffix}")
+    temporary = _temporary(target)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        os.replace(temporary, target)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -70,14 +75,20 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
             raise ValueError(f"{option} {path}: the name is not valid UTF-8; choose another name") from error
         target = target_of(path)
         for other, role in taken:
+            if target in other.resolve().parents or other.resolve() in target.parents:
+                raise ValueError(
+                    f"{option} {path}: one of it and {other} would lie below the other; choose another name"
+                )
             if _same_file(target, other):
-                raise ValueError(f"{option} {path}: is {role} ({other}), which would be overwritten; "
-                                 "choose another name")
+                raise ValueError(
+                    f"{option} {path}: is {role} ({other}), which would be overwritten; choose another name"
+                )
         taken.append((path, f"what {option} writes"))
 
 
 def try_outputs(outputs: Mapping[str, Path], size: int) -> None:
-    """Write and remove a file beside each output, so that a full disk or a missing right shows before hours of work.
+    """Write and remove a file beside each output, so that a full disk or a missing right shows before
+    hours of work.
 
     ``size`` are the bytes that will be needed in each folder. Leaves nothing behind. Raises ValueError.
     """
@@ -88,19 +99,27 @@ def try_outputs(outputs: Mapping[str, Path], size: int) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(target.parent).free
             if free < size:
-                raise ValueError(f"{option} {path}: about {size / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; "
-                                 "make room or choose another folder")
-            probe = target.with_name(f".{token_hex(8)}.partial{target.suffix}")
+                raise ValueError(
+                    f"{option} {path}: about {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; "
+                    "make room or choose another folder"
+                )
+            probe = _temporary(target)
             probe.touch(exist_ok=False)
             probe.unlink()
             if target.exists() and not os.access(target, os.W_OK):
                 raise ValueError(f"{option} {path}: is write-protected; choose another name")
         except OSError as error:
-            raise ValueError(f"{option} {path}: cannot be written ({_reason(error)}); choose another folder or name") from error
+            raise ValueError(
+                f"{option} {path}: cannot be written ({_reason(error)}); choose another folder or name"
+            ) from error
         finally:
             for folder in created:
                 if folder.is_dir():
                     folder.rmdir()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{token_hex(8)}.partial{target.suffix}")
 
 
 def _reason(error: Exception) -> str:
@@ -111,6 +130,6 @@ def _same_file(target: Path, other: Path) -> bool:
     if target == other.resolve():
         return True
     try:
-        return os.path.samefile(target, other)
+        return target.samefile(other)
     except OSError:  # one of them is not there yet
         return False

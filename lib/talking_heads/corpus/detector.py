@@ -40,7 +40,7 @@ class Detector:
         shrink = min(1.0, LARGEST / max(height, width))
         batch = max(1, min(self.batch, int(PIXELS / (height * width * shrink**2))))
         progress = Progress("finding landmarks", len(frames), "frames")
-        for start in range(0, len(frames), self.batch):
+        for start in range(0, len(frames), batch):
             chunk = np.stack(frames[start:start + batch])
             small = chunk if shrink == 1 else np.stack([cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) for f in chunk])
             tensor = torch.from_numpy(small).permute(0, 3, 1, 2).to(self.device)

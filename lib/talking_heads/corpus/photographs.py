@@ -7,25 +7,51 @@ import numpy as np
 import pi_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-PHOTOGRAPH_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif",
-                       ".jp2", ".ppm", ".pgm", ".tga"}
+PHOTOGRAPH_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".tga",
+}
 
 
 class UnreadablePhotograph(ValueError):
     """The file gives no picture; the message says why."""
 
 
-def read_photograph(path: Path) -> tuple[np.ndarray, str]:
-    """A photograph (H, W, 3) uint8, RGB, as its camera meant it to be seen, and what is odd about it ("" if nothing).
+class NotAPhotograph(UnreadablePhotograph):
+    """The file holds something else."""
 
-    Of an animation or a stack of pages this is the first picture. Raises :class:`UnreadablePhotograph`, and MemoryError.
+
+def read_photograph(path: Path) -> tuple[np.ndarray, str]:
+    """A photograph (H, W, 3) uint8, RGB, as its camera meant it to be seen, and what is odd about it (""
+    if nothing).
+
+    Of an animation or a stack of pages this is the first picture. Raises :class:`UnreadablePhotograph`, and
+    MemoryError.
     """
     if path.stat().st_size == 0:
         raise UnreadablePhotograph("empty file")
+    with path.open("rb"):  # what the system refuses is no fault of the photograph
+        pass
     pi_heif.register_heif_opener()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures and of odd metadata, and reads them
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of large pictures and of odd metadata, and reads them
             with Image.open(path) as file:
                 pages = getattr(file, "n_frames", 1)
                 upright = ImageOps.exif_transpose(file)
@@ -33,10 +59,12 @@ def read_photograph(path: Path) -> tuple[np.ndarray, str]:
     except Image.DecompressionBombError as error:
         raise UnreadablePhotograph("more than 178 million pixels; scale it down") from error
     except UnidentifiedImageError as error:
-        raise UnreadablePhotograph("not a readable photograph") from error
+        raise NotAPhotograph("not a readable photograph") from error
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise UnreadablePhotograph(f"a damaged photograph ({error})") from error
     notes = [note] if note else []
     if pages > 1:
@@ -47,9 +75,12 @@ def read_photograph(path: Path) -> tuple[np.ndarray, str]:
 def _eight_bits(image: Image.Image) -> np.ndarray:
     """Pixels (H, W, 3) or, with transparency, (H, W, 4) uint8."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # Pillow's own conversion clips at 255
-        values = np.asarray(image).astype(np.float64)
-        top = 65535 if image.mode.startswith("I") else max(1.0, float(np.nanmax(values)))
-        grey = np.clip(np.nan_to_num(values) * (255 / top), 0, 255).round().astype(np.uint8)
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+        most = float(values.max())
+        # the brightest value tells how many bits are used: 1.0, 8, 10, 12, 14, 16 bits, or its own scale
+        top = next((t for t in (1.0, 255, 1023, 4095, 16383, 65535) if most <= t), most)
+        top = 255 if image.mode != "F" and top == 1.0 else top
+        grey = np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
@@ -57,8 +88,8 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 def flatten(image: np.ndarray) -> tuple[np.ndarray, str]:
     """Pixels (H, W, 3 or 4) uint8 without transparency, and a note where there was some.
 
-    What is hidden has no colour worth learning: it becomes the mean colour of the picture's visible border, white where
-    none of the border is visible.
+    What is hidden has no colour worth learning: it becomes the mean colour of the picture's visible border,
+    white where none of the border is visible.
     """
     if image.shape[-1] == 3:
         return image, ""

@@ -1,4 +1,5 @@
-"""From source videos to a prepared corpus: landmarks, one crop, frames and tracks on disk, a line for every source.
+"""From source videos to a prepared corpus: landmarks, one crop, frames and tracks on disk, a line for
+every source.
 
 The same code prepares procedural speakers, somebody's own clips, VoxCeleb1 and VoxCeleb2. It runs in
 parallel, may be killed at any moment, and goes on where it was.
@@ -27,17 +28,19 @@ from ..devices import cores
 from ..files import write_text
 from ..progress import Progress
 from . import crops
-from .photographs import PHOTOGRAPH_SUFFIXES, UnreadablePhotograph, read_photograph
-from .sidecars import BadLandmarks, find_sidecar, fit_to_frames, read_sidecar
-from .sources import Unit, discover
-from .store import CorpusDamaged, FRAME_FILES, MANIFEST, TRACK, read_manifest, write_frames
+from .photographs import PHOTOGRAPH_SUFFIXES, NotAPhotograph, UnreadablePhotograph, read_photograph
+from .sidecars import BadLandmarks, check_owner, find_sidecar, fit_to_frames, read_sidecar
+from .sources import Unit, discover, is_leftover, place_of
+from .store import FRAME_FILES, MANIFEST, TRACK, CorpusDamaged, read_manifest, write_frames
 from .video import UnreadableVideo, VideoFile, open_video
 
 VERSION = 2  # raised when the same sources and settings give other frames, landmarks or times
 SHORT = 9  # frames of the shortest video that meta-learning draws
 SMALLEST_FACE = 12  # pixels across the landmarks' box
 DETECTED_AT_ONCE = 256 * 2**20  # bytes of frames handed to the detector in one call
-LOCK, HOLDER, PARTIAL = ".lock", ".lock-holder", ".partial-"  # files of the output folder that are not part of the corpus
+# files of the output folder that are no part of the corpus; the marker says that the folder is one
+MARKER, LOCK, HOLDER = ".talking-heads-corpus", ".talking-heads-lock", ".talking-heads-lock-holder"
+PARTIAL = ".talking-heads-partial-"
 
 Detect = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
 
@@ -52,26 +55,22 @@ class Rejected(ValueError):
 
 
 def read_source(path: Path) -> VideoFile:
-    """A clip, or a photograph as a clip of one frame. Raises :class:`Rejected` and MemoryError.
+    """A clip, or a photograph as a clip of one frame: what the ending says, or else what the content is.
 
-    The ending decides which of the two is tried first, the content which it is.
+    Raises :class:`Rejected`, OSError where the system refuses the file, and MemoryError.
     """
-    def photograph() -> VideoFile:
-        return VideoFile.of_image(*read_photograph(path))
-
-    def clip() -> VideoFile:
-        return open_video(path)
-
-    first, second = (photograph, clip) if path.suffix.lower() in PHOTOGRAPH_SUFFIXES else (clip, photograph)
+    photograph = path.suffix.lower() in PHOTOGRAPH_SUFFIXES
     try:
-        return first()
+        return VideoFile.of_image(*read_photograph(path)) if photograph else open_video(path)
     except (UnreadableVideo, UnreadablePhotograph) as error:
         try:
-            return second()
+            if not photograph:
+                return VideoFile.of_image(*read_photograph(path))
+            if isinstance(error, NotAPhotograph):
+                return open_video(path)
         except (UnreadableVideo, UnreadablePhotograph):
-            raise Rejected(str(error)) from error
-    except OSError as error:
-        raise Rejected(f"cannot be read ({error.strerror or type(error).__name__})") from error
+            pass
+        raise Rejected(str(error)) from error
 
 
 def spread(n: int, most: int) -> np.ndarray:
@@ -94,12 +93,15 @@ def look(path: Path, most: int, detect: Detect | None) -> Look:
     clip = read_source(path)
     notes = [clip.note] if clip.note else []
     beside = find_sidecar(path)
-    looked = clip.usable if beside else clip.usable[spread(len(clip.usable), most)]  # detecting costs more than all else
+    looked = (
+        clip.usable if beside else clip.usable[spread(len(clip.usable), most)]
+    )  # detecting costs more than all else
     faces = np.ones(len(looked), int)
     if beside:
         try:
+            check_owner(path, beside)
             arrays = read_sidecar(beside, len(clip.times))
-            fit_to_frames(arrays, clip, beside.name)
+            notes += filter(None, [fit_to_frames(arrays, clip, beside.name)])
         except BadLandmarks as error:
             raise Rejected("; ".join([*notes, str(error)])) from error
         known = {name: values[looked] for name, values in arrays.items()}
@@ -107,13 +109,18 @@ def look(path: Path, most: int, detect: Detect | None) -> Look:
         known, faces = detected(clip, looked, detect)
     good = np.isfinite(known["landmarks"]).all((1, 2))
     if lost := int((~good).sum()):
-        notes.append(f"landmarks not finite in {lost} frames, which are left out" if beside
-                     else f"no face in {lost} of {len(good)} frames, which are left out")
+        notes.append(
+            f"landmarks missing or not finite in {lost} frames, which are left out"
+            if beside
+            else f"no face in {lost} of {len(good)} frames, which are left out"
+        )
     if (faces > 1).any():
         notes.append(f"two or more faces in {int((faces > 1).sum())} frames, which are left out")
         good &= faces <= 1
     if beside and clip.scaled[looked].any():
-        notes.append("landmarks beside a video are those of its most frequent size: the other frames are left out")
+        notes.append(
+            "landmarks beside a video are those of its most frequent size: the other frames are left out"
+        )
         good &= ~clip.scaled[looked]
     if not good.any():
         raise Rejected("; ".join(notes) + ": no usable frame")
@@ -124,8 +131,12 @@ def look(path: Path, most: int, detect: Detect | None) -> Look:
     return Look(clip, looked, known, good, notes)
 
 
-def detected(clip: VideoFile, numbers: np.ndarray, detect: Detect) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Landmarks, and pupils where the detector finds them, of a clip's frames, and the number of faces in each."""
+def detected(
+    clip: VideoFile, numbers: np.ndarray, detect: Detect
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Landmarks, and pupils where the detector finds them, of a clip's frames, and the number of faces in
+    each.
+    """
     step = max(1, DETECTED_AT_ONCE // (3 * clip.size[0] * clip.size[1]))
     found, chunk = [], []
     for image in clip.frames(numbers):
@@ -136,11 +147,15 @@ def detected(clip: VideoFile, numbers: np.ndarray, detect: Detect) -> tuple[dict
     if chunk:
         found.append(detect(chunk))
     points, faces = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return {"landmarks": points[:, :68]} | ({"pupils": points[:, 68:]} if points.shape[1] == 70 else {}), faces
+    return {"landmarks": points[:, :68]} | (
+        {"pupils": points[:, 68:]} if points.shape[1] == 70 else {}
+    ), faces
 
 
 def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """Manifest fields and arrays (frames, landmarks, time, ...) of a source, cropped around the landmarks ``framing`` (n, 68, 2)."""
+    """Manifest fields and arrays (frames, landmarks, time, ...) of a source, cropped around the landmarks
+    ``framing`` (n, 68, 2).
+    """
     clip, notes = seen.clip, list(seen.notes)
     height, width = clip.size
     if height > width:
@@ -148,35 +163,59 @@ def cut(seen: Look, framing: np.ndarray, settings: Settings, most: int) -> tuple
     chosen = np.flatnonzero(seen.good)[spread(int(seen.good.sum()), most)]
     square = crops.keep_inside(crops.clip_square(framing), width, height)
     numbers = seen.looked[chosen]
-    arrays = {"frames": np.stack([crops.crop(image, square, settings.size) for image in clip.frames(numbers)]),
-              "time": (clip.times[numbers] if clip.fps else chosen).astype(np.float32)}
+    arrays = {
+        "frames": np.stack([crops.crop(image, square, settings.size) for image in clip.frames(numbers)]),
+        "time": (clip.times[numbers] if clip.fps else chosen).astype(np.float32),
+    }
     for name, values in seen.known.items():
-        arrays[name] = values[chosen] if name == "hidden" else crops.to_crop(values[chosen], square, settings.size)
-    about = {"frames": len(chosen), "of": len(clip.times), "fps": round(clip.fps, 3), "square": [round(v, 3) for v in square],
-             "note": "; ".join(notes)}
+        arrays[name] = (
+            values[chosen] if name == "hidden" else crops.to_crop(values[chosen], square, settings.size)
+        )
+    about = {
+        "frames": len(chosen),
+        "of": len(clip.times),
+        "fps": round(clip.fps, 3),
+        "square": [round(v, 3) for v in square],
+        "note": "; ".join(notes),
+    }
     return about, arrays
 
 
 def fingerprint(unit: Unit, settings: Settings) -> str:
     """Changes whenever a source, its landmarks, the settings or the meaning of a prepared video do."""
     files = [f for s in unit.sources for f in (s, find_sidecar(s)) if f and f.exists()]
-    parts = [VERSION, *settings, *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files), *(reason for _, reason in unit.left_out)]
+    parts = [
+        VERSION,
+        *settings,
+        *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files),
+        *(reason for _, reason in unit.left_out),
+    ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | None = None) -> list[dict]:
-    """Prepare one video into its folder, which appears by rename; returns its manifest lines. Never raises for bad input.
+    """Prepare one video into its folder, which appears by rename; returns its manifest lines. Never raises
+    for bad input.
 
-    Photographs of one size are frames of one video, as VoxCeleb1's at 1 fps: they share a crop. Raises OSError where
-    ``out`` cannot be written, and :class:`CorpusDamaged` where the folder holds files of somebody else.
+    Photographs of one size are frames of one video, as VoxCeleb1's at 1 fps: they share a crop. Raises
+    OSError where ``out`` cannot be written, and :class:`CorpusDamaged` where the folder holds files of
+    somebody else.
     """
     key = fingerprint(unit, settings)
-    chosen = [unit.sources[i] for i in spread(len(unit.sources), settings.frames_per_video)]
+    chosen = {unit.sources[i] for i in spread(len(unit.sources), settings.frames_per_video)}
     most = -(-settings.frames_per_video // max(1, len(chosen)))
 
     def line_of(path: Path, note: str = "") -> dict:
-        return {"split": unit.split, "person": unit.person, "video": unit.video, "source": os.path.relpath(path, out),
-                "frames": 0, "key": key, "size": settings.size, "note": note}
+        return {
+            "split": unit.split,
+            "person": unit.person,
+            "video": unit.video,
+            "source": os.path.relpath(path, out),
+            "frames": 0,
+            "key": key,
+            "size": settings.size,
+            "note": note,
+        }
 
     lines, parts = [], {}
     photographs: dict[int, Look] = {}  # cropped last, together; their pixels are read again
@@ -210,27 +249,40 @@ def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | Non
     total = sum(line["frames"] for line in lines)
     if filmed and total < SHORT:
         first = lines[min(parts)]
-        first["note"] = "; ".join(filter(None, [first["note"], f"short: {total} frames, an episode of K = 8 needs {SHORT}"]))
+        first["note"] = "; ".join(
+            filter(None, [first["note"], f"short: {total} frames, an episode of K = 8 needs {SHORT}"])
+        )
     if parts:
         write_unit(out, unit, {number: parts[number] for number in sorted(parts)})
     return lines + [line_of(path, f"left out: {reason}") for path, reason in unit.left_out]
 
 
 def _rejection(error: Exception) -> dict:
-    """What the manifest says of a source that raised; without a key the source is tried again the next time."""
+    """What the manifest says of a source that raised; without a key the source is tried again the next
+    time.
+    """
     if isinstance(error, MemoryError):
-        return {"note": "left out: memory ran out; close other programs or use --workers 1, and run the same command again", "key": ""}
-    if isinstance(error, OSError):
-        return {"note": f"left out: cannot be read ({error.strerror or error}); run the same command again when it can", "key": ""}
-    known = isinstance(error, Rejected | UnreadableVideo | UnreadablePhotograph)
-    return {"note": f"left out: {error}" if known else f"left out: {type(error).__name__}: {error}"}
+        cause = "memory ran out; close other programs or use --workers 1"
+    elif isinstance(error, OSError):
+        cause = f"cannot be read ({error.strerror or error})"
+    else:
+        known = isinstance(error, Rejected | UnreadableVideo | UnreadablePhotograph)
+        return {
+            "note": f"left out: {error}"
+            if known
+            else f"left out: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        }
+    return {"note": f"left out: {cause}; run the same command again when it can", "key": ""}
 
 
 def write_unit(out: Path, unit: Unit, parts: dict[int, dict[str, np.ndarray]]) -> None:
     """Write the arrays of a video's clips, by their numbers, into its folder, which appears by rename."""
     folder = out / unit.split / unit.person / unit.video
     if folder.exists() and (strange := sorted({f.name for f in folder.iterdir()} - {*FRAME_FILES, TRACK})):
-        raise CorpusDamaged(f"{folder}: holds files that were not prepared ({', '.join(strange[:3])}); move them away, or prepare into another folder")
+        raise CorpusDamaged(
+            f"{folder}: holds files that were not prepared ({', '.join(strange[:3])}); "
+            "move them away, or prepare into another folder"
+        )
     temporary = out / f"{PARTIAL}{token_hex(8)}"
     arrays = [{**p, "clip": np.full(len(p["time"]), number, np.int32)} for number, p in parts.items()]
     common = set.intersection(*(set(a) for a in arrays))
@@ -242,10 +294,12 @@ def write_unit(out: Path, unit: Unit, parts: dict[int, dict[str, np.ndarray]]) -
         if folder.exists():
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     except OSError as error:
-        raise OSError(f"{out}: cannot be written ({error.strerror or error}); make room or give another folder, and run the same "
-                      "command again: what is finished is kept") from error
+        raise OSError(
+            f"{out}: cannot be written ({error.strerror or error}); make room or give another folder, "
+            "and run the same command again: what is finished is kept"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -257,16 +311,24 @@ def _work(job: tuple[Unit, Path, Settings]) -> list[dict]:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the output folder, made where it is missing. Raises ValueError, saying who holds it, where another run does."""
+    """Hold the output folder, made where it is missing. Raises ValueError, saying who holds it, where
+    another run does.
+    """
     out.mkdir(parents=True, exist_ok=True)
     lock, holder = filelock.FileLock(out / LOCK), out / HOLDER
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         who = holder.read_text(encoding="utf-8") if holder.exists() else "another run"
-        raise ValueError(f"{out}: {who} prepares into this folder; wait for it, or prepare into another one") from error
+        raise ValueError(
+            f"{out}: {who} prepares into this folder; wait for it, or prepare into another one"
+        ) from error
     try:
-        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')},")
+        write_text(out / MARKER, "A corpus that 'python -m talking_heads prepare' writes.\n")
+        write_text(
+            holder,
+            f"process {os.getpid()} on {socket.gethostname()}, started {time.strftime('%Y-%m-%d %H:%M:%S')},",
+        )
         for left in out.glob(f"{PARTIAL}*"):
             if {f.name for f in left.iterdir()} <= {*FRAME_FILES, TRACK}:  # of a run that was killed
                 shutil.rmtree(left)
@@ -279,23 +341,24 @@ def locked(out: Path) -> Iterator[None]:
 class Plan(NamedTuple):
     """What of a corpus is kept and what is to be done."""
 
-    old: list[dict]  # the manifest as it is
-    kept: list[dict]
+    kept: list[dict]  # lines of the manifest
     todo: list[Unit]
 
 
 def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan:
     """Compare a source's videos with what is prepared; what other sources left in the corpus is kept.
 
-    Raises ValueError where the output folder is not a corpus, holds frames of another size, or holds another source's video
-    of the same name.
+    Raises ValueError where the output folder is not a corpus, holds frames of another size, or holds another
+    source's video of the same name.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder to prepare into")
-    strange = [f.name for f in out.iterdir() if f.name not in (LOCK, HOLDER)] if out.exists() else []
-    if strange and not (out / MANIFEST).exists():
-        raise ValueError(f"{out}: holds files and no prepared corpus ({', '.join(sorted(strange)[:3])}); give an empty or a new folder")
-    old = read_manifest(out) if strange else []
+    inside = {f.name for f in out.iterdir()} if out.exists() else set()
+    old = read_manifest(out) if MANIFEST in inside else []
+    strange = sorted(name for name in inside if not is_leftover(name))
+    if strange and MARKER not in inside and not old:
+        some = ", ".join(strange[:3])
+        raise ValueError(f"{out}: holds files and no prepared corpus ({some}); give an empty or a new folder")
     lines: dict[tuple[str, str, str], list[dict]] = {}
     for line in old:
         lines.setdefault((line["split"], line["person"], line["video"]), []).append(line)
@@ -304,60 +367,90 @@ def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan
         there = lines.pop(unit.key, [])
         paths = (*unit.sources, *(path for path, _ in unit.left_out))
         names = [path.name for path in paths]
-        if {line["key"] for line in there} == {fingerprint(unit, settings)} and [Path(line["source"]).name for line in there] == names and _is_written(out, there):
-            kept += [{**line, "source": os.path.relpath(path, out)} for line, path in zip(there, paths, strict=True)]
+        if (
+            {line["key"] for line in there} == {fingerprint(unit, settings)}
+            and [Path(line["source"]).name for line in there] == names
+            and _is_written(out, there)
+        ):
+            kept += [
+                {**line, "source": os.path.relpath(path, out)}
+                for line, path in zip(there, paths, strict=True)
+            ]
             continue
-        foreign = [p for p in (Path(os.path.normpath(out / line["source"])) for line in there) if not p.is_relative_to(source) and p.exists()]
+        others = [Path(os.path.normpath(out / line["source"])) for line in there]
+        foreign = next((path for path in others if not path.is_relative_to(source)), None)
         if foreign:
-            raise ValueError(f"{out}: video {unit.video!r} of {unit.person!r} is prepared from {foreign[0]}; prepare {source} into "
-                             "another folder, or put both below one folder")
+            raise ValueError(
+                f"{out}: video {unit.video!r} of {unit.person!r} is prepared from {foreign}; "
+                f"prepare {source} into another folder, or put both below one folder"
+            )
         todo.append(unit)
     for there in lines.values():  # of other sources, or of files that are gone from this one
-        kept += [line for line in there if not Path(os.path.normpath(out / line["source"])).is_relative_to(source)]
-    if other := sorted({line["size"] for line in kept} - {settings.size}):
-        raise ValueError(f"{out}: holds frames of {other[0]}², not {settings.size}²; prepare into another folder")
-    return Plan(old, kept, todo)
+        kept += [
+            line for line in there if not Path(os.path.normpath(out / line["source"])).is_relative_to(source)
+        ]
+    if other := sorted({line["size"] for line in kept if line["frames"]} - {settings.size}):
+        raise ValueError(
+            f"{out}: holds frames of {other[0]}², not {settings.size}²; prepare into another folder"
+        )
+    return Plan(kept, todo)
 
 
 def _is_written(out: Path, lines: list[dict]) -> bool:
     line = lines[0]
-    return not any(one["frames"] for one in lines) or (out / line["split"] / line["person"] / line["video"] / TRACK).exists()
+    return (
+        not any(one["frames"] for one in lines)
+        or (out / line["split"] / line["person"] / line["video"] / TRACK).exists()
+    )
 
 
 def refuse_overlap(source: Path, out: Path) -> None:
     """Raises ValueError where the output folder lies in the source, or the source in it."""
     if out == source or out.is_relative_to(source) or source.is_relative_to(out):
-        raise ValueError(f"{out}: overlaps the source {source}; what is prepared would mix with it. Give a folder beside it")
+        raise ValueError(
+            f"{out}: overlaps the source {source}, with which it would mix; give a folder beside it"
+        )
 
 
-def prepare(source: Path, out: Path, settings: Settings, layout: str = "folder", device: str = "cpu",
-            workers: int | None = None, detect: Detect | None = None, quiet: bool = False) -> list[dict]:
-    """Prepare everything below ``source`` into ``out``; returns the manifest's lines of this and of earlier sources.
+def prepare(
+    source: Path,
+    out: Path,
+    settings: Settings,
+    layout: str = "folder",
+    device: str = "cpu",
+    workers: int | None = None,
+    detect: Detect | None = None,
+    quiet: bool = False,
+) -> list[dict]:
+    """Prepare everything below ``source`` into ``out``; returns the manifest's lines of this and of
+    earlier sources.
 
-    Raises ValueError where there is no source, and where ``out`` overlaps it, belongs to something else, or is in use;
-    FileNotFoundError, before anything is written, where landmarks must be found and face-alignment's weights are missing;
-    OSError where ``out`` cannot be written; RuntimeError where a worker is killed.
+    Raises ValueError where there is no source, and where ``out`` overlaps it, belongs to something else, or
+    is in use; FileNotFoundError, before anything is written, where landmarks must be found and
+    face-alignment's weights are missing; OSError where ``out`` cannot be written; RuntimeError where a worker
+    is killed.
     """
-    source, out = source.resolve(), out.resolve()
+    source, out = place_of(source), out.resolve()
     refuse_overlap(source, out)
     units = discover(source, layout)
-    sources = [path for unit in units for path in unit.sources]
-    for place in {path.parent for path in sources} | {path for path in sources if path.is_symlink()}:  # links may lead anywhere
-        if place.resolve() != source:
-            refuse_overlap(place.resolve(), out)
+    for link in linked(units, source):
+        refuse_overlap(link.resolve(), out)
     planned = plan(source, units, out, settings)
     blind = {u.key for u in planned.todo if not all(map(find_sidecar, u.sources))}
     if blind and detect is None:
         from .detector import Detector
+
         detect = Detector(device)
     with locked(out):
-        old, kept, todo = plan(source, units, out, settings)
-        if kept != old or not (out / MANIFEST).exists():
-            write_text(out / MANIFEST, "".join(map(manifest_line, kept)))
+        kept, todo = plan(source, units, out, settings)
+        manifest, text = out / MANIFEST, "".join(map(manifest_line, kept))
+        if not manifest.exists() or manifest.read_text(encoding="utf-8", errors="surrogateescape") != text:
+            write_text(manifest, text)
         if not todo:
             return kept
         progress = None if quiet else Progress("preparing", len(todo), "videos")
-        with open(out / MANIFEST, "a", encoding="utf-8") as log:
+        with manifest.open("a", encoding="utf-8") as log:
+
             def finished(results: Iterable[list[dict]]) -> None:
                 for lines in results:
                     kept.extend(lines)
@@ -372,12 +465,27 @@ def prepare(source: Path, out: Path, settings: Settings, layout: str = "folder",
                     with ProcessPoolExecutor(workers or cores(), mp_context=get_context("spawn")) as executor:
                         finished(executor.map(_work, ready, chunksize=4))
                 except BrokenProcessPool as error:
-                    raise RuntimeError("a worker was killed, probably because memory ran out; what is finished is kept: run the same "
-                                       "command again, with --workers 1") from error
+                    raise RuntimeError(
+                        "a worker was killed, probably because memory ran out; what is finished is kept: "
+                        "run the same command again, with --workers 1"
+                    ) from error
             else:
                 finished(map(_work, ready))
-            finished(prepare_unit(u, out, settings, detect) for u in todo if u.key in blind)  # the detector batches by itself
+            finished(
+                prepare_unit(u, out, settings, detect) for u in todo if u.key in blind
+            )  # the detector batches by itself
     return kept
+
+
+def linked(units: list[Unit], source: Path) -> set[Path]:
+    """The links that lead from a source to its files: files and folders."""
+    paths = {path for unit in units for path in unit.sources}
+    folders = {folder for parent in {path.parent for path in paths} for folder in (parent, *parent.parents)}
+    return {
+        path
+        for path in paths | {f for f in folders if f.is_relative_to(source) and f != source}
+        if path.is_symlink()
+    }
 
 
 def manifest_line(line: dict) -> str:

@@ -1,4 +1,6 @@
-"""What a folder holds: every video and photograph with its split, person and video, and every file that cannot be read."""
+"""What a folder holds: every video and photograph with its split, person and video, and every file that
+cannot be read.
+"""
 
 import hashlib
 import mimetypes
@@ -13,20 +15,52 @@ from .video import VIDEO_SUFFIXES
 
 SPLITS = ("meta", "validation", "test")
 LAYOUTS = ("folder", "voxceleb1", "voxceleb2")
-# VoxCeleb1's speakers for verification tests, by number; as names, in the folders of frames, these are all that begin with E (Nagrani et al. 2017)
+# VoxCeleb1's speakers for verification tests, by number; as names, in the folders of frames, these are all
+# that begin with E (Nagrani et al. 2017)
 VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
 PASSED_THROUGH = {"mp4", "unzippedFaces", "1.6"}  # folders that name neither a split nor a person
-# the end of a path that lies within VoxCeleb's layout: [<split>/]mp4[/<person>[/<video>]], <split> or <person>[/<video>]
-INNER_FOLDER = re.compile(r"(?:^|/)((?:(?:dev|meta|validation|test)/)?(?:mp4|unzippedFaces)(?:/[^/]+){0,3}"
-                          r"|(?:dev|meta|validation|test)|id\d{5,}(?:/[^/]+){0,2})$")
+# the end of a path that lies within VoxCeleb's layout: [<split>/]mp4[/<person>[/<video>]], <split> or
+# <person>[/<video>]
+INNER_FOLDER = re.compile(
+    r"(?:^|/)((?:(?:dev|meta|validation|test)/)?(?:mp4|unzippedFaces)(?:/[^/]+){0,3}"
+    r"|(?:dev|meta|validation|test)|id\d{5,}(?:/[^/]+){0,2})$"
+)
+MEDIA_TYPES = mimetypes.MimeTypes(filenames=())  # Python's own table: the same on every machine
+RAW_PHOTOGRAPHS = set(
+    [
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".dng",
+        ".raf",
+        ".orf",
+        ".rw2",
+        ".pef",
+        ".srw",
+        ".psd",
+        ".jxl",
+        ".insv",
+        ".braw",
+        ".r3d",
+    ]
+)
 UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".tmp"}  # endings of interrupted downloads
-LEFTOVERS = {"@eadir", "__macosx", "lost+found", "$recycle.bin", "system volume information"}  # folders of file managers
+LEFTOVERS = {
+    "@eadir",
+    "__macosx",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+}  # folders of file managers
 PREVIEWS = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 PREVIEW_SUFFIXES = {".thm", ".lrv"}  # a camera's small copies
 
 
 class Unit(NamedTuple):
-    """One video of one person: its clips, or the photographs that stand for one, and the files that cannot be read."""
+    """One video of one person: its clips, or the photographs that stand for one, and the files that cannot
+    be read.
+    """
 
     split: str
     person: str
@@ -39,10 +73,17 @@ class Unit(NamedTuple):
         return self.split, self.person, self.video
 
 
-def split_of(person: str, folder: str, layout: str) -> str:
-    """The group a person belongs to, for good: named by its folder, by VoxCeleb's own lists, else drawn by hash.
+def place_of(source: Path) -> Path:
+    """Where a source is: links to a folder are followed; a file keeps its name, a link's too."""
+    return source.resolve() if source.is_dir() else source.parent.resolve() / source.name
 
-    One's own folder without groups is all test. A fiftieth of VoxCeleb's development people are for validation.
+
+def split_of(person: str, folder: str, layout: str) -> str:
+    """The group a person belongs to, for good: named by its folder, by VoxCeleb's own lists, else drawn by
+    hash.
+
+    One's own folder without groups is all test. A fiftieth of VoxCeleb's development people are for
+    validation.
     """
     if folder in SPLITS:
         return folder
@@ -54,16 +95,16 @@ def split_of(person: str, folder: str, layout: str) -> str:
 def discover(source: Path, layout: str = "folder") -> list[Unit]:
     """The videos and photographs below ``source``, or the one that it is.
 
-    ``[<split>/][mp4/]<person>/<video>/<clip>.mp4`` is VoxCeleb's layout, wherever it begins; a folder of photographs is one
-    video of the person that the folder (or the folder above) is named after; a video in a folder is one of the person that
-    this is named after, and any other video file a person of its own. Links to folders are followed.
-    Raises ValueError where there is nothing.
+    ``[<split>/][mp4/]<person>/<video>/<clip>.mp4`` is VoxCeleb's layout, wherever it begins; a folder of
+    photographs is one video of the person that the folder (or the folder above) is named after; a video in a
+    folder is one of the person that this is named after, and any other video file a person of its own. Links
+    to folders are followed. Raises ValueError where there is nothing.
     """
     if not source.exists():
         raise ValueError(f"{source}: no such folder or file")
-    source = source.resolve()
+    source = place_of(source)
     groups: dict[tuple[str, str, str], tuple[list[Path], list[tuple[Path, str]]]] = {}
-    for path, reason in ([(source, "")] if source.is_file() else walk(source)):
+    for path, reason in [(source, "")] if source.is_file() else walk(source):
         reason = reason or unusable(path)
         if reason is None:
             continue
@@ -73,18 +114,30 @@ def discover(source: Path, layout: str = "folder") -> list[Unit]:
         else:
             readable.append(path)
     if not any(readable for readable, _ in groups.values()):
-        reasons = sorted({f"{path.name}: {reason}" for _, left_out in groups.values() for path, reason in left_out})
-        raise ValueError(f"{source}: holds no video and no photograph that can be read"
-                         + (f" ({'; '.join(reasons[:3])})" if reasons else "")
-                         + f"; known endings: {' '.join(sorted(VIDEO_SUFFIXES | PHOTOGRAPH_SUFFIXES))}")
-    return [Unit(*key, tuple(readable), tuple(left_out)) for key, (readable, left_out) in sorted(groups.items())]
+        reasons = sorted(
+            {f"{path.name}: {reason}" for _, left_out in groups.values() for path, reason in left_out}
+        )
+        raise ValueError(
+            f"{source}: holds no video and no photograph that can be read"
+            + (f" ({'; '.join(reasons[:3])})" if reasons else "")
+            + f"; known endings: {' '.join(sorted(VIDEO_SUFFIXES | PHOTOGRAPH_SUFFIXES))}"
+        )
+    return [
+        Unit(*key, tuple(readable), tuple(left_out)) for key, (readable, left_out) in sorted(groups.items())
+    ]
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder is hidden, or what a file manager or a camera puts beside files."""
+    name = name.lower()
+    return name.startswith(".") or name in LEFTOVERS | PREVIEWS or Path(name).suffix in PREVIEW_SUFFIXES
 
 
 def walk(root: Path) -> Iterator[tuple[Path, str]]:
     """Files below a folder in order, links to folders followed, each folder once.
 
-    A folder that cannot be read, or is read already under another name, comes with that reason instead of its files. What
-    file managers and cameras put beside files, and everything hidden, is passed over.
+    A folder that cannot be read, or is read already under another name, comes with that reason instead of its
+    files. What file managers and cameras put beside files, and everything hidden, is passed over.
     """
     visited: dict[tuple[int, int], Path] = {}
 
@@ -102,10 +155,14 @@ def walk(root: Path) -> Iterator[tuple[Path, str]]:
         visited[identity] = folder
         folders = []
         for entry in entries:
-            name = entry.name.lower()
-            if name.startswith(".") or name in LEFTOVERS | PREVIEWS or Path(name).suffix in PREVIEW_SUFFIXES:
+            if is_leftover(entry.name):
                 continue
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:
+                yield Path(entry.path), f"cannot be read ({error.strerror})"
+                continue
+            if is_folder:
                 folders.append(Path(entry.path))
             else:
                 yield Path(entry.path), ""
@@ -116,16 +173,19 @@ def walk(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def unusable(path: Path) -> str | None:
-    """Why a file is no source: "" where it is one, None where nobody would take it for a video or photograph."""
+    """Why a file is no source: "" where it is one, None where nobody would take it for a video or
+    photograph.
+    """
     suffix = path.suffix.lower()
     known = suffix in VIDEO_SUFFIXES | PHOTOGRAPH_SUFFIXES
-    looks_like_one = known or (mimetypes.guess_type(f"x{suffix}")[0] or "").startswith(("video/", "image/"))
+    kind = MEDIA_TYPES.guess_type(f"x{suffix}")[0] or ""
+    looks_like_one = known or suffix in RAW_PHOTOGRAPHS or kind.startswith(("video/", "image/"))
     if suffix in UNFINISHED:
         inner = path.with_suffix("").suffix.lower()
         unfinished = inner in VIDEO_SUFFIXES | PHOTOGRAPH_SUFFIXES or suffix == ".crdownload"
         return "an unfinished download or copy; finish it" if unfinished else None
     if path.is_symlink() and not path.exists():
-        return f"a link to {os.readlink(path)}, which is not there" if looks_like_one or not suffix else None
+        return f"a link to {path.readlink()}, which is not there" if looks_like_one or not suffix else None
     if not looks_like_one:
         return None
     if not path.is_file() and path.exists():
@@ -146,7 +206,7 @@ def _place(path: Path, source: Path, layout: str) -> tuple[str, str, str]:
     named, above = "", [p for p in parts if p not in PASSED_THROUGH]
     for number in range(max(len(above) - 1, min(len(above), 1)) - 1, -1, -1):
         if above[number] in (*SPLITS, "dev"):
-            named, above = above[number], above[number + 1:]
+            named, above = above[number], above[number + 1 :]
             break
     if path.suffix.lower() in PHOTOGRAPH_SUFFIXES:
         name = above[-1] if above else path.stem if source.is_file() else source.name or "photographs"
@@ -155,5 +215,7 @@ def _place(path: Path, source: Path, layout: str) -> tuple[str, str, str]:
         person, name = above[-2], above[-1]
     else:
         person, name = above[0] if above else path.stem, path.stem
-    person, name = (p if p.strip(".") else "_" * len(p) for p in (person, name))  # ".." would be another folder
+    person, name = (
+        p if p.strip(".") else "_" * len(p) for p in (person, name)
+    )  # ".." would be another folder
     return split_of(person, named, layout), person, name

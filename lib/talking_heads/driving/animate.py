@@ -1,6 +1,7 @@
 """From a photograph (or several, or a clip) and a driver's clip to a moving head: ``python -m talking_heads animate``."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..meta_learning import Networks
 from ..perceptual import make_extractors
 from ..profiles import Profile
 from .face_shape import FaceShape
-from .heads import KeptHead, check_card, is_head, keep_head, load_head
+from .heads import KeptHead, check_card, keep_head, load_head, owner_of
 from .smoothing import steady
 
 MARK = "synthetic"
@@ -63,32 +64,48 @@ def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
         return None
 
 
-def learned_from(paths: Sequence[Path]) -> list[Path]:
-    """The files to learn from: a folder stands for its photographs and clips. Raises ValueError where it has none."""
+def learned_from(paths: Sequence[Path], driver: Path) -> list[Path]:
+    """The files to learn from: a folder stands for its photographs and clips, without the driver and what this command wrote.
+
+    Prints what of a folder is left out. Raises ValueError where it has nothing else.
+    """
     files = []
     for path in paths:
-        inside = [p for p, reason in walk(path) if not reason and unusable(p) == ""] if path.is_dir() else [path]
+        inside = []
+        for candidate, reason in walk(path) if path.is_dir() else [(path, "")]:
+            if path.is_dir():
+                reason = reason or unusable(candidate)
+                if reason == "" and os.path.exists(driver) and candidate.samefile(driver):
+                    reason = "it is the driver"
+                elif reason == "" and written_here(candidate):
+                    reason = "this command wrote it"
+            if reason:
+                print(f"  {candidate}: left out: {reason}")
+            elif reason == "":
+                inside.append(candidate)
         if not inside:
-            raise ValueError(f"{path}: a folder without photographs or videos")
+            raise ValueError(f"{path}: a folder without photographs or videos to learn from")
         files += inside
     return files
 
 
-def check_files(out: Path, keep: Path | None, inputs: Sequence[Path]) -> dict[str, Path]:
-    """The files that ``animate`` will write, by option, after a check of everything that can fail before the work.
+def check_files(out: Path, keep: Path | None, inputs: Sequence[Path], person: str | None) -> dict[str, Path]:
+    """The files that ``animate`` will write, by option, once their names, places and rights are known to be good.
 
-    Neither may be an input (landmarks beside one included), the other one, or a file that this kit did not write.
-    Raises ValueError, and FileNotFoundError where an input is not there.
+    Neither may be an input (landmarks beside one included), the other one, a file that this kit did not write, or the head
+    of another person. Raises ValueError, and FileNotFoundError where an input is not there.
     """
-    if missing := [str(p) for p in inputs if not p.exists()]:
+    if missing := [str(p) for p in inputs if not os.path.exists(p)]:
         raise FileNotFoundError(f"{', '.join(missing)}: no such file")
     video.container_of(out)
     outputs = {"--out": out} | ({} if keep is None else {"--keep": keep})
     check_outputs(outputs, [*inputs, *(beside for p in inputs if (beside := find_sidecar(p)))])
     try_outputs(outputs, 0)
-    for option, path in outputs.items():
-        if path.exists() and path.stat().st_size and not (written_here(path) if option == "--out" else is_head(path)):
-            raise ValueError(f"{option} {path}: exists and was not written by this command; move it away or choose another name")
+    if out.exists() and out.stat().st_size and not written_here(out):
+        raise ValueError(f"--out {out}: exists and was not written by this command; move it away or choose another name")
+    if keep is not None and keep.exists() and keep.stat().st_size and (owner := owner_of(keep)) != person:
+        whose = "was not written by this command" if owner is None else f"is the head of {owner!r}"
+        raise ValueError(f"--keep {keep}: exists and {whose}; move it away or choose another name")
     return outputs
 
 
@@ -97,7 +114,7 @@ def written_here(path: Path) -> bool:
     try:
         with video.open_file(path) as container:
             return {k.lower(): v for k, v in container.metadata.items()}.get("comment", "").startswith(f"{MARK}: ")
-    except video.UnreadableVideo:
+    except (video.UnreadableVideo, OSError):
         return False
 
 

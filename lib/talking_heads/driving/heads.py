@@ -16,7 +16,7 @@ from ..evaluation.methods import Frames
 from ..fine_tuning import Head
 from ..meta_learning import autocast, build_generator
 from ..networks.blocks import fold
-from ..profiles import Profile, fits
+from ..profiles import CHOICES, Profile, fits
 from ..tensors import load_weights, save_weights
 
 FORMAT = "talking head 1"
@@ -68,9 +68,16 @@ def check_card(card: dict) -> dict:
     for field, kind in CARD.items():
         if not fits(card[field], kind):
             raise ValueError(f"the card's {field} is {card[field]!r}, not {kind.__name__}")
-    if card["kind"] not in KINDS:
-        raise ValueError(f"kind {card['kind']!r}; there are: {', '.join(KINDS)}")
+    if card["T"] < 1:
+        raise ValueError(f"the card's T is {card['T']}, not a number of frames")
+    check_kind(card["kind"])
     return card
+
+
+def check_kind(kind: str) -> None:
+    """Raises ValueError for a kind of person that does not exist."""
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r}; there are: {', '.join(KINDS)}")
 
 
 def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict) -> Path:
@@ -82,13 +89,13 @@ def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict)
     return path
 
 
-def is_head(path: Path) -> bool:
-    """Whether a file is a kept head."""
+def owner_of(path: Path) -> str | None:
+    """The person of a kept head, None where the file is no head."""
     try:
         about = load_weights(path)[1]
-    except (ValueError, OSError):
-        return False
-    return isinstance(about, dict) and about.get("format") == FORMAT
+        return str(about["card"]["person"]) if about["format"] == FORMAT else None
+    except (ValueError, OSError, KeyError, TypeError):
+        return None
 
 
 def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
@@ -104,8 +111,19 @@ def load_head(path: Path, device: str | torch.device = "cpu") -> KeptHead:
         generator.load_state_dict({k.removeprefix("generator."): v for k, v in state.items()}, assign=True)
         head = Head(fold(generator), None, psi)
     except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: a damaged head ({' '.join(str(error).split())[:200]}); learn it again") from error
-    return KeptHead(head.to(device).eval(), settings, images.numpy(), points.numpy(), card, square)
+        raise _damaged(path, error) from error
+    kept = KeptHead(head.to(device).eval(), settings, images.numpy(), points.numpy(), card, square)
+    try:
+        if not all(value.isfinite().all() for value in (*head.state_dict().values(), psi)):
+            raise ValueError("weights are not finite")
+        kept.drive(kept.points[:1])
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise _damaged(path, error) from error
+    return kept
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: a damaged head ({' '.join(str(error).split())[:200]}); learn it again")
 
 
 def _settings(about: dict) -> SimpleNamespace:
@@ -117,14 +135,16 @@ def _settings(about: dict) -> SimpleNamespace:
     for field in FIELDS:
         if not fits(settings.get(field), kinds[field]):
             raise ValueError(f"settings: {field} is {settings.get(field)!r}, not {getattr(kinds[field], '__name__', kinds[field])}")
+    if not 0 < settings["line_width"] <= 100 or settings["precision"] not in CHOICES["precision"]:
+        raise ValueError(f"settings: line_width is {settings['line_width']}, precision {settings['precision']!r}")
     return SimpleNamespace(**settings)
 
 
 def _square(square: Any) -> tuple[float, float, float] | None:
     if square is None:
         return None
-    if not fits(square, list[float]) or len(square) != 3 or not np.isfinite(square).all() or square[2] <= 0:
-        raise ValueError(f"square is {square!r}, not x, y and a side above 0")
+    if not fits(square, list[float]) or len(square) != 3 or not np.abs(square).max() < 1e5 or square[2] < 1:
+        raise ValueError(f"square is {square!r}, not x, y and a side of at least 1")
     return tuple(float(v) for v in square)
 
 
@@ -140,5 +160,8 @@ def _check_frames(images: Tensor, points: Tensor, size: int) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)} and type {images.dtype}, not (T, {size}, {size}, 3) and uint8")
     if not points.is_floating_point() or tuple(points.shape) not in ((len(images), 68, 2), (len(images), 70, 2)):
         raise ValueError(f"points have shape {tuple(points.shape)} and type {points.dtype}, not ({len(images)}, 68 or 70, 2)")
-    if not points[:, :68].isfinite().all():
+    face = points[:, :68]
+    if not face.isfinite().all():
         raise ValueError("points are not finite")
+    if face.abs().max() > 10 * size or (face.amax(1) - face.amin(1)).max(1).values.min() < 1:
+        raise ValueError("points are no face of this picture")
