@@ -733,6 +733,7 @@ def test_one_file_is_a_source_and_so_is_a_linked_data_folder(clip, tmp_path):
     assert main(["prepare", str(path), str(tmp_path / "again"), "--device", "cpu"]) == 0
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes UTF-8 names only")
 def test_names_that_are_not_utf8_or_lead_out_of_the_folder_are_left_out_and_the_rest_goes_on(clip, tmp_path):
     whole = beside(film(tmp_path / "whole.mp4", clip.frames, np.arange(24) / 12.5), clip.landmarks)
     (tmp_path / "in").mkdir()

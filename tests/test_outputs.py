@@ -472,8 +472,8 @@ ONLY_SOME_SYSTEMS = {
 NOT_EVERYWHERE = {"winreg", "msvcrt", "spwd", "crypt", "ossaudiodev", "_winapi"}
 
 
-def test_nothing_is_used_that_linux_or_macos_lacks():
-    """The README names both; what only one of them has is asked for before it is used."""
+def test_what_one_system_lacks_is_asked_for_before_it_is_used():
+    """The README names Linux and macOS; a list of what is known to be missing on one of them."""
     for path in sorted((ROOT / "lib").rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         guarded = {
@@ -494,13 +494,10 @@ def test_opencv_needs_no_screen():
     import cv2
 
     gui = [line for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
-    assert not gui or "NONE" in gui[0]
-    linked = subprocess.run(
-        ["ldd", cv2.cv2.__file__ if hasattr(cv2, "cv2") else next(Path(cv2.__file__).parent.glob("cv2*.so"))],
-        capture_output=True,
-        text=True,
-    )
-    assert "libGL" not in linked.stdout
+    assert all("NONE" in line for line in gui)
+    if sys.platform == "linux":
+        library = next(Path(cv2.__file__).parent.glob("cv2*.so"))
+        assert "libGL" not in subprocess.run(["ldd", library], capture_output=True, text=True).stdout
 
 
 def test_a_checkout_keeps_its_line_ends_on_every_system():

@@ -20,7 +20,7 @@ SHAPES = {"landmarks": (68, 2), "pupils": (2, 2), "hidden": (70,)}
 # numpy's kinds of numbers; hidden may be boolean
 KINDS = {"landmarks": "fiu", "pupils": "fiu", "hidden": "biu"}
 # factors from a picture that landmarks may have been found in by mistake: 1/8 to 8, not those near 1
-SCALES = [2 ** (k / 8) for k in range(-24, 25) if abs(k) > 1]
+SCALES = [2 ** (k / 16) for k in range(-48, 49) if abs(k) > 3]
 CURVES = (
     (17, 22, False),
     (22, 27, False),
@@ -32,8 +32,8 @@ CURVES = (
 )
 # edges on the curves of a face over edges anywhere in it: 1.3 to 2.1 on real clips, 1.0 at least where they
 # are blurred or of 32 pixels; a face that landmarks miss has 0.6 to 1.3
-ON_FACE, DOUBTFUL, BESIDE = 1.25, 1.0, 0.9
-SMALLEST_EYES = 8.0  # pixels between the eyes, from which on edges say something
+ON_FACE, DOUBTFUL, BESIDE = 1.25, 1.1, 0.9
+SMALLEST_EYES = 12.0  # pixels between the eyes, from which on edges say something
 
 
 class BadLandmarks(ValueError):
@@ -161,20 +161,32 @@ def fit_to_frames(arrays: dict[str, np.ndarray], clip: VideoFile, name: str) -> 
         raise BadLandmarks(f"{name}: {cause}")
     points = arrays["landmarks"]  # stretched, maybe
     points[~_inside(points, clip.size, each=True)] = np.nan
+    eyes = np.median(interocular(sample))
     (edges,) = on_edges(clip, chosen, [sample])
-    if edges >= ON_FACE or np.median(interocular(sample)) < SMALLEST_EYES:
+    if edges >= ON_FACE:
         return ""
-    scaled = {scale: (sample + 0.5) * scale - 0.5 for scale in SCALES}
-    scaled = {scale: placed for scale, placed in scaled.items() if _inside(placed, clip.size)}
-    best, scale = max(zip(on_edges(clip, chosen, list(scaled.values())), scaled, strict=True), default=(0, 1))
-    on_scaled = best > max(ON_FACE, edges + 0.3)
-    if on_scaled or edges < BESIDE:
+    # smaller placements always fit, and are better by chance more often
+    least = {
+        s: edges + (0.4 if s > 1 else 0.6)
+        for s in SCALES
+        if s * eyes >= SMALLEST_EYES and (s > 1 or edges < DOUBTFUL)
+    }
+    placed = {s: (sample + 0.5) * s - 0.5 for s in least}
+    placed = {s: points for s, points in placed.items() if _inside(points, clip.size)}
+    found = dict(zip(placed, on_edges(clip, chosen, list(placed.values())), strict=True))
+    scale = max(found, key=lambda s: found[s] - least[s], default=1.0)
+    on_scaled = found.get(scale, 0.0) > max(ON_FACE, least.get(scale, np.inf))
+    if on_scaled or (edges < BESIDE and eyes >= SMALLEST_EYES):
         hint = f" (multiplied by {scale:.3g} they would lie on edges)" if on_scaled else ""
         raise BadLandmarks(
             f"{name}: landmarks lie beside the face{hint}: found at another scale, in another crop or in "
             "another video? Write them in pixels of the video's own frames"
         )
-    return "landmarks lie on few edges of the pictures: are they of these frames?" if edges < DOUBTFUL else ""
+    return (
+        "landmarks lie on few edges of the pictures: are they of these frames?"
+        if edges < DOUBTFUL and eyes >= SMALLEST_EYES
+        else ""
+    )
 
 
 def _impossible(points: np.ndarray, size: tuple[int, int]) -> str:
