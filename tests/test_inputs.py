@@ -20,7 +20,7 @@ import pytest
 from films import click, film, heard_at
 from PIL import Image
 from talking_heads.__main__ import main
-from talking_heads.corpus import prepare, sources, video
+from talking_heads.corpus import planning, prepare, sources, video
 from talking_heads.corpus.crops import Square, crop
 from talking_heads.corpus.decoding import check_memory
 from talking_heads.corpus.detector import Detector
@@ -866,7 +866,7 @@ def test_two_runs_into_one_folder(clip, tmp_path):
     """The second says who holds it, and the manifest has each clip once."""
     corpus_of(tmp_path, clip, "anna")
     with (
-        prepare.locked(tmp_path / "out"),
+        planning.locked(tmp_path / "out"),
         pytest.raises(ValueError, match=f"out: process {os.getpid()} on .* prepares into this folder"),
     ):
         run(tmp_path / "anna", tmp_path / "out")

@@ -14,7 +14,7 @@ PIXELS = 1_100_000  # of all pictures in which faces are looked for at once: 16 
 def check_weights() -> None:
     """Raises FileNotFoundError that names both files, where to get and where to put them, if either is missing."""
     if lost := [weights.missing(n) for n in weights.FACE_ALIGNMENT if not weights.path_of(n).exists()]:
-        raise FileNotFoundError("landmarks cannot be found without face-alignment's two networks:\n  " + "\n  ".join(lost))
+        raise FileNotFoundError("landmarks cannot be found without face-alignment's two networks: " + "; ".join(lost))
 
 
 class Detector:

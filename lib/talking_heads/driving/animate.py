@@ -1,7 +1,6 @@
 """From a photograph (or several, or a clip) and a driver's clip to a moving head: ``python -m talking_heads animate``."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,22 +70,27 @@ def learned_from(paths: Sequence[Path], driver: Path) -> list[Path]:
     """
     files = []
     for path in paths:
-        inside = []
-        for candidate, reason in walk(path) if path.is_dir() else [(path, "")]:
-            if path.is_dir():
-                reason = reason or unusable(candidate)
-                if reason == "" and os.path.exists(driver) and candidate.samefile(driver):
-                    reason = "it is the driver"
-                elif reason == "" and written_here(candidate):
-                    reason = "this command wrote it"
+        if not path.is_dir():
+            files.append(path)
+            continue
+        reasons = {candidate: reason or _not_learned_from(candidate, driver) for candidate, reason in walk(path)}
+        for candidate, reason in reasons.items():
             if reason:
                 print(f"  {candidate}: left out: {reason}")
-            elif reason == "":
-                inside.append(candidate)
+        inside = [candidate for candidate, reason in reasons.items() if reason == ""]
         if not inside:
             raise ValueError(f"{path}: a folder without photographs or videos to learn from")
         files += inside
     return files
+
+
+def _not_learned_from(path: Path, driver: Path) -> str | None:
+    """Why a file of a folder is not learned from, "" where it is, None where nobody would expect it to be."""
+    if reason := unusable(path):
+        return reason
+    if reason is not None and driver.exists() and path.samefile(driver):
+        return "it is the driver"
+    return "this command wrote it" if reason is not None and written_here(path) else reason
 
 
 def check_files(out: Path, keep: Path | None, inputs: Sequence[Path], person: str | None) -> dict[str, Path]:
@@ -95,7 +99,7 @@ def check_files(out: Path, keep: Path | None, inputs: Sequence[Path], person: st
     Neither may be an input (landmarks beside one included), the other one, a file that this kit did not write, or the head
     of another person. Raises ValueError, and FileNotFoundError where an input is not there.
     """
-    if missing := [str(p) for p in inputs if not os.path.exists(p)]:
+    if missing := [str(p) for p in inputs if not p.exists()]:
         raise FileNotFoundError(f"{', '.join(missing)}: no such file")
     video.container_of(out)
     outputs = {"--out": out} | ({} if keep is None else {"--keep": keep})
