@@ -991,7 +991,7 @@ def test_memory_that_runs_out_is_called_that_and_the_clip_is_tried_again(clip, t
 
 
 def test_large_videos_are_read_as_streams(clip, tmp_path):
-    """A process that prepares 4K and keeps 16 frames stays below 0.8 GB; decoded they would take 1.5."""
+    """A process that prepares 4K and keeps 16 frames stays below 1 GB; decoded they would take 1.5."""
     large = np.pad(np.repeat(np.repeat(clip.frames[0], 20, 0), 20, 1), ((120, 120), (960, 960), (0, 0)))
     count = 60
     path = film(
@@ -1002,10 +1002,11 @@ def test_large_videos_are_read_as_streams(clip, tmp_path):
     )
     beside(path, np.repeat((clip.landmarks[:1] + 0.5) * 20 - 0.5 + [960, 120], count, 0))
     code = (
-        "import resource, sys; from pathlib import Path; from talking_heads.corpus import prepare\n"
+        "import sys; from pathlib import Path; from talking_heads.corpus import prepare\n"
         "lines = prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), prepare.Settings(64, 16), quiet=True)\n"
         "assert lines[0]['frames'] == 16, lines\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import torch; from talking_heads.evaluation.timing import peak_memory\n"
+        "print(peak_memory(torch.device('cpu')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out")],
@@ -1013,8 +1014,7 @@ def test_large_videos_are_read_as_streams(clip, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    used = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
-    assert used < 0.8e9 < count * large.nbytes, "more than what is kept"
+    assert int(done.stdout) < 1.0e9 < count * large.nbytes, "more than what is kept, and PyTorch"
 
 
 def test_frames_of_a_large_video_reach_the_detector_in_parts(clip, tmp_path, monkeypatch):

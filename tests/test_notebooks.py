@@ -47,7 +47,7 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     wanted = {p for c in CHAPTERS for p in c.promises}
     wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "reasons", "blur", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
     wanted |= {f"notebooks/{c.name}.{k}" for c in CHAPTERS for k in ("ipynb", "html")}
-    wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "figures/stability.png", "clips/astronaut.png", "clips/astronaut.npz"}
+    wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "figures/stability.png", "clips/astronaut.png", "clips/astronaut.png.npz"}
     by_products = {"runs", "heads", "study"}
     found = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file()}
     keep = lambda names: {n for n in names if n.split("/")[0] not in by_products}
