@@ -32,7 +32,8 @@ CURVES = (
 )
 # edges on the curves of a face over edges anywhere in it: 1.3 to 2.1 on real clips, 1.0 at least where they
 # are blurred or of 32 pixels; a face that landmarks miss has 0.6 to 1.3
-ON_FACE, DOUBTFUL, BESIDE = 1.25, 1.1, 0.9
+ON_FACE, WEAK, DOUBTFUL = 1.25, 1.1, 0.9
+DOUBT = "landmarks lie on few edges of the pictures: are they of these frames?"
 SMALLEST_EYES = 12.0  # pixels between the eyes, from which on edges say something
 
 
@@ -169,24 +170,18 @@ def fit_to_frames(arrays: dict[str, np.ndarray], clip: VideoFile, name: str) -> 
     least = {
         s: edges + (0.4 if s > 1 else 0.6)
         for s in SCALES
-        if s * eyes >= SMALLEST_EYES and (s > 1 or edges < DOUBTFUL)
+        if s * eyes >= SMALLEST_EYES and (s > 1 or edges < WEAK)
     }
     placed = {s: (sample + 0.5) * s - 0.5 for s in least}
     placed = {s: points for s, points in placed.items() if _inside(points, clip.size)}
     found = dict(zip(placed, on_edges(clip, chosen, list(placed.values())), strict=True))
     scale = max(found, key=lambda s: found[s] - least[s], default=1.0)
-    on_scaled = found.get(scale, 0.0) > max(ON_FACE, least.get(scale, np.inf))
-    if on_scaled or (edges < BESIDE and eyes >= SMALLEST_EYES):
-        hint = f" (multiplied by {scale:.3g} they would lie on edges)" if on_scaled else ""
+    if found.get(scale, 0.0) > max(ON_FACE, least.get(scale, np.inf)):
         raise BadLandmarks(
-            f"{name}: landmarks lie beside the face{hint}: found at another scale, in another crop or in "
-            "another video? Write them in pixels of the video's own frames"
+            f"{name}: landmarks lie beside the face (multiplied by {scale:.3g} they would lie on edges): "
+            "found at another scale, or in another crop? Write them in pixels of the video's own frames"
         )
-    return (
-        "landmarks lie on few edges of the pictures: are they of these frames?"
-        if edges < DOUBTFUL and eyes >= SMALLEST_EYES
-        else ""
-    )
+    return DOUBT if edges < DOUBTFUL and eyes >= SMALLEST_EYES else ""
 
 
 def _impossible(points: np.ndarray, size: tuple[int, int]) -> str:
