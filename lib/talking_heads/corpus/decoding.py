@@ -204,8 +204,26 @@ def decode(
         decoder = stream.codec_context
         decoder.thread_type = "AUTO"
     broken = seen = False
+    for frames in decode_packets(container, stream, decoder, scan):
+        broken = broken or frames is None
+        for frame in frames or ():
+            broken = (broken and not frame.key_frame) or (frame.is_corrupt and seen)
+            seen = seen or not frame.is_corrupt
+            yield frame, not broken and not frame.is_corrupt
+
+
+def decode_packets(
+    container: av.container.InputContainer,
+    stream: av.stream.Stream,
+    decoder: av.codec.context.CodecContext,
+    scan: Scan,
+) -> Iterator[list | None]:
+    """The frames of every packet of a stream, None for one that cannot be decoded; faults are counted in
+    ``scan``. Raises MemoryError.
+    """
     source = packets(container, stream)
-    while True:
+    last = False
+    while not last:
         try:
             packet = next(source, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
@@ -214,18 +232,12 @@ def decode(
         last = packet is None or packet.size == 0
         scan.packets += not last
         try:
-            frames = decoder.decode(None if last else packet)
+            yield decoder.decode(None if last else packet)
         except (av.FFmpegError, OSError, MemoryError) as error:
             check_memory(error)
             if not last:
-                scan.errors, broken = scan.errors + 1, True
-            frames = []
-        for frame in frames:
-            broken = (broken and not frame.key_frame) or (frame.is_corrupt and seen)
-            seen = seen or not frame.is_corrupt
-            yield frame, not broken and not frame.is_corrupt
-        if last:
-            return
+                scan.errors += 1
+                yield None
 
 
 def has_alpha(frame: av.VideoFrame) -> bool:

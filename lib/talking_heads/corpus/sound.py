@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .decoding import check_memory, open_file, packets, sound_stream
+from .decoding import Scan, decode_packets, open_file, sound_stream
 
 SOUND_RATE = 16_000
 ALIGNED = 0.02  # seconds that sound may lie off the clock before silence is put in or sound is cut
@@ -57,20 +57,8 @@ def read_sound(
 
 def _sound_frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Decoded sound; packets that cannot be decoded are passed over. Raises MemoryError."""
-    source = packets(container, stream)
-    while True:
-        try:
-            packet = next(source, None)
-        except (av.FFmpegError, OSError, MemoryError) as error:
-            check_memory(error)
-            return
-        last = packet is None or packet.size == 0
-        try:
-            yield from stream.codec_context.decode(None if last else packet)
-        except (av.FFmpegError, OSError, MemoryError) as error:
-            check_memory(error)
-        if last:
-            return
+    for frames in decode_packets(container, stream, stream.codec_context, Scan()):
+        yield from frames or ()
 
 
 class _SoundRun:
