@@ -68,6 +68,13 @@ def animated(place, capsys, *words):
     return told.err
 
 
+def animate_head(kept, driver, out):
+    """The exit status of ``animate`` with a kept head."""
+    return main(
+        ["animate", "--head", str(kept), "--driver", str(driver), "--out", str(out), "--device", "cpu"]
+    )
+
+
 @pytest.mark.parametrize("out", ["you.mp4", "./you.mp4", "hard.mp4", "link.mp4", "sub/../you.mp4"])
 def test_a_driver_is_never_overwritten(place, kept, out, capsys):
     os.link(place / "you.mp4", place / "hard.mp4")
@@ -158,22 +165,7 @@ def test_a_full_disk_shows_before_learning_and_leaves_nothing(place, capsys, mon
     "name", ["o.mp4", "o.mov", "o.mkv", "o.webm", "12:30.mp4", "file:o.mp4", "o%d.mp4", "ä ö.mp4"]
 )
 def test_a_video_has_the_format_of_its_name_and_the_name_it_was_given(place, kept, name):
-    assert (
-        main(
-            [
-                "animate",
-                "--head",
-                str(kept),
-                "--driver",
-                str(place / "you.mp4"),
-                "--out",
-                str(place / name),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    assert animate_head(kept, place / "you.mp4", place / name) == 0
     wanted = {".webm": "matroska,webm", ".mkv": "matroska,webm"}.get(
         Path(name).suffix, "mov,mp4,m4a,3gp,3g2,mj2"
     )
@@ -182,44 +174,14 @@ def test_a_video_has_the_format_of_its_name_and_the_name_it_was_given(place, kep
         if name.endswith(".webm"):
             assert container.streams.video[0].codec_context.name in ("vp9", "libvpx-vp9")
     assert animate.written_here(place / name) and len(video.open_video(place / name).times) == 12
-    assert (
-        main(
-            [
-                "animate",
-                "--head",
-                str(kept),
-                "--driver",
-                str(place / "you.mp4"),
-                "--out",
-                str(place / name),
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    ), "written again"
+    assert animate_head(kept, place / "you.mp4", place / name) == 0, "written again"
 
 
 def test_drivers_are_files_whatever_their_names_look_like(place, kept):
     for name in ("2024-01-05T12:30:11.mp4", "http:x.mp4", "pipe:0.mp4"):
         os.rename(place / "you.mp4", place / name)
         os.rename(place / "you.npz", place / f"{name}.npz")
-        assert (
-            main(
-                [
-                    "animate",
-                    "--head",
-                    str(kept),
-                    "--driver",
-                    str(place / name),
-                    "--out",
-                    str(place / "o.mp4"),
-                    "--device",
-                    "cpu",
-                ]
-            )
-            == 0
-        )
+        assert animate_head(kept, place / name, place / "o.mp4") == 0
         os.rename(place / name, place / "you.mp4")
         os.rename(place / f"{name}.npz", place / "you.npz")
 

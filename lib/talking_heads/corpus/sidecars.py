@@ -143,7 +143,8 @@ def fit_to_frames(arrays: dict[str, np.ndarray], clip: VideoFile, name: str) -> 
     these frames, with the likely cause.
     """
     points = arrays["landmarks"]
-    size = np.ptp(points, axis=1).max(1)
+    with np.errstate(invalid="ignore"):  # of infinite points
+        size = np.ptp(points, axis=1).max(1)
     points[~((size > 1e-3) & (size < 1e5))] = np.nan  # zeros and the like, which say that no face was found
     good = clip.usable[np.isfinite(points[clip.usable]).all((1, 2)) & ~clip.scaled[clip.usable]]
     if not len(good):
