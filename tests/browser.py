@@ -1,152 +1,181 @@
-"""A headless Chromium for tests, driven by its debugging protocol; and JupyterLab to look at in it."""
+"""A headless Chromium for tests, driven by Playwright, and a JupyterLab to open in it."""
 
-import base64
-import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import websocket
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, sync_playwright
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(n))), None)
-LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def wait_for(condition, seconds: float, what: str):
-    """The first true value of ``condition()``. Raises TimeoutError."""
-    end = time.time() + seconds
-    while time.time() < end:
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """The system's Chromium, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
-            if found := condition():
-                return found
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Log:
+    """What a page did: uncaught exceptions and console errors, and the addresses that it requested."""
+
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def add_console_message(self, message: ConsoleMessage) -> None:
+        """Keep an error, unless it is about the browser's own policy."""
+        if message.type == "error" and not message.text.startswith("[Intervention]"):
+            self.errors.append(f"{message.text} ({message.location})")
+
+    def assert_quiet(self, schemes: tuple[str, ...] = ()) -> None:
+        """No errors, and, where ``schemes`` are given, no requests of other kinds."""
+        assert not self.errors, self.errors
+        if schemes:
+            assert self.requests, "requests are observed"
+            assert not [address for address in self.requests if not address.startswith(schemes)]
+
+
+@contextmanager
+def open_page(context: BrowserContext) -> Iterator[tuple[Page, Log]]:
+    """A new page and its log. Dialogs are accepted: an unsaved notebook asks before it is left."""
+    page, log = context.new_page(), Log()
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: log.errors.append(str(error)))
+    page.on("console", log.add_console_message)
+    page.on("request", lambda request: log.requests.append(request.url))
+    page.on("dialog", lambda dialog: dialog.accept())
+    try:
+        yield page, log
+    finally:
+        page.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float, event: str) -> None:
+    """Wait until ``condition()`` is true. An OSError counts as false. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
         except OSError:
             pass
         time.sleep(0.2)
-    raise TimeoutError(f"{what} did not come within {seconds:g} s")
-
-
-class Page:
-    """A page of the browser: ``errors`` collects exceptions and console errors, ``requests`` what it asked the network for."""
-
-    def __init__(self, address: str):
-        self.socket, self.number = websocket.create_connection(address, suppress_origin=True, timeout=120), 0
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params) -> dict:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.number:
-                return message.get("result", {})
-            self._note(message.get("method"), message.get("params", {}))
-
-    def _note(self, method: str, params: dict) -> None:
-        if method == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(params["exceptionDetails"])[:500])
-        elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
-            self.errors.append(json.dumps(params["args"])[:500])
-        elif method == "Log.entryAdded" and params["entry"]["level"] == "error" and params["entry"]["source"] != "intervention":  # the browser's own policy
-            self.errors.append(json.dumps(params["entry"])[:500])
-        elif method == "Network.requestWillBeSent":
-            self.requests.append(params["request"]["url"])
-        elif method == "Page.javascriptDialogOpening":  # an unsaved notebook asks before it goes; its answer is passed over
-            self.socket.send(json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}))
-
-    def leave(self) -> None:
-        """To an empty page; ``errors`` and ``requests`` are those of what is opened next, not the last ones of what was left."""
-        self.open("about:blank")
-        time.sleep(0.5)
-        self.js("1")
-        self.errors.clear()
-        self.requests.clear()
-
-    def open(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-        wait_for(lambda: self.js("document.readyState") == "complete", 60, url)
-
-    def js(self, code: str):
-        """The value of an expression; promises are waited for."""
-        result = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in result:
-            raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", "error in the page"))
-        return result.get("result", {}).get("value")
-
-    def press(self, key: str) -> None:
-        """A key by its name: a character, or ArrowRight and the like."""
-        number = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, ord(key[0]))
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key if len(key) > 1 else "", windowsVirtualKeyCode=number,
-                      text=key if kind == "keyDown" and len(key) == 1 else "")
-
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        """``kind``: mousePressed, mouseMoved or mouseReleased."""
-        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=0 if kind == "mouseReleased" else 1, clickCount=1)
-
-    def tap(self, x: float, y: float) -> None:
-        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
-            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+    raise TimeoutError(f"{event}: not within {seconds:g} s")
 
 
 @contextmanager
-def browser(folder: Path, width: int = 1400, height: int = 1400):
-    """A page of a fresh headless Chromium whose profile lies in ``folder``."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-               "--disable-sync", "--no-proxy-server", "--remote-allow-origins=*", "--remote-debugging-port=0", f"--user-data-dir={folder}",
-               f"--window-size={width},{height}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port = wait_for(lambda: (folder / "DevToolsActivePort").exists() and (folder / "DevToolsActivePort").read_text().split()[0], 60, "the browser")
-        tabs = wait_for(lambda: [t for t in json.loads(LOCAL.open(f"http://127.0.0.1:{port}/json").read()) if t["type"] == "page"], 60, "a page")
-        yield Page(tabs[0]["webSocketDebuggerUrl"])
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def lab(root: Path, folder: Path):
-    """The address of a JupyterLab on ``root`` with settings of its own in ``folder``."""
+def serve_lab(root: Path, settings: Path) -> Iterator[str]:
+    """The address of a JupyterLab that serves ``root``. ``settings`` is a folder for its configuration."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")} | {"IPYTHONDIR": str(folder / "ipython")}
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=",
-                                "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={root}"], cwd=root, env={**os.environ, **own},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    folders = {f"JUPYTER_{name}_DIR": str(settings / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--IdentityProvider.token=",
+            "--LabApp.expose_app_in_browser=True",
+            f"--ServerApp.root_dir={root}",
+        ],
+        cwd=root,
+        env={**os.environ, **folders, "IPYTHONDIR": str(settings / "ipython")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: LOCAL.open(f"{address}/api").read(), 90, "JupyterLab")
+        wait_for(lambda: WITHOUT_PROXY.open(f"{address}/api").read(), 90, "JupyterLab starts")
         yield address
     finally:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-NOTEBOOK = ("window.panel = () => window.jupyterapp && [...window.jupyterapp.shell.widgets('main')]"
-            ".find(w => w.sessionContext && w.content && w.content.model)")
-STATE = """(() => { const cells = [...panel().content.model.cells].filter(c => c.type === 'code');
-return { cells: cells.length, run: cells.filter(c => c.executionCount).length, done: window.finished,
-         errors: cells.flatMap(c => c.outputs.toJSON().filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue)) } })()"""
+NOTEBOOK = """window.notebook = () => window.jupyterapp && [...window.jupyterapp.shell.widgets('main')]
+    .find(widget => widget.sessionContext && widget.content && widget.content.model)"""
+KERNEL = "!!(notebook() && notebook().sessionContext.session && notebook().sessionContext.session.kernel)"
+RUN_ALL = """() => {
+    window.finished = false;
+    window.jupyterapp.shell.activateById(notebook().id);
+    window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true });
+}"""
+STATE = """() => {
+    const cells = [...notebook().content.model.cells].filter(cell => cell.type === 'code');
+    const outputs = cells.flatMap(cell => cell.outputs.toJSON());
+    const errors = outputs.filter(output => output.output_type === 'error');
+    return {
+        cells: cells.length,
+        executed: cells.filter(cell => cell.executionCount).length,
+        errors: errors.map(error => error.ename + ': ' + error.evalue),
+        finished: window.finished,
+    };
+}"""
 
 
-def run_all(page: Page, address: str, notebook: str, seconds: float = 300) -> dict:
-    """Open a notebook in JupyterLab and "Run All Cells"; returns its state at the end: cells, run, errors."""
-    page.open(f"{address}/lab/tree/{notebook}?reset")
-    page.js(NOTEBOOK + "; 1")
-    wait_for(lambda: page.js("!!(panel() && panel().sessionContext.session && panel().sessionContext.session.kernel)"), 90, f"the kernel of {notebook}")
-    page.js("window.jupyterapp.shell.activateById(panel().id); window.finished = false; "
-            "window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.finished = true }); 1")
-    return wait_for(lambda: (s := page.js(STATE)) and (s["done"] or s["errors"]) and s, seconds, f"the end of {notebook}")
+def run_all_cells(page: Page, address: str, notebook: str, seconds: float = 300) -> None:
+    """Open a notebook in JupyterLab and run all cells; assert that each ran without an error."""
+    page.add_init_script(NOTEBOOK)
+    page.goto(f"{address}/lab/tree/{notebook}?reset")
+    page.wait_for_function(KERNEL, timeout=90_000)
+    page.evaluate(RUN_ALL)
+    state: dict = {}
+
+    def finished() -> bool:
+        state.update(page.evaluate(STATE))
+        return bool(state["finished"] or state["errors"])
+
+    wait_for(finished, seconds, f"{notebook} runs")
+    assert not state["errors"] and state["executed"] == state["cells"], state
+
+
+def pictures(control: Locator) -> list[str]:
+    """The addresses of the images in the cell output that holds a control. A new image has a new address."""
+    return control.evaluate(
+        "c => [...c.closest('.jp-OutputArea').querySelectorAll('.widget-image')].map(i => i.src)"
+    )
+
+
+@contextmanager
+def changed_pictures(control: Locator, name: str) -> Iterator[None]:
+    """Assert that the pictures beside a control, once at rest, change when the block operates it."""
+    latest: list[str] = []
+
+    def at_rest() -> bool:
+        previous, latest[:] = list(latest), pictures(control)
+        time.sleep(0.2)
+        return previous == latest
+
+    wait_for(at_rest, 30, f"{name}: the pictures are at rest")
+    yield
+    wait_for(lambda: pictures(control) != latest, 30, f"{name}: the pictures change")

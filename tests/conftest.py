@@ -1,4 +1,8 @@
-"""What several tests share: the smoke profile, a few rendered people, networks that compute in fp32, all chapters executed once."""
+"""Shared fixtures: the smoke profile in fp32, rendered videos, and one execution of all chapters.
+
+Options and markers: tests marked ``paper_size`` run with ``--paper-size``, tests marked ``timing`` with
+``--timing``, tests marked ``cuda`` where a GPU is available.
+"""
 
 import os
 import subprocess
@@ -8,31 +12,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from talking_heads import config
+from talking_heads.data.frames import Frames, to_tensor
+from talking_heads.data.landmarks import draw_all
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.judges.pools import pool
+from talking_heads.metrics import timing
+from torch.nn import functional as F
 
-from talking_heads import profiles
-from talking_heads.corpus.episodes import to_tensor
-from talking_heads.corpus.landmarks import draw_all
-from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.evaluation import timing
-from talking_heads.evaluation.methods import Frames
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--paper-size", action="store_true", help="also exercise the paper's own sizes: minutes for each profile, up to 24 GiB")
+    parser.addoption(
+        "--paper-size",
+        action="store_true",
+        help="also run the tests at the paper's own sizes: minutes for each profile, up to 24 GiB",
+    )
+    parser.addoption(
+        "--timing",
+        action="store_true",
+        help="also run the tests that measure time; they need a machine that does nothing else",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
+    skips = {}
     if not config.getoption("--paper-size"):
-        for item in items:
-            if "paper_size" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="on request: ./run_all.sh test --paper-size"))
+        skips["paper_size"] = "on request: ./run_all.sh test --paper-size"
+    if not config.getoption("--timing"):
+        skips["timing"] = "on request: ./run_all.sh test --timing"
+    if not torch.cuda.is_available():
+        skips["cuda"] = "no GPU"
+    for item in items:
+        for marker, reason in skips.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 class RenderedVideos:
-    """Four videos of two people, in memory."""
+    """Four videos of two identities, in memory; 7 frames each."""
 
     def __init__(self, size: int):
-        self.clips = [make_clip(5, person, video, 7, 2.5, size, sound=False) for person in (1, 2) for video in (0, 1)]
+        speakers = [(identity, video) for identity in (1, 2) for video in (0, 1)]
+        self.clips = [make_clip(5, *numbers, 7, 2.5, size, sound=False) for numbers in speakers]
 
     def __len__(self):
         return len(self.clips)
@@ -40,44 +63,53 @@ class RenderedVideos:
     def frame_count(self, video):
         return len(self.clips[video].frames)
 
-    def person(self, video):
+    def identity(self, video):
         return str(video // 2)
 
     def read(self, video, frames, pupils=False):
         clip = self.clips[video]
-        return clip.frames[frames], np.concatenate([clip.landmarks, clip.pupils], 1)[frames, :70 if pupils else 68]
+        points = np.concatenate([clip.landmarks, clip.pupils], 1)
+        return clip.frames[frames], points[frames, : 70 if pupils else 68]
 
 
 @pytest.fixture(scope="session")
 def profile():
-    return profiles.load("smoke", precision="fp32")
+    return config.load("smoke", {"few_shot.networks.precision": "fp32"})
 
 
 @pytest.fixture(scope="session")
 def videos(profile):
-    return RenderedVideos(profile.image_size)
+    return RenderedVideos(profile.data.image_size)
 
 
 @pytest.fixture(scope="session")
 def few(profile, videos) -> Frames:
-    """Four training frames of one person."""
+    """Four training frames of one identity."""
     images, points = videos.read(0, np.arange(4))
-    return Frames(images, points, to_tensor(images), to_tensor(draw_all(points, profile.image_size, profile.line_width)))
+    line_width = profile.few_shot.landmark_images.line_width
+    y = to_tensor(draw_all(points, profile.data.image_size, line_width))
+    return Frames(images, points, to_tensor(images), y)
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """A CPU that multiplies bf16 in hardware; others compute the same, slowly."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
 
 
 @pytest.fixture
 def slowness():
-    """How much slower than where our speeds were measured this machine is now; 1 at least."""
+    """The time of this machine over that of the reference machine, at least 1."""
     return timing.slowness(torch.device("cpu"))
 
 
 class PlainExtractor(torch.nn.Module):
-    """Stands in for a feature network: the pixels and their averages, frozen by nature."""
+    """A feature network without parameters: the pixels and their averages."""
 
     weight, gains, scale, embedded = 1.0, (1.0, 1.0), 2.0, True
 
     def forward(self, x):
-        return [x, torch.nn.functional.avg_pool2d(x, 4)]
+        return [x, F.avg_pool2d(x, 4)]
 
 
 @pytest.fixture(scope="session")
@@ -87,20 +119,21 @@ def extractors():
 
 @pytest.fixture(scope="session")
 def pools() -> Path:
-    """The folder of rendered people with the judges' test people in it; made once and kept."""
-    from talking_heads.judges.training import pool
-    folder = Path(__file__).parents[1] / "data" / "pools"
+    """The folder of rendered speakers, with the test identities of the judges; rendered once and kept."""
+    folder = ROOT / "data" / "pools"
     pool("verification_test", folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, pools):
-    """All chapters at the smoke profile, through the command that run_all.sh calls."""
+    """All chapters of the smoke profile, run by the command of run_all.sh: results, process, command."""
     out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "talking_heads", "--data", str(out / "data"), "--results", str(out / "results"),
-               "run", "--profile", "smoke", "--device", "cpu", "--jobs", "2"]
     (out / "data").mkdir()
     (out / "data/pools").symlink_to(pools)
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
-    return out / "results" / "smoke", done, command
+    folders = ["--data", str(out / "data"), "--results", str(out / "results")]
+    options = ["--profile", "smoke", "--device", "cpu", "--jobs", "2"]
+    command = [sys.executable, "-m", "talking_heads", *folders, "run", *options]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return out / "results" / "smoke", process, command

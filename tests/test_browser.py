@@ -1,170 +1,228 @@
-"""What people see: notebooks in JupyterLab, the report and the study's page in a real browser."""
+"""Reports, executed chapters, notebooks in JupyterLab and the user study in a real browser."""
 
 import shutil
-import time
 from pathlib import Path
 
+import browser
 import nbformat
 import numpy as np
 import pytest
-
-import browser
+from talking_heads.metrics import user_study
+from talking_heads.widgets.study_page import write_page
 
 ROOT = Path(__file__).parents[1]
-LOOKED_AT = ROOT / "build/screenshots"  # what the last run of these tests saw
-pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason="needs Chromium")
+SCREENSHOTS = ROOT / "build/screenshots"  # of the last run of these tests
+LOCAL = ("file://", "data:", "blob:")  # requests that need no network
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+SLIDERS = ["frame", "epoch", "epoch", "yaw", "pitch", "roll", "mouth", "eyes"]  # of chapter 09, in order
+pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with browser.browser(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
+def chromium():
+    with browser.open_browser() as chromium:
+        yield chromium
 
 
-@pytest.mark.parametrize("of", ["reference", "smoke"])
-def test_a_report_opens_from_the_file_system(page, smoke, of):
-    page.leave()
-    page.open(f"file://{ROOT / 'results/reference' if of == 'reference' else smoke[0]}/index.html")
-    sizes = page.js("[...document.images].map(i => i.naturalWidth)")
+@pytest.fixture(scope="module")
+def context(chromium):
+    """One context for all pages of a desktop: they share the browser's cache."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1400})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page_and_log(context):
+    with browser.open_page(context) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("results", ["reference", "smoke"])
+def test_a_report_opens_from_the_file_system(page_and_log, smoke, results):
+    page, log = page_and_log
+    page.goto(f"file://{ROOT / 'results/reference' if results == 'reference' else smoke[0]}/index.html")
+    sizes = page.evaluate("[...document.images].map(i => i.naturalWidth)")
     assert len(sizes) >= 8 and min(sizes) > 100
-    assert page.js("document.querySelectorAll('table').length") >= 3
-    assert page.js("document.documentElement.scrollWidth <= window.innerWidth"), "nothing runs out of the page"
-    assert not page.errors and all(r.startswith(("file://", "data:")) for r in page.requests)
-    links = page.js("[...document.querySelectorAll('a')].map(a => decodeURI(new URL(a.href).pathname))")
+    assert page.locator("table").count() >= 3
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut off"
+    log.assert_quiet(LOCAL)
+    links = page.evaluate("[...document.querySelectorAll('a')].map(a => decodeURI(new URL(a.href).pathname))")
     assert links and all(Path(link).exists() for link in links)
 
 
 @pytest.mark.parametrize("name", ["02_networks_and_losses", "09_identity_gap"])
-def test_an_executed_chapter_opens_without_a_network(page, smoke, name):
-    page.leave()
-    page.open(f"file://{smoke[0]}/notebooks/{name}.html")
-    assert page.js("[...document.images].filter(i => i.naturalWidth > 100).length") >= 1
-    assert ("A panel stands here" in page.js("document.body.innerText")) == name.startswith("09")
-    assert not page.errors and all(r.startswith(("file://", "data:")) for r in page.requests)
+def test_an_executed_chapter_opens_without_a_network(page_and_log, smoke, name):
+    page, log = page_and_log
+    page.goto(f"file://{smoke[0]}/notebooks/{name}.html")
+    assert page.evaluate("[...document.images].filter(i => i.naturalWidth > 100).length") >= 1
+    assert ("A panel stands here" in page.inner_text("body")) == name.startswith("09")
+    log.assert_quiet(LOCAL)
 
 
 @pytest.fixture(scope="module")
-def jupyter(tmp_path_factory, smoke):
-    """JupyterLab on copies of the chapters that say profile = "smoke", with what the smoke run left."""
-    root, ran = tmp_path_factory.mktemp("lab"), smoke[0].parents[1]
+def lab(tmp_path_factory, smoke):
+    """JupyterLab with copies of the chapters for the smoke profile, and with the results of the smoke run."""
+    root, run = tmp_path_factory.mktemp("lab"), smoke[0].parents[1]
     shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    shutil.copytree(ran / "results", root / "results")
-    (root / "data").symlink_to(ran / "data")
+    shutil.copytree(run / "results", root / "results")
+    (root / "data").symlink_to(run / "data")
     for path in (root / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = cell.source.replace('"laptop"', '"smoke"').replace('"reference"', '"scratch"')
         nbformat.write(notebook, path)
-    with browser.lab(root, tmp_path_factory.mktemp("jupyter")) as address:
+    with browser.serve_lab(root, tmp_path_factory.mktemp("jupyter")) as address:
         yield address
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb") if not p.stem.startswith("09")))
-def test_run_all_in_jupyterlab(page, jupyter, name):
-    page.leave()
-    state = browser.run_all(page, jupyter, f"notebooks/{name}.ipynb")
-    assert not state["errors"] and state["run"] == state["cells"], state
-    assert not page.errors, page.errors
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if not name.startswith("09")])
+def test_all_cells_of_a_chapter_run_in_jupyterlab(page_and_log, lab, name):
+    page, log = page_and_log
+    browser.run_all_cells(page, lab, f"notebooks/{name}.ipynb")
+    log.assert_quiet()
 
 
-def test_panels_follow_in_jupyterlab(page, jupyter):
-    """Chapter 09: every slider moved by key, people chosen and a landmark dragged by mouse change the pictures; nothing complains."""
-    page.leave()
-    state = browser.run_all(page, jupyter, "notebooks/09_identity_gap.ipynb")
-    assert not state["errors"] and state["run"] == state["cells"], state
-
-    def follows(control, move, what):
-        """The pictures of the panel that the control is in come to rest, the control is moved, and they change."""
-        pictures = f"[...{control}.closest('.jp-OutputArea').querySelectorAll('.widget-image')].map(i => i.src)"
-        rest = []
-        browser.wait_for(lambda: (rest.append(page.js(pictures)), time.sleep(0.4), rest[-1] == page.js(pictures))[-1], 30, "rest")
-        move()
-        browser.wait_for(lambda: page.js(pictures) != rest[-1], 30, what)
-
-    handles = "panel().node.querySelectorAll('.noUi-handle')"
-    names = ["frame", "epoch", "epoch", "yaw", "pitch", "roll", "mouth", "eyes"]
-    labels = f"[...{handles}].map(h => h.closest('.widget-inline-hbox').querySelector('label').textContent)"
-    browser.wait_for(lambda: page.js(labels) == names, 60, "the panels")
-    for n, name in enumerate(names):
-        page.js(f"{handles}[{n}].focus(); 1")
-        follows(f"{handles}[{n}]", lambda: [page.press("ArrowLeft" if name == "epoch" else "ArrowRight") for _ in range(3)], name)
-    choosers = "panel().node.querySelectorAll('.widget-dropdown select')"
-    assert page.js(f"{choosers}.length") == 2
-    for n in range(2):
-        choose = f"(s => {{ s.selectedIndex = s.options.length - 1; s.dispatchEvent(new Event('change', {{bubbles: true}})) }})({choosers}[{n}]); 1"
-        follows(f"{choosers}[{n}]", lambda: page.js(choose), "another person")
-    shots = "panel().node.querySelectorAll('.widget-toggle-button')[0]"
-    follows(shots, lambda: page.js(f"{shots}.click(); 1"), "another T")
-    canvas = "[...panel().node.querySelectorAll('canvas')].find(c => c.width >= 300)"
-    page.js(f"{canvas}.scrollIntoView({{block: 'center'}}); 1")
-    time.sleep(0.5)
-    box = page.js(f"(() => {{ const b = {canvas}.getBoundingClientRect(); return [b.left, b.top, b.width] }})()")
-    result = f"{canvas}.closest('.jp-OutputArea').querySelector('.widget-image').src"
-    driven = page.js(result)
-    x, y = page.js(f"""(() => {{ const c = {canvas}, d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-        for (let y = c.height >> 1; y < c.height; y++) for (let x = 0; x < c.width; x++) {{ const i = 4 * (y * c.width + x);
-        if (d[i] > 250 && d[i + 1] > 250 && d[i + 2] > 250) return [x / c.width, y / c.height] }} }})()""")  # on the line of the jaw
-    for kind, dx in (("mousePressed", 0), ("mouseMoved", 20), ("mouseMoved", 40), ("mouseReleased", 40)):
-        page.mouse(kind, box[0] + x * box[2] + dx, box[1] + y * box[2])
-        time.sleep(0.3)
-    browser.wait_for(lambda: page.js(result) != driven, 30, "the head to follow")
-    press = "[...panel().node.querySelectorAll('button')].find(b => b.textContent === '{}')"
-    said = f"{press.format('stop')}.parentElement.textContent"
-    follows(press.format("fine-tune"), lambda: page.js(f"{press.format('fine-tune')}.click(); 1"), "the first epoch")
-    browser.wait_for(lambda: "epoch" in page.js(said), 60, "the first epoch")
-    page.js(f"{press.format('stop')}.click(); 1")
-    browser.wait_for(lambda: " after epoch" in page.js(said), 60, "the end of fine-tuning")
-    assert page.js(f"!!{press.format('stop')}.closest('.jp-OutputArea').querySelector('svg circle')"), "the curve marks the epoch"
-    assert page.js("!!panel().node.querySelector('.widget-upload')")
-    LOOKED_AT.mkdir(parents=True, exist_ok=True)
-    page.screenshot(LOOKED_AT / "panels.png")
-    assert not page.errors, page.errors
+def test_the_panels_of_chapter_09_respond_in_jupyterlab(page_and_log, lab):
+    """The pictures change with each slider, menu and button, and when a landmark is dragged."""
+    page, log = page_and_log
+    browser.run_all_cells(page, lab, "notebooks/09_identity_gap.ipynb")
+    notebook = page.locator(".jp-NotebookPanel")
+    handles = notebook.locator(".noUi-handle")
+    browser.wait_for(lambda: handles.count() == len(SLIDERS), 60, "the panels appear")
+    for number, name in enumerate(SLIDERS):
+        handle = handles.nth(number)
+        label = handle.evaluate("h => h.closest('.widget-inline-hbox').querySelector('label').textContent")
+        assert label == name
+        key = "ArrowLeft" if name == "epoch" else "ArrowRight"
+        with browser.changed_pictures(handle, name):
+            for _ in range(3):
+                handle.press(key)
+    menus = notebook.locator(".widget-dropdown select")
+    assert menus.count() == 2
+    for menu in menus.all():
+        last = menu.locator("option").count() - 1
+        with browser.changed_pictures(menu, "another identity"):
+            menu.select_option(index=last)
+    shots = notebook.locator(".widget-toggle-button").first
+    with browser.changed_pictures(shots, "another T"):
+        shots.click()
+    drag_a_landmark(page)
+    watch_a_fine_tuning(notebook)
+    assert notebook.locator(".widget-upload").count() == 1
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "panels.png")
+    log.assert_quiet()
 
 
-def test_the_studys_page_asks_goes_on_and_hands_over(page, tmp_path):
-    from talking_heads.evaluation import user_study
-    from talking_heads.reproduce.study_page import write_page
+WHITE_PIXEL = """canvas => {
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let y = canvas.height >> 1; y < canvas.height; y++) for (let x = 0; x < canvas.width; x++) {
+        const i = 4 * (y * canvas.width + x);
+        if (Math.min(pixels[i], pixels[i + 1], pixels[i + 2]) > 250)
+            return [x / canvas.width, y / canvas.height];
+    }
+}"""
+
+
+def drag_a_landmark(page):
+    """Drag a point of the jaw, a white pixel in the lower half of the first canvas that has one."""
+    canvas = page.locator(".jp-NotebookPanel canvas[width='320']").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    box = canvas.bounding_box()
+    right, down = canvas.evaluate(WHITE_PIXEL)
+    x, y = box["x"] + right * box["width"], box["y"] + down * box["height"]
+    with browser.changed_pictures(canvas, "a landmark is dragged"):
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 20, y)
+        page.mouse.move(x + 40, y)
+        page.mouse.up()
+
+
+def watch_a_fine_tuning(notebook):
+    """Start a fine-tuning, stop it after its first epoch, and see its curve."""
+    start = notebook.get_by_role("button", name="fine-tune")
+    stop = notebook.get_by_role("button", name="stop")
+    status = stop.locator("xpath=..")
+    with browser.changed_pictures(start, "the first epoch"):
+        start.click()
+    browser.wait_for(lambda: "epoch" in status.inner_text(), 60, "the first epoch")
+    stop.click()
+    browser.wait_for(lambda: " after epoch" in status.inner_text(), 60, "the fine-tuning ends")
+    curve = notebook.locator(".jp-OutputArea", has=stop).locator(".widget-image").last
+    assert curve.evaluate("image => image.naturalWidth / image.naturalHeight") > 2, "wider than the pictures"
+
+
+def position(page):
+    return page.text_content("#position")
+
+
+def begin(page, address, rater):
+    page.goto(address)
+    page.fill("#rater", rater)
+    page.click("#begin")
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    """Triplets of noise, and the address of a page that shows four of them."""
     rng = np.random.default_rng(0)
-    frames = lambda: rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-    triplets = user_study.draw({"ours@8": {p: frames() for p in "abc"}}, {p: [frames(), frames()] for p in "abc"}, 6)
-    sheet = write_page(triplets, [4, 1, 5, 0], tmp_path / "sheet.html")
-    page.leave()
-    page.open(f"file://{sheet}")
-    page.js("document.getElementById('begin').click()")
-    assert "name" in page.js("document.getElementById('complaint').textContent")
-    page.js("document.getElementById('rater').value = 'Ada, L'; document.getElementById('begin').click()")
-    assert page.js("document.getElementById('where').textContent") == "1 of 4"
-    time.sleep(0.4)
-    page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}));"
-            "document.querySelectorAll('#pictures button')[0].click()")  # too soon: it belonged to the triplet before
-    assert page.js("document.getElementById('where').textContent") == "2 of 4"
-    time.sleep(0.4)
-    page.js("document.querySelectorAll('#pictures button')[0].click()")
-    page.open(f"file://{sheet}")  # closed and opened again
-    page.js("document.getElementById('rater').value = 'Ada, L'; document.getElementById('begin').click()")
-    assert page.js("document.getElementById('where').textContent") == "3 of 4"
+
+    def frames():
+        return rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+
+    generated = {"ours@8": {identity: frames() for identity in "abc"}}
+    real = {identity: [frames(), frames()] for identity in "abc"}
+    triplets = user_study.draw_triplets(generated, real, 6)
+    return triplets, f"file://{write_page(triplets, [4, 1, 5, 0], tmp_path / 'sheet.html')}"
+
+
+def test_the_page_of_the_user_study_keeps_answers_and_saves_them(page_and_log, sheet, tmp_path):
+    (page, log), (triplets, address) = page_and_log, sheet
+    page.goto(address)
+    page.click("#begin")
+    assert "name" in page.text_content("#complaint")
+    begin(page, address, "Ada, L")
+    assert position(page) == "1 of 4"
+    page.wait_for_timeout(400)
+    page.evaluate("""() => {
+        document.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}));
+        document.querySelectorAll('#pictures button')[0].click();
+    }""")
+    assert position(page) == "2 of 4", "the click comes too soon after the key"
+    page.wait_for_timeout(400)
+    page.locator("#pictures button").first.click()
+    begin(page, address, "Ada, L")
+    assert position(page) == "3 of 4", "answers outlive the page"
     for digit in "311":
-        time.sleep(0.4)
-        page.press(digit)
-    assert page.js("document.getElementById('end').hidden") is False
-    text = page.js("""new Promise(done => { URL.createObjectURL = blob => { blob.text().then(done); return '#' }; document.getElementById('download').click() })""")
-    (tmp_path / "answers.csv").write_text(text)
-    answers, notes = user_study.read_answers([tmp_path / "answers.csv"], user_study.key(triplets))
+        page.wait_for_timeout(400)
+        page.keyboard.press(digit)
+    assert page.locator("#end").is_visible()
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "answers.csv")
+    answers, notes = user_study.read_answers([tmp_path / "answers.csv"], user_study.answer_key(triplets))
     assert answers[["triplet", "choice"]].values.tolist() == [[4, 1], [1, 0], [5, 2], [0, 0]] and not notes
-    assert not page.errors and all(r.startswith(("file://", "data:", "blob:")) for r in page.requests)
-    page.call("Emulation.setDeviceMetricsOverride", width=380, height=700, deviceScaleFactor=2, mobile=True)
-    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
-    page.open(f"file://{sheet}")
-    page.js("document.getElementById('rater').value = 'on a phone'; document.getElementById('begin').click()")
-    for place in (1, 2):
-        assert page.js("document.getElementById('where').textContent") == f"{place} of 4"
-        assert page.js("Math.max(document.documentElement.scrollWidth, window.innerWidth)") <= 380, "a phone shows it whole"
-        time.sleep(0.4)
-        page.tap(*page.js("(b => [b.left + b.width / 2, b.top + b.height / 2])(document.querySelectorAll('#pictures button')[2].getBoundingClientRect())"))
-        browser.wait_for(lambda: page.js("document.getElementById('where').textContent") == f"{place + 1} of 4", 10, "the next triplet")
-    LOOKED_AT.mkdir(parents=True, exist_ok=True)
-    page.screenshot(LOOKED_AT / "phone.png")
-    page.call("Emulation.setTouchEmulationEnabled", enabled=False)
-    page.call("Emulation.clearDeviceMetricsOverride")
-    assert not page.errors, page.errors
+    log.assert_quiet(LOCAL)
+
+
+def test_the_page_of_the_user_study_fits_a_phone(chromium, sheet):
+    phone = {"width": 380, "height": 700}
+    context = chromium.new_context(viewport=phone, device_scale_factor=2, is_mobile=True, has_touch=True)
+    with browser.open_page(context) as (page, log):
+        begin(page, sheet[1], "on a phone")
+        for number in (1, 2):
+            assert position(page) == f"{number} of 4"
+            assert page.evaluate("Math.max(document.documentElement.scrollWidth, innerWidth)") <= 380
+            page.wait_for_timeout(400)
+            page.locator("#pictures button").nth(2).tap()
+            page.wait_for_function(
+                "text => document.getElementById('position').textContent === text", arg=f"{number + 1} of 4"
+            )
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / "phone.png")
+        log.assert_quiet(LOCAL)
+    context.close()

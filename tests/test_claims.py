@@ -1,166 +1,416 @@
-"""The claims' statistics on made-up evidence with a known answer, and that they were fixed before the reference run."""
+"""The claims' statistics on synthetic evidence with known answers, and the explanations of verdicts."""
 
 import dataclasses
-import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
-from talking_heads.evaluation import methods as m
-from talking_heads.reproduce import claims, reasons, tables
+from scipy import stats
+from talking_heads.experiments.few_shot import claim_causes, claim_parts, claims, explanations, methods
+from talking_heads.experiments.few_shot.claim_measurements import Measurements
+from talking_heads.experiments.few_shot.claim_parts import Evidence, Part, Setting
+from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
+from talking_heads.experiments.few_shot.protocol import Features
+from talking_heads.metrics.statistics import Estimate, holm, jackknife, mean_estimate
+from talking_heads.workbook import write_table
 
 ROOT = Path(__file__).parents[1]
-STATISTICS = ("reproduce/claims.py", "reproduce/tables.py", "reproduce/trainings.py", "reproduce/paper_numbers.csv", "evaluation/statistics.py", "evaluation/metrics.py",
-              "evaluation/protocol.py", "evaluation/observer.py", "evaluation/timing.py", "evaluation/inception.py", "evaluation/methods.py", "evaluation/judges.py",
-              "profiles/laptop.yaml", "profiles/laptop-full.yaml", "judges/networks.py", "judges/lids.py")  # whatever decides a claim
+SHOTS = (1, 8, 32)
+FRAMES = 4  # of an identity
+GAIN_BY_T = {1: 0.0, 8: 0.1, 32: 0.2}
+# distance of features to the true ones for every T; the smaller, the better
+FEATURE_OFFSETS = {
+    methods.OURS_BEFORE: (0.7, 0.7, 0.7),
+    methods.NO_MATCH_ONE_SHOT: (0.5, 0.5, 0.5),
+    methods.RANDOM_E: (0.9, 0.9, 0.9),
+    methods.RANDOM_PSI: (0.9, 0.9, 0.9),
+    methods.NORMAL_PSI: (0.9, 0.9, 0.9),
+    methods.PIX2PIXHD: (0.1, 0.1, 0.1),
+    methods.X2FACE: (0.4, 0.5, 0.6),
+    methods.OURS: (0.35, 0.3, 0.25),
+    methods.FEED_FORWARD: (0.2, 0.2, 0.2),
+    methods.AFTER: (0.3, 0.2, 0.1),
+}
+# claims that all parts of the synthetic evidence support
+SUPPORTED = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15)
 
 
-def evidence(better: float = 0.1, noise: float = 0.005, people: int = 8) -> claims.Evidence:
-    """Every method a level of its own; ``better`` separates what the paper says is better."""
-    level = {m.MEAN: 0.2, m.NEAREST: 0.35, m.RANDOM_E: 0.2, m.RANDOM_PSI: 0.2, m.NORMAL_PSI: 0.2, m.NO_MATCH_ONE_SHOT: 0.5, m.NO_ADVERSARIAL: 0.6 - better,
-             m.OURS_BEFORE: 0.4, m.OURS: 0.6, m.PIX2PIXHD: 0.5, m.X2FACE: 0.7, m.FEED_FORWARD: 0.75, m.BEFORE: 0.7 - better, m.AFTER: 0.7}
-    rng, rows = np.random.default_rng(0), []
-    for method, value in level.items():
-        for t, extra in ((1, 0.0), (8, 0.1), (32, 0.2)):
-            grows = extra if method == m.AFTER else extra / 4
-            for person in range(people):
-                for frame in range(4):
-                    v = value + grows + noise * rng.standard_normal()
-                    rows.append({"method": method, "T": t, "person": str(person), "video": 0, "seed": 0, "frame": frame, "SSIM": v, "CSIM-judge": v,
-                                 "landmark error": 1 - v + 0.01 * frame, "reach": 0.01 * frame, "sharpness": 1.2 - v if method != m.NO_ADVERSARIAL else 0.1})
-    timings = pd.DataFrame([(a, "few-shot learning", t, s) for t in (1, 8, 32) for a, s in (("Ours", 100.0), ("Ours-FF", 0.1))]
-                           + [("Ours", "inference", 1, 0.2), ("Pix2pixHD", "inference", 1, 0.1)], columns=["method", "phase", "T", "seconds"])
-    timings = timings.assign(size=64, low=0.9 * timings["seconds"], high=1.1 * timings["seconds"])
-    far = {m.OURS_BEFORE: (0.7,) * 3, m.NO_MATCH_ONE_SHOT: (0.5,) * 3, m.RANDOM_E: (0.9,) * 3, m.RANDOM_PSI: (0.9,) * 3, m.NORMAL_PSI: (0.9,) * 3, m.PIX2PIXHD: (0.1, 0.1, 0.1), m.X2FACE: (0.4, 0.5, 0.6), m.OURS: (0.35, 0.3, 0.25), m.FEED_FORWARD: (0.2, 0.2, 0.2), m.AFTER: (0.3, 0.2, 0.1)}
-    true, who = rng.standard_normal((16 * people, 4)), np.repeat([str(p) for p in range(people)], 16)
-    seeds = np.zeros(len(who), int)
-    features = {(method, t): (true + d, true, who, seeds) for method, ds in far.items() for t, d in zip((1, 8, 32), ds)}
-    observed = pd.DataFrame([(a, t, str(p), s) for t in (1, 8, 32) for p in range(people) for a, s in ((m.OURS, 0.5), (m.X2FACE, 0.8), (m.PIX2PIXHD, 0.7))],
-                            columns=["method", "T", "person", "USER-proxy"])
-    stability = pd.DataFrame([(f, s, f == "without") for f in ("with", "without") for s in range(6)], columns=["feature_matching", "seed", "diverged"])
-    return claims.Evidence(pd.DataFrame(rows), features, 8, observed, timings, stability)
+def make_scores(better: float) -> dict[str, float]:
+    """A score for every method; ``better`` separates what the paper claims to be better."""
+    return {
+        methods.MEAN: 0.2,
+        methods.NEAREST: 0.35,
+        methods.RANDOM_E: 0.2,
+        methods.RANDOM_PSI: 0.2,
+        methods.NORMAL_PSI: 0.2,
+        methods.NO_MATCH_ONE_SHOT: 0.5,
+        methods.NO_ADVERSARIAL: 0.6 - better,
+        methods.OURS_BEFORE: 0.4,
+        methods.OURS: 0.6,
+        methods.PIX2PIXHD: 0.5,
+        methods.X2FACE: 0.7,
+        methods.FEED_FORWARD: 0.75,
+        methods.BEFORE: 0.7 - better,
+        methods.AFTER: 0.7,
+    }
 
 
-CLEAR = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15)
+def make_frames(better: float, noise: float, n_identities: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Measured frames of every method at every T."""
+    rows = []
+    for method, score in make_scores(better).items():
+        for t in SHOTS:
+            gain = GAIN_BY_T[t] if method == methods.AFTER else GAIN_BY_T[t] / 4
+            for identity in range(n_identities):
+                for frame in range(FRAMES):
+                    value = score + gain + noise * rng.standard_normal()
+                    row = {
+                        "method": method,
+                        "T": t,
+                        "identity": str(identity),
+                        "video": 0,
+                        "seed": 0,
+                        "frame": frame,
+                        "SSIM": value,
+                        "CSIM-judge": value,
+                        "landmark error": 1 - value + 0.01 * frame,
+                        "pose distance": 0.01 * frame,
+                        "sharpness": 0.1 if method == methods.NO_ADVERSARIAL else 1.2 - value,
+                    }
+                    rows.append(row)
+    return pd.DataFrame(rows)
 
 
+def make_features(n_identities: int, rng: np.random.Generator) -> dict[tuple[str, int], Features]:
+    """Features (16 per identity, 4) of every method at every T."""
+    true = rng.standard_normal((16 * n_identities, 4))
+    identity = np.repeat([str(i) for i in range(n_identities)], 16)
+    seed = np.zeros(len(identity), int)
+    return {
+        (method, t): Features(true + offset, true, identity, seed)
+        for method, offsets in FEATURE_OFFSETS.items()
+        for t, offset in zip(SHOTS, offsets, strict=True)
+    }
+
+
+def make_timings() -> pd.DataFrame:
+    """Fine-tuning takes 1000 times as long as Ours-FF, a frame of ours twice as long as Pix2pixHD's."""
+    columns = ["method", "phase", "T", "seconds"]
+    learning = [("Ours", "few-shot learning", t, 100.0) for t in SHOTS]
+    learning += [("Ours-FF", "few-shot learning", t, 0.1) for t in SHOTS]
+    inference = [("Ours", "inference", 1, 0.2), ("Pix2pixHD", "inference", 1, 0.1)]
+    table = pd.DataFrame([*learning, *inference], columns=columns)
+    return table.assign(size=64, low=0.9 * table["seconds"], high=1.1 * table["seconds"])
+
+
+def make_evidence(better: float = 0.1, noise: float = 0.005, n_identities: int = 8) -> Evidence:
+    """Evidence that supports the claims for a positive ``better`` and little ``noise``."""
+    rng = np.random.default_rng(0)
+    frames = make_frames(better, noise, n_identities, rng)
+    features = make_features(n_identities, rng)
+    rates = {methods.OURS: 0.5, methods.X2FACE: 0.8, methods.PIX2PIXHD: 0.7}
+    observer_rates = pd.DataFrame(
+        [(m, t, str(i), rate) for t in SHOTS for i in range(n_identities) for m, rate in rates.items()],
+        columns=["method", "T", "identity", "USER-proxy"],
+    )
+    stability = pd.DataFrame(
+        [(name, seed, name == "without") for name in ("with", "without") for seed in range(6)],
+        columns=["feature_matching", "seed", "diverged"],
+    )
+    return Evidence(frames, features, 8, observer_rates, make_timings(), stability)
+
+
+def make_measurements(evidence: Evidence, score_gap: float = 0.1) -> Measurements:
+    """Fine-tunings of 40 steps: random starts reach the start of the full model after ten steps."""
+    steps = np.arange(1, 41)
+    losses = {}
+    for method in (methods.OURS, *methods.ABLATIONS):
+        start = 3.0 if method in (methods.RANDOM_E, methods.RANDOM_PSI) else 1.0
+        content = np.maximum(0.4, start - 0.2 * (steps - 1))
+        log = {"step": steps, "cnt": content, "r_real": score_gap, "r_fake": 0.0}
+        losses[method] = pd.DataFrame(log)
+    return Measurements(evidence, losses, judge_error=0.035)
+
+
+def explain(evidence: Evidence, measurements: Measurements | None = None) -> pd.Series:
+    """The explanations of an evidence's verdicts, by id."""
+    table = claims.evaluate(evidence)
+    return explanations.explain(table, measurements or make_measurements(evidence)).set_index("id")["why"]
+
+
+def part_verdicts(parts: list[Part]) -> list[str]:
+    """The verdicts of the parts of one claim."""
+    p_values = claims.adjusted_p_values(parts)
+    return [claims.part_verdict(part, p) for part, p in zip(parts, p_values, strict=True)]
+
+
+def verdict_of(parts: list[Part]) -> str:
+    """The verdict of a claim of these parts."""
+    return claims.claim_verdict(part_verdicts(parts))
+
+
+# -- verdicts ---------------------------------------------------------------------------------------
 def test_clear_evidence_gives_clear_answers():
-    table = claims.judge(evidence())
-    assert list(table.columns) == claims.COLUMNS and set(table["id"]) == set(range(1, 16))
-    said = claims.short(table)
-    assert {i: said[i] for i in CLEAR} == dict.fromkeys(CLEAR, "yes")
+    table = claims.evaluate(make_evidence())
+    assert list(table.columns) == claims.COLUMNS
+    assert list(table["id"].unique()) == list(range(1, 16))
+    verdicts = claims.verdicts(table)
+    assert {number: verdicts[number] for number in SUPPORTED} == dict.fromkeys(SUPPORTED, "yes")
     assert (table["ci_low"] <= table["estimate"]).all() and (table["estimate"] <= table["ci_high"]).all()
 
 
-def test_the_opposite_is_a_no_and_nothing_is_undecided():
-    verdict = lambda *intervals: claims.verdict_of([claims.Part("", 0.0, *i) for i in intervals])
-    assert claims.short(claims.judge(evidence(better=-0.1)))[1] == "no"
-    assert claims.short(claims.judge(evidence(better=0.0)))[8] in ("undecided", "no")
-    assert verdict((0.1, 0.2), (-0.1, 0.1)) == "undecided" and verdict((0.1, 0.2), (-0.2, -0.1)) == "no"
+def test_the_opposite_of_a_claim_is_no():
+    assert claims.verdicts(claims.evaluate(make_evidence(better=-0.1)))[1] == "no"
 
 
-def test_what_was_not_run_is_said():
-    e = evidence()
-    e.frames = e.frames[e.frames["method"] != m.X2FACE]
-    e.timings = None
-    table = claims.judge(e)
-    said = claims.short(table)
-    assert said[9].startswith("not run: X2Face") and said[11] == "not run: timings"
-    assert set(table[table["id"] == 9]["part holds"]) == {"yes", "not run: X2Face, T = 1", "not run: X2Face, T = 8", "not run: X2Face, T = 32"}, "what was run is told"
-    e.frames.loc[(e.frames["method"] == m.OURS) & (e.frames["T"] == 8), "CSIM-judge"] = 0.0
-    assert claims.short(claims.judge(e))[9] == "no", "a part below zero is enough"
+def test_no_difference_is_not_yes():
+    assert claims.verdicts(claims.evaluate(make_evidence(better=0.0)))[8] in ("undecided", "no")
 
 
-def backing(e: claims.Evidence, apart: float = 0.1) -> reasons.Backing:
-    """Fine-tunings of 40 steps: random starts higher by 2, down to the full model's beginning after ten; D' holds them ``apart``."""
-    steps = np.arange(1, 41)
-    losses = lambda start: pd.DataFrame({"step": steps, "cnt": np.maximum(0.4, start - 0.2 * (steps - 1)), "r_real": apart, "r_fake": 0.0})
-    return reasons.Backing(e, {n: losses(3.0 if n in (m.RANDOM_E, m.RANDOM_PSI) else 1.0) for n in (m.OURS, *m.ABLATIONS)}, 0.035)
+def test_missing_evidence_is_named_part_by_part():
+    evidence = make_evidence()
+    evidence.frames = evidence.frames[evidence.frames["method"] != methods.X2FACE]
+    evidence.timings = None
+    table = claims.evaluate(evidence)
+    verdicts = claims.verdicts(table)
+    assert verdicts[9].startswith("not run: X2Face") and verdicts[11] == "not run: timings"
+    missing = {f"not run: X2Face, T = {t}" for t in SHOTS}
+    assert set(table[table["id"] == 9]["part holds"]) == {"yes", *missing}
 
 
-def test_every_no_and_undecided_has_a_paragraph_with_what_was_measured():
-    e = evidence(better=-0.1, noise=0.1)
-    for row, value in ((m.RANDOM_E, 0.9), (m.RANDOM_PSI, 0.9)):
-        e.frames.loc[e.frames["method"] == row, "CSIM-judge"] = value
-    table = claims.judge(e)
-    said = reasons.explain(table, backing(e)).set_index("id")["why"]
-    assert set(said.index) == {n for n, verdict in claims.short(table).items() if verdict in ("no", "undecided")} >= {1, 4, 5}
-    assert "begins at 3.00, with the full model at 1.00. After 10 of 40 steps" in said[4]
-    assert said[1].startswith("Parts: 2 as claimed, 2 the opposite, 2 open (")
+def test_a_part_below_zero_outweighs_missing_parts():
+    evidence = make_evidence()
+    evidence.frames = evidence.frames[evidence.frames["method"] != methods.X2FACE]
+    at_middle = (evidence.frames["method"] == methods.OURS) & (evidence.frames["T"] == 8)
+    evidence.frames.loc[at_middle, "CSIM-judge"] = 0.0
+    assert claims.verdicts(claims.evaluate(evidence))[9] == "no"
 
 
-def test_a_cause_that_does_not_show_is_not_named():
-    e = evidence(better=0.0, noise=0.05)
-    table = claims.judge(e)
-    assert claims.short(table)[8] in ("no", "undecided")
-    why = lambda b: reasons.explain(table, b).set_index("id").loc[8, "why"]
-    assert "little to say" in why(backing(e)) and "little to say" not in why(backing(e, apart=2.0))
+def test_one_identity_decides_nothing():
+    """No interval, no p-value; the distances need more identities."""
+    table = claims.evaluate(make_evidence(n_identities=1))
+    compared = table[table["part"].str.startswith(("SSIM", "CSIM-judge", "landmark error"))]
+    assert set(compared["part holds"]) == {"undecided"}
+    assert compared[["ci_low", "ci_high", "p (Holm)"]].isna().all(axis=None)
 
 
-def test_an_open_race_is_told_in_seconds():
-    e = evidence()
-    e.timings.loc[e.timings["phase"] == "inference", ["seconds", "low", "high"]] = (0.1, 0.09, 0.11)
-    said = reasons.explain(claims.judge(e), backing(e)).set_index("id")["why"]
-    assert "at 64² a frame of Ours takes 0.1000 s [0.0900, 0.1100], one of Pix2pixHD" in said[11] and "by its interval's width: inference, T = 1, 64²" in said[11]
+# -- family-wise error ------------------------------------------------------------------------------
+def test_holm_on_a_worked_example():
+    """0.005 · 4, 0.01 · 3, 0.03 · 2, 0.04 · 1, each at least as large as the one before."""
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.6, 0.9, 0.5]), [1.0, 1.0, 1.0])
 
 
-def test_every_claim_has_causes_to_look_for_and_says_where_none_shows():
-    assert set(reasons.CAUSES) == {c.id for c in claims.CLAIMS}
-    e = evidence(better=-0.1)
-    said = reasons.explain(claims.judge(e), reasons.Backing(e, {}, 0.035)).set_index("id")["why"]
-    assert said[1].endswith(reasons.NO_CAUSE)
+def test_family_wise_error_of_null_claims_is_held():
+    """Of 2000 claims of nine parts without any difference, 5 % have a decided part; without Holm, 37 %."""
+    samples = np.random.default_rng(0).standard_normal((2000, 9, 12))
+    p_values, means = stats.ttest_1samp(samples, 0, axis=-1).pvalue, samples.mean(-1)
+    families = [
+        [
+            Part("", Estimate(mean, np.nan, np.nan, p))
+            for mean, p in zip(means_of_claim, p_of_claim, strict=True)
+        ]
+        for means_of_claim, p_of_claim in zip(means, p_values, strict=True)
+    ]
+    decided = [set(part_verdicts(parts)) != {"undecided"} for parts in families]
+    assert np.mean(decided) == pytest.approx(0.05, abs=0.015)
+    assert (p_values < claims.ALPHA).any(1).mean() > 0.3
 
 
-def test_the_papers_networks_take_the_judges_place():
-    e = evidence()
-    seen = {key: {"person": who, "seed": seeds, "made": made + 1, "true": true} for key, (made, true, who, seeds) in e.features.items()}
-    both = claims.with_the_papers_networks(e, seen)
-    assert (both.distance, both.likeness) == ("FID", "CSIM-judge") and both.features[m.OURS, 8][0] == pytest.approx(e.features[m.OURS, 8][0] + 1)
-    cosines = {(name, t): {"CSIM": np.full(len(part), 0.25)} for (name, t), part in e.frames.groupby(["method", "T"])}
-    by_face = claims.with_the_papers_networks(e, cosines)
-    assert by_face.likeness == "CSIM" and by_face.frames["CSIM"].eq(0.25).all() and claims.with_the_papers_networks(e, {}) == e
-    assert any(name.startswith("FID: ") for name in claims.judge(both)["part"])
+def test_claims_with_all_differences_are_supported():
+    """Holm's correction leaves power: differences of two standard deviations in nine parts are all found."""
+    samples = np.random.default_rng(0).normal(2.0, 1.0, (9, 12))
+    assert verdict_of([Part("", mean_estimate(means)) for means in samples]) == "yes"
+    assert verdict_of([Part("", mean_estimate(-means)) for means in samples]) == "no"
+
+
+def test_adjusted_p_values_decide_in_both_directions():
+    positive, negative = Part("", Estimate(0.2, 0.1, 0.3, 0.001)), Part("", Estimate(-0.2, -0.3, -0.1, 0.001))
+    weak = Part("", Estimate(0.2, 0.01, 0.39, 0.04))
+    assert verdict_of([positive, positive]) == "yes"
+    assert verdict_of([positive, negative]) == "no"
+    assert verdict_of([weak]) == "yes"
+    assert verdict_of([weak, weak]) == "undecided", "2 · 0.04 is more than 0.05"
+    assert verdict_of([positive, Part("", missing="X2Face")]) == "not run: X2Face"
+    assert verdict_of([negative, Part("", missing="X2Face")]) == "no"
+
+
+def test_parts_without_a_p_value_are_decided_by_their_interval_and_not_counted():
+    above, across = Part("", Estimate(0.2, 0.1, 0.3)), Part("", Estimate(0.2, -0.1, 0.5))
+    weak = Part("", Estimate(0.2, 0.01, 0.39, 0.04))
+    assert verdict_of([above, above]) == "yes" and verdict_of([above, across]) == "undecided"
+    np.testing.assert_equal(claims.adjusted_p_values([above, weak, across]), [np.nan, 0.04, np.nan])
+
+
+def test_share_of_diverged_trainings_has_the_binomial_p_value():
+    """Six of six seeds: 2 · 0.5⁶; five are too few, and no decisive seed leaves everything possible."""
+    evidence = make_evidence()
+    part = claim_parts.compare_divergence(evidence)
+    assert part.estimate.p == pytest.approx(2 * 0.5**6) and part.estimate.value == 0.5
+    evidence.stability = evidence.stability[evidence.stability["seed"] < 5]
+    assert verdict_of([claim_parts.compare_divergence(evidence)]) == "undecided"
+    evidence.stability = evidence.stability.assign(diverged=False)
+    assert claim_parts.compare_divergence(evidence).estimate == Estimate(0.0, -0.5, 0.5, 1.0)
+
+
+# -- comparisons ------------------------------------------------------------------------------------
+def test_intervals_of_distances_contain_their_estimates():
+    evidence = make_evidence(noise=0.1)
+    parts = [part for claim in claims.CLAIMS for part in claim.parts(evidence)]
+    distances = [part.estimate for part in parts if part.name.startswith("FD-judge")]
+    assert len(distances) >= 10
+    assert all(low <= value <= high for value, low, high, _ in distances)
 
 
 def test_a_distance_of_several_seeds_is_the_mean_of_theirs():
-    e = evidence()
-    made, true, who, seeds = e.features[m.OURS, 8]
-    twice = (np.concatenate([made, made]), np.concatenate([true, true]), np.concatenate([who, who]), np.concatenate([seeds, seeds + 1]))
-    one, two = (claims.nearer(dataclasses.replace(e, features={**e.features, (m.OURS, 8): f}), m.PIX2PIXHD, 8, m.OURS, 8) for f in (e.features[m.OURS, 8], twice))
-    assert two[1:4] == pytest.approx(one[1:4])
+    evidence = make_evidence()
+    key, other = Setting(methods.OURS, 8), Setting(methods.PIX2PIXHD, 8)
+    features = evidence.features[key]
+    doubled = Features(*(np.concatenate([values, values]) for values in features))
+    doubled = doubled._replace(seed=np.repeat([0, 1], len(features.seed)))
+    two_seeds = dataclasses.replace(evidence, features={**evidence.features, key: doubled})
+    one, two = (claim_parts.compare_distance(e, other, key).estimate for e in (evidence, two_seeds))
+    assert two == pytest.approx(one)
 
 
-def test_people_who_would_close_an_open_part():
-    """Twice as wide as the estimate is high: four times as many people."""
-    row = {"id": 1, "part holds": "undecided", "estimate": 0.1, "ci_low": -0.1, "ci_high": 0.3}
-    assert "1 of 1 open ones on the paper's side of zero; were the estimates right, some 96 people would have an even chance of closing it, where 24 were asked" in reasons.parts_of(pd.DataFrame([row]), 24)
-    assert "people" not in reasons.parts_of(pd.DataFrame([row | {"id": 13}]), 24)
+def test_too_few_frames_for_a_distance_state_how_many_are_needed():
+    """Four features need five frames; without the first identity three are left."""
+    evidence, key = make_evidence(n_identities=2), Setting(methods.OURS, 8)
+    features = evidence.features[key]
+    rows = [0, 1, 2, 3, 4, 16, 17, 18]
+    few = Features(*(values[rows] for values in features))
+    evidence = dataclasses.replace(evidence, features={**evidence.features, key: few})
+    part = claim_parts.compare_distance(evidence, key, Setting(methods.PIX2PIXHD, 8))
+    assert part.missing == "5 frames of Ours, T = 8 without one identity, for each seed"
 
 
-def test_intervals_of_distances_hold_their_estimates():
-    parts = [p for c in claims.CLAIMS for p in c.parts(evidence(noise=0.1)) if p[0].startswith("FD-judge")]
-    assert len(parts) >= 10 and all(p.low <= p.estimate <= p.high for p in parts)
+def test_slow_distances_leave_out_groups_of_identities(monkeypatch):
+    """As the jackknife with groups; too few frames are counted without a group, not without an identity."""
+    evidence = make_evidence(n_identities=24)
+    pair = Setting(methods.OURS, 8), Setting(methods.X2FACE, 8)
+    monkeypatch.setattr(claim_parts, "SLOW_DIMENSION", 4)
+    part = claim_parts.compare_distance(evidence, *pair)
+    features = [evidence.features[setting] for setting in pair]
+    rows = np.concatenate([claim_parts.tagged_rows(values, number) for number, values in enumerate(features)])
+    identity = np.concatenate([values.identity for values in features])
+    by_identity = [rows[identity == i] for i in np.unique(identity)]
+    assert part.estimate == pytest.approx(jackknife(claim_parts.distance_difference, by_identity, groups=12))
+    monkeypatch.setattr(claim_parts, "fewest_samples", lambda dimension: 23 * 16)
+    missing = claim_parts.compare_distance(evidence, *pair).missing
+    assert missing == "368 frames of Ours, T = 8 without one group of identities, for each seed"
 
 
-def test_statistics_were_committed_before_the_reference_run():
-    """The files of statistics were last changed in the commit that the reference's claims were run on, or before it."""
-    rows = [json.loads(line) for line in (ROOT / "results/reference/records.jsonl").read_text().splitlines()]
-    ran = {r["commit"] for r in rows if r["name"].startswith("claim ")}
-    if not ran:
-        pytest.skip("no reference run of the claims yet")
-    git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True)
-    fixed = git("log", "-1", "--format=%H", "--", *(f"lib/talking_heads/{f}" for f in STATISTICS)).stdout.strip()
-    if not fixed or git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        pytest.skip("a checkout without history")
-    assert len(ran) == 1 and not (commit := ran.pop()).endswith("+"), "one clean run"
-    assert git("merge-base", "--is-ancestor", fixed, commit).returncode == 0
+def test_metrics_of_the_paper_replace_those_of_the_judges():
+    evidence = make_evidence()
+    keys = [key for key, _ in evidence.frames.groupby(["method", "T"])]
+    moved = {key: evidence.features.get(key, evidence.features[methods.OURS, 8]) for key in keys}
+    moved = {key: features._replace(generated=features.generated + 1) for key, features in moved.items()}
+    with_inception = claim_parts.use_paper_metrics(evidence, PaperMetrics(inception=moved))
+    assert (with_inception.distance_metric, with_inception.similarity_metric) == ("FID", "CSIM-judge")
+    assert with_inception.features == moved
+    assert claims.evaluate(with_inception)["part"].str.startswith("FID: ").any()
+    csim = {key: np.full(len(rows), 0.25) for key, rows in evidence.frames.groupby(["method", "T"])}
+    with_arcface = claim_parts.use_paper_metrics(evidence, PaperMetrics(csim=csim))
+    assert (with_arcface.distance_metric, with_arcface.similarity_metric) == ("FD-judge", "CSIM")
+    assert with_arcface.frames["CSIM"].eq(0.25).all() and "CSIM" not in evidence.frames
+
+
+def test_metrics_of_the_paper_are_not_mixed_with_those_of_the_judges():
+    """Where one method at one T lacks a metric, all keep the judges'."""
+    evidence = make_evidence()
+    assert claim_parts.use_paper_metrics(evidence, PaperMetrics()) is evidence
+    csim = {key: np.full(len(rows), 0.25) for key, rows in evidence.frames.groupby(["method", "T"])}
+    csim.popitem()
+    partial = PaperMetrics(inception=dict(evidence.features), csim=csim)
+    assert claim_parts.use_paper_metrics(evidence, partial) is evidence
 
 
 def test_claims_and_rows_can_be_written_in_latex():
-    """Nothing is left that LaTeX has no letter for, and nothing that it takes for a command."""
-    names = [*m.TABLE1, *m.ABLATIONS, *(v for c in claims.CLAIMS for v in (c.text, c.where, c.statistic)), *claims.judge(evidence())["part"]]
-    made = tables.latex(pd.DataFrame({"row & column": names}), "50 % of ê_NEW")
-    assert made.isascii() and r"\caption{50 \% of $\hat e$\_NEW}" in made and r"row \& column" in made
+    """Every character has a LaTeX form, and none is read as a command."""
+    texts = [text for claim in claims.CLAIMS for text in (claim.text, claim.where, claim.statistic)]
+    parts = claims.evaluate(make_evidence())["part"]
+    names = [*methods.TABLE1, *methods.ABLATIONS, *texts, *parts]
+    table = write_table.latex(pd.DataFrame({"row & column": names}), "50 % of ê_NEW")
+    assert table.isascii()
+    assert r"\caption{50 \% of $\hat e$\_NEW}" in table and r"row \& column" in table
+
+
+# -- explanations -----------------------------------------------------------------------------------
+def test_every_no_and_undecided_is_explained():
+    evidence = make_evidence(better=-0.1, noise=0.1)
+    for row in (methods.RANDOM_E, methods.RANDOM_PSI):
+        evidence.frames.loc[evidence.frames["method"] == row, "CSIM-judge"] = 0.9
+    verdicts = claims.verdicts(claims.evaluate(evidence))
+    why = explain(evidence)
+    assert set(why.index) == {
+        number for number, verdict in verdicts.items() if verdict in ("no", "undecided")
+    }
+    assert set(why.index) >= {1, 4, 5}
+    assert "starts at 3.00, with the full model at 1.00. After 10 of 40 steps" in why[4]
+    assert why[1].startswith("Parts: 2 the opposite, 4 undecided. Undecided estimates above zero")
+
+
+def test_every_cause_describes_what_was_measured():
+    """Each cause gives a paragraph or raises NotShown, on evidence with every measurement."""
+    evidence = make_evidence(better=-0.1, noise=0.1)
+    rng = np.random.default_rng(0)
+    trainings = evidence.stability.assign(start=2.4, end=1.8, apart=0.1)
+    rates = evidence.observer_rates
+    nearest = rates[rates["method"] == methods.OURS].assign(method=methods.NEAREST)
+    rates = pd.concat([rates, nearest], ignore_index=True)
+    rates["USER-proxy"] += 0.5 * rng.standard_normal(len(rates))
+    evidence = dataclasses.replace(evidence, stability=trainings, observer_rates=rates)
+    data = make_measurements(evidence)
+    data.losses = {**data.losses, methods.AFTER: data.losses[methods.OURS]}
+    texts = {number: explanations.find_causes(number, data) for number in claim_causes.CAUSES}
+    assert "standard deviation over identities" in texts[10][0]
+    assert texts[13][0].startswith("With L_FM 0 of 6 trainings diverged, L_CNT changed from 2.40 to 1.80")
+    assert "Without L_FM 6 of 6 trainings diverged" in texts[13][0]
+    assert all(text.endswith(".") and "nan" not in text for causes in texts.values() for text in causes)
+
+
+def test_a_cause_that_is_not_shown_is_left_out():
+    evidence = make_evidence(better=0.0, noise=0.05)
+    small_gap, large_gap = make_measurements(evidence, 0.1), make_measurements(evidence, 2.0)
+    assert any("contributes little" in text for text in explanations.find_causes(8, small_gap))
+    assert not any("contributes little" in text for text in explanations.find_causes(8, large_gap))
+
+
+def test_close_inference_times_are_given_in_seconds():
+    evidence = make_evidence()
+    inference = evidence.timings["phase"] == "inference"
+    evidence.timings.loc[inference, ["seconds", "low", "high"]] = (0.1, 0.09, 0.11)
+    why = explain(evidence)[11]
+    assert "at 64² a frame of Ours takes 0.1000 s [0.0900, 0.1100], one of Pix2pixHD takes" in why
+    assert "Weakest part, relative to the width of its interval: inference, T = 1, 64²" in why
+
+
+def test_every_claim_has_causes_and_an_explanation_without_them():
+    assert list(claim_causes.CAUSES) == [claim.id for claim in claims.CLAIMS]
+    evidence = make_evidence(better=-0.1)
+    why = explain(evidence, Measurements(evidence, {}, judge_error=0.035))
+    assert why[1].endswith(explanations.NO_CAUSE)
+
+
+def test_identities_that_an_undecided_part_needs():
+    """An interval whose half width is twice the estimate needs four times as many identities."""
+    row = {"id": 1, "part holds": "undecided", "estimate": 0.1, "ci_low": -0.1, "ci_high": 0.3}
+    text = explanations.describe_parts(pd.DataFrame([row]), 24)
+    assert "Undecided estimates above zero, as the paper claims: 1 of 1." in text
+    assert (
+        "intervals over about 96 identities have an even chance of excluding zero; this run has 24." in text
+    )
+    assert "identities" not in explanations.describe_parts(pd.DataFrame([row | {"id": 13}]), 24)
+
+
+def test_a_part_that_only_holms_correction_leaves_undecided_needs_no_more_identities():
+    row = {"id": 1, "part holds": "undecided", "estimate": 0.2, "ci_low": 0.01, "ci_high": 0.39}
+    text = explanations.describe_parts(pd.DataFrame([row]), 24)
+    assert text.endswith("Undecided after Holm's correction only: 1.")
+
+
+# -- gates of the committed reference ---------------------------------------------------------------
+def test_reference_has_the_same_claims():
+    table = pd.read_csv(ROOT / "results/reference/tables/claims.csv")
+    assert set(table["id"]) == {claim.id for claim in claims.CLAIMS}

@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-from talking_heads import profiles
+from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.corpus import prepare, video
-from talking_heads.corpus.landmarks import interocular, openings
-from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.corpus.store import Store
-from talking_heads.driving import animate, heads, puppetry, smoothing
-from talking_heads.driving.face_shape import FaceShape, fit
-from talking_heads.evaluation.judges import find_landmarks
-from talking_heads.fine_tuning import Head
-from talking_heads.meta_learning import build
-from talking_heads.tensors import save_weights
+from talking_heads.animation import animate, smoothing
+from talking_heads.animation import head_files as heads
+from talking_heads.animation.face_shape import FaceShape, fit
+from talking_heads.data import prepare, video
+from talking_heads.data.landmarks import interocular, openings
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.store import Store
+from talking_heads.experiments.few_shot import reenactment as puppetry
+from talking_heads.few_shot.head import Head
+from talking_heads.few_shot.networks.build import build
+from talking_heads.judges.use import find_landmarks
+from talking_heads.nn.weight_files import save_weights
 
 ONE = np.array([0])  # frames rendered, where only landmarks are wanted
 
@@ -36,7 +37,9 @@ def error(found, truth):
 
 
 def track(person, video_, moved_by=None, frames=48):
-    return make_clip(8, person, video_, frames, 12.5, 64, sound=False, only=ONE, moved_by=moved_by).landmarks.astype(float)
+    return make_clip(
+        8, person, video_, frames, 12.5, 64, sound=False, only=ONE, moved_by=moved_by
+    ).landmarks.astype(float)
 
 
 @pytest.mark.parametrize("t", [1, 8])
@@ -54,7 +57,10 @@ def test_a_model_fitted_anew_adapts_too_and_says_what_made_it(tmp_path):
     import json
 
     from safetensors import safe_open
-    fit([np.concatenate([track(100 + n, v, frames=8) for v in (0, 1)]) for n in range(60)]).save(tmp_path / "shape.safetensors", {"people": 60})
+
+    fit([np.concatenate([track(100 + n, v, frames=8) for v in (0, 1)]) for n in range(60)]).save(
+        tmp_path / "shape.safetensors", {"people": 60}
+    )
     with safe_open(tmp_path / "shape.safetensors", "np") as file:
         assert json.loads(file.metadata()["about"]) == {"people": 60}
     model, raw, adapted = FaceShape.load(tmp_path / "shape.safetensors"), [], []
@@ -95,9 +101,14 @@ def test_steady_tracks_tremble_less_and_do_not_lag():
 def test_what_is_found_loses_no_motion_to_smoothing():
     """Tracks of the landmark judge: no farther from the truth than before, and not steadier than it."""
     clips = [make_clip(0, 940_000 + n, 1, 24, 12.5, 64, sound=False) for n in range(3)]
-    found, true = [find_landmarks(c.frames).astype(float) for c in clips], [c.landmarks.astype(float) for c in clips]
+    found, true = (
+        [find_landmarks(c.frames).astype(float) for c in clips],
+        [c.landmarks.astype(float) for c in clips],
+    )
     steady = [smoothing.steady(f, 12.5) for f in found]
-    assert np.mean([error(s, t) for s, t in zip(steady, true)]) < 1.01 * np.mean([error(f, t) for f, t in zip(found, true)])
+    assert np.mean([error(s, t) for s, t in zip(steady, true)]) < 1.01 * np.mean(
+        [error(f, t) for f, t in zip(found, true)]
+    )
     flicker = lambda tracks: np.mean([smoothing.flicker(t) for t in tracks])
     assert 0.93 * flicker(true) < flicker(steady) < flicker(found)
 
@@ -107,7 +118,10 @@ def test_flicker_of_even_motion_is_zero():
     even[:, 36:42] += [10, 0]
     assert smoothing.flicker(even) == pytest.approx(0)
     picture = lambda levels: np.tile(np.array(levels, np.uint8)[:, None, None, None], (1, 8, 8, 3))
-    assert smoothing.picture_flicker(picture([0, 50, 100, 150])) == 0 and smoothing.picture_flicker(picture([0, 50, 0, 50])) == 100
+    assert (
+        smoothing.picture_flicker(picture([0, 50, 100, 150])) == 0
+        and smoothing.picture_flicker(picture([0, 50, 0, 50])) == 100
+    )
 
 
 CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
@@ -123,12 +137,15 @@ def test_a_kept_head_is_the_head(profile, few, tmp_path):
     start = time.time()
     kept = heads.load_head(path)
     assert time.time() - start < 1 and kept.card == CARD
-    np.testing.assert_allclose(kept.drive(few.points).astype(int), ((wanted.movedim(1, -1) + 1) * 127.5).numpy(), atol=3)
+    np.testing.assert_allclose(
+        kept.drive(few.points).astype(int), ((wanted.movedim(1, -1) + 1) * 127.5).numpy(), atol=3
+    )
     assert np.array_equal(kept.images, few.images)
 
 
 def test_what_is_no_head_is_refused(profile, few, tmp_path):
-    from talking_heads.reproduce.reference import COMMITTED
+    from talking_heads.experiments.few_shot.weights import COMMITTED
+
     with pytest.raises(ValueError, match="not a head"):
         heads.load_head(COMMITTED / "weights/ft.safetensors")
     (tmp_path / "x.head").write_bytes(b"something")
@@ -150,6 +167,7 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     me, you = make_clip(8, 1, 0, 1, 12.5, 96), make_clip(8, 2, 0, 20, 12.5, 96)
     import cv2
+
     cv2.imwrite(str(folder / "me.png"), me.frames[0][..., ::-1])
     np.savez(folder / "me.npz", landmarks=me.landmarks)
     video.write(folder / "you.mp4", you.frames, you.fps, you.sound)
@@ -158,18 +176,47 @@ def clips(tmp_path_factory):
 
 
 def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, monkeypatch):
-    load = profiles.load
-    monkeypatch.setattr(profiles, "load", lambda name: load(name, tune_epochs=2))
+    load = config.load
+    monkeypatch.setattr(profiles, "load", lambda name: load(name, {"few_shot.fine_tuning.epochs": 2}))
     out = tmp_path / "me.mp4"
-    assert main(["animate", "--photo", str(clips / "me.png"), "--driver", str(clips / "you.mp4"), "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "animate",
+                "--photo",
+                str(clips / "me.png"),
+                "--driver",
+                str(clips / "you.mp4"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     made = video.read(out)
     assert len(made.frames) == 20 and made.frames[0].shape == (256, 256, 3) and made.sound is not None
     with av.open(str(out)) as container:
-        assert "synthetic" in container.metadata["comment"] and container.streams.audio[0].rate == animate.HEARD
+        assert (
+            "synthetic" in container.metadata["comment"] and container.streams.audio[0].rate == animate.HEARD
+        )
     kept = heads.load_head(tmp_path / "me.mp4.head")
     assert kept.card["T"] == 1 and kept.card["origin"] == "me.png"
     bare = tmp_path / "bare.mp4"
-    assert main(["animate", "--head", str(tmp_path / "me.mp4.head"), "--driver", str(clips / "you.mp4"), "--out", str(bare), "--no-mark"]) == 0
+    assert (
+        main(
+            [
+                "animate",
+                "--head",
+                str(tmp_path / "me.mp4.head"),
+                "--driver",
+                str(clips / "you.mp4"),
+                "--out",
+                str(bare),
+                "--no-mark",
+            ]
+        )
+        == 0
+    )
     corner = [np.stack(video.read(p).frames).astype(int)[:, -24:, :80] for p in (out, bare)]
     elsewhere = [np.stack(video.read(p).frames).astype(int)[:, :200] for p in (out, bare)]
     assert np.abs(corner[0] - corner[1]).mean() > 8 > np.abs(elsewhere[0] - elsewhere[1]).mean()
@@ -177,45 +224,59 @@ def test_animate_leaves_a_video_with_sound_a_mark_and_a_head(clips, tmp_path, mo
 
 def test_a_face_that_fills_its_photograph_is_driven_as_large_as_it_was_learned(tmp_path, monkeypatch):
     import cv2
-    profile, driven = profiles.load("smoke", tune_epochs=1), []
+
+    profile, driven = config.load("smoke", {"few_shot.fine_tuning.epochs": 1}), []
     me = make_clip(8, 1, 0, 1, 12.5, 96)
     left, top = (me.landmarks[0].min(0) - 4).astype(int)
     side = int(np.ptp(me.landmarks[0], axis=0).max()) + 8
-    cv2.imwrite(str(tmp_path / "tight.png"), me.frames[0][top:top + side, left:left + side, ::-1])
+    cv2.imwrite(str(tmp_path / "tight.png"), me.frames[0][top : top + side, left : left + side, ::-1])
     np.savez(tmp_path / "tight.npz", landmarks=me.landmarks - [left, top])
     few = animate.source_frames([tmp_path / "tight.png"], profile, 1, None)
-    assert few.square[2] > 1.3 * profile.image_size
+    assert few.square[2] > 1.3 * profile.data.image_size
     monkeypatch.setattr(animate, "make_extractors", lambda _: [])
-    head = animate.learn(build(profile, 1), few, profile, tmp_path / "tight.head", CARD, torch.device("cpu"), log=False)
+    head = animate.learn(
+        build(profile, 1), few, profile, tmp_path / "tight.head", CARD, torch.device("cpu"), log=False
+    )
     monkeypatch.setattr(heads.KeptHead, "drive", lambda self, points: driven.append(points))
-    wide = animate.crops.to_crop(me.landmarks, animate.crops.clip_square(me.landmarks), profile.image_size)
-    animate.perform(head, animate.Driver(np.repeat(wide, 3, 0).astype(float), 12.5, None), adapt=False, smooth=False)
+    wide = animate.crops.to_crop(
+        me.landmarks, animate.crops.clip_square(me.landmarks), profile.data.image_size
+    )
+    animate.perform(
+        head, animate.Driver(np.repeat(wide, 3, 0).astype(float), 12.5, None), adapt=False, smooth=False
+    )
     assert np.abs(driven[0][0] - few.points[0]).max() < 0.5
 
 
 def test_known_pupils_are_learned_and_driven(clips, tmp_path, monkeypatch):
     """A head learned with pupils looks where the driver's pupils say; one learned without ignores them."""
-    profile, looks = profiles.load("smoke", tune_epochs=2), {}
-    assert profile.pupils > 0
+    profile, looks = config.load("smoke", {"few_shot.fine_tuning.epochs": 2}), {}
+    assert profile.few_shot.landmark_images.pupils > 0
     me, you = make_clip(8, 1, 0, 1, 12.5, 96), make_clip(8, 2, 0, 20, 12.5, 96)
     for name, clip in (("me", me), ("you", you)):
         source = clips / ("me.png" if name == "me" else "you.mp4")
         (tmp_path / source.name).write_bytes(source.read_bytes())
         np.savez(tmp_path / f"{name}.npz", landmarks=clip.landmarks, pupils=clip.pupils)
-    driver = animate.read_driver(tmp_path / "you.mp4", profile.image_size, None)
+    driver = animate.read_driver(tmp_path / "you.mp4", profile.data.image_size, None)
     assert driver.points.shape == (20, 70, 2) and np.isfinite(driver.points).all()
     nets = build(profile, 1)
     monkeypatch.setattr(animate, "make_extractors", lambda _: [])
     for pupils, count in ((True, 70), (False, 68)):
         few = animate.source_frames([tmp_path / "me.png"], profile, 1, None, pupils)
         assert few.points.shape == (1, count, 2)
-        head = animate.learn(nets, few, profile, tmp_path / f"{count}.head", CARD, torch.device("cpu"), log=False)
-        aside = dataclasses.replace(driver, points=np.concatenate([driver.points[:, :68], driver.points[:, 68:] + [2.0, 0.0]], 1))
+        head = animate.learn(
+            nets, few, profile, tmp_path / f"{count}.head", CARD, torch.device("cpu"), log=False
+        )
+        aside = dataclasses.replace(
+            driver, points=np.concatenate([driver.points[:, :68], driver.points[:, 68:] + [2.0, 0.0]], 1)
+        )
         looks[pupils] = np.array_equal(animate.perform(head, driver), animate.perform(head, aside))
     assert looks == {True: False, False: True}
-    adapted = FaceShape.load().adapt(driver.points, few.points, profile.image_size)
+    adapted = FaceShape.load().adapt(driver.points, few.points, profile.data.image_size)
     for pupil, lids in ((68, slice(36, 42)), (69, slice(42, 48))):
-        side = lambda points: np.median(points[:, pupil, 0] - points[:, lids, 0].mean(1)) / np.median(np.ptp(points[:, lids, 0], axis=1))
+        side = lambda points: (
+            np.median(points[:, pupil, 0] - points[:, lids, 0].mean(1))
+            / np.median(np.ptp(points[:, lids, 0], axis=1))
+        )
         assert side(adapted) == pytest.approx(side(driver.points), abs=0.05)
     np.savez(tmp_path / "me.npz", landmarks=me.landmarks, pupils=me.pupils[:, :1])
     with pytest.raises(ValueError, match=r"me\.npz: pupils have shape \(1, 1, 2\)"):
@@ -228,44 +289,86 @@ def test_pupils_that_a_detector_finds_are_used(clips, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/you.mp4").write_bytes((clips / "you.mp4").read_bytes())
     points = np.concatenate([you.landmarks, you.pupils], 1)
-    detect = lambda frames: (points[:len(frames)], np.ones(len(frames), int))
+    detect = lambda frames: (points[: len(frames)], np.ones(len(frames), int))
     prepare.prepare(tmp_path / "in", tmp_path / "out", prepare.Settings(64, 0), detect=detect, quiet=True)
     _, found = Store(tmp_path / "out", "test").read(0, np.arange(20), pupils=True)
     assert found.shape == (20, 70, 2) and np.isfinite(found).all()
     middle = lambda p: p[:, 36:42].mean(1)
     scale = np.linalg.norm(middle(found)[0] - found[0, 8]) / np.linalg.norm(middle(points)[0] - points[0, 8])
-    np.testing.assert_allclose(found[:, 68] - middle(found), scale * (points[:, 68] - middle(points)), atol=0.05)
+    np.testing.assert_allclose(
+        found[:, 68] - middle(found), scale * (points[:, 68] - middle(points)), atol=0.05
+    )
     assert animate.read_driver(tmp_path / "in/you.mp4", 64, detect).points.shape == (20, 70, 2)
-    assert animate.source_frames([tmp_path / "in/you.mp4"], profiles.load("smoke"), 4, detect, pupils=True).points.shape == (4, 70, 2)
+    assert animate.source_frames(
+        [tmp_path / "in/you.mp4"], config.load("smoke"), 4, detect, pupils=True
+    ).points.shape == (4, 70, 2)
 
 
 def test_several_photographs_are_learned_from_together(tmp_path):
     import cv2
-    profile, me = profiles.load("smoke"), make_clip(8, 1, 0, 3, 2.5, 96)
+
+    profile, me = config.load("smoke"), make_clip(8, 1, 0, 3, 2.5, 96)
     for n, size in enumerate((96, 144, 120)):
         cv2.imwrite(str(tmp_path / f"{n}.png"), cv2.resize(me.frames[n], (size, size))[..., ::-1])
         np.savez(tmp_path / f"{n}.npz", landmarks=((me.landmarks[n] + 0.5) * size / 96 - 0.5)[None])
     paths = sorted(tmp_path.glob("*.png"))
     few = animate.source_frames(paths, profile, 8, None)
     alone = [animate.source_frames([path], profile, 8, None) for path in paths]
-    assert len(few.images) == 3 and all(np.array_equal(few.images[n], one.images[0]) for n, one in enumerate(alone))
-    assert animate.shares([3], 8) == [3] and animate.shares([8, 1], 8) == [7, 1] and animate.shares([8, 8, 1], 8) == [3, 4, 1] and animate.shares([1] * 10, 8) == [1] * 10
+    assert len(few.images) == 3 and all(
+        np.array_equal(few.images[n], one.images[0]) for n, one in enumerate(alone)
+    )
+    assert (
+        animate.shares([3], 8) == [3]
+        and animate.shares([8, 1], 8) == [7, 1]
+        and animate.shares([8, 8, 1], 8) == [3, 4, 1]
+        and animate.shares([1] * 10, 8) == [1] * 10
+    )
     first, rest = animate.halves(few)
     assert np.array_equal(first.images, few.images[:1]) and np.array_equal(rest.images, few.images[1:])
-    assert all(np.array_equal(half.images, alone[0].images) for half in animate.halves(alone[0])), "of one photograph there is no other half"
+    assert all(np.array_equal(half.images, alone[0].images) for half in animate.halves(alone[0])), (
+        "of one photograph there is no other half"
+    )
 
 
 def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "new.png").write_bytes((clips / "me.png").read_bytes())
-    assert main(["animate", "--photo", str(tmp_path / "new.png"), "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert (
+        main(
+            [
+                "animate",
+                "--photo",
+                str(tmp_path / "new.png"),
+                "--driver",
+                str(clips / "you.mp4"),
+                "--out",
+                str(tmp_path / "o.mp4"),
+            ]
+        )
+        == 2
+    )
     assert "face-alignment" in capsys.readouterr().err and not (tmp_path / "o.mp4").exists()
     assert main(["animate", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
     assert "either --photo" in capsys.readouterr().err
     monkeypatch.setattr(animate, "fine_tune", lambda *args, **kwargs: pytest.fail("it learned first"))
-    assert main(["animate", "--photo", str(clips / "me.png"), "--kind", "alien", "--driver", str(clips / "you.mp4"), "--out", str(tmp_path / "o.mp4")]) == 2
+    assert (
+        main(
+            [
+                "animate",
+                "--photo",
+                str(clips / "me.png"),
+                "--kind",
+                "alien",
+                "--driver",
+                str(clips / "you.mp4"),
+                "--out",
+                str(tmp_path / "o.mp4"),
+            ]
+        )
+        == 2
+    )
     assert "kind 'alien'; there are: procedural speaker" in capsys.readouterr().err
-    profile = profiles.load("smoke")
+    profile = config.load("smoke")
     np.savez(tmp_path / "new.npz", landmarks=np.full((1, 68, 2), np.nan))
     with pytest.raises(ValueError, match=r"new\.png: .*no usable frame"):
         animate.source_frames([tmp_path / "new.png"], profile, 1, None)
@@ -274,7 +377,8 @@ def test_animate_says_what_is_missing(clips, tmp_path, monkeypatch, capsys):
 
 
 def test_pupils_are_dots_of_their_own_and_may_be_unknown():
-    from talking_heads.corpus.landmarks import draw
+    from talking_heads.data.landmarks import draw
+
     clip = make_clip(8, 1, 0, 1, 12.5, 64, sound=False)
     plain, both = draw(clip.landmarks[0], 64, 1.25), np.concatenate([clip.landmarks[0], clip.pupils[0]])
     dotted = draw(both, 64, 1.25)
@@ -287,10 +391,12 @@ def test_pupils_are_dots_of_their_own_and_may_be_unknown():
 
 
 def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch):
-    from talking_heads.corpus import episodes
+    from talking_heads.data import episodes
 
     drawn, draw_all = [], episodes.draw_all
-    monkeypatch.setattr(episodes, "draw_all", lambda points, *more: drawn.append(points) or draw_all(points, *more))
+    monkeypatch.setattr(
+        episodes, "draw_all", lambda points, *more: drawn.append(points) or draw_all(points, *more)
+    )
     for share, low, high in ((0.0, 0, 0), (0.5, 12, 36), (1.0, 48, 48)):
         sampler = episodes.EpisodeSampler(videos, 2, 2, 2, 4, 32, 1.0, seed=0, pupils=share)
         drawn.clear()
@@ -298,12 +404,15 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch):
             sampler.next()
         shown = sum(p.shape[1] == 70 and bool(np.isfinite(p[:, 68:]).all()) for batch in drawn for p in batch)
         assert low <= shown <= high
-        assert all(np.isfinite(p[:, 68:]).all() or np.isnan(p[:, 68:]).all() for batch in drawn for p in batch)
+        assert all(
+            np.isfinite(p[:, 68:]).all() or np.isnan(p[:, 68:]).all() for batch in drawn for p in batch
+        )
 
 
 def test_a_puppet_does_what_its_sliders_say():
-    from talking_heads.corpus.landmarks import openings
-    from talking_heads.driving.puppet import puppet_of
+    from talking_heads.animation.face_rig import puppet_of
+    from talking_heads.data.landmarks import openings
+
     own = track(41, 0)
     puppet = puppet_of(own)
     frontal = puppet.points()
@@ -311,12 +420,21 @@ def test_a_puppet_does_what_its_sliders_say():
         made = openings(puppet.points(mouth=mouth, eyes=eyes))
         assert made[0] == pytest.approx(mouth, abs=0.03) and made[1] == pytest.approx(eyes, abs=0.03)
     nose, middle = lambda p: p[30, 0], lambda p: p[[36, 45], 0].mean()
-    assert nose(puppet.points(yaw=30)) - middle(puppet.points(yaw=30)) > 3 > -3 > nose(puppet.points(yaw=-30)) - middle(puppet.points(yaw=-30))
-    assert puppet.points(pitch=15)[30, 1] > frontal[30, 1] + 1 and puppet.points(roll=15)[45, 1] > puppet.points(roll=15)[36, 1] + 2
+    assert (
+        nose(puppet.points(yaw=30)) - middle(puppet.points(yaw=30))
+        > 3
+        > -3
+        > nose(puppet.points(yaw=-30)) - middle(puppet.points(yaw=-30))
+    )
+    assert (
+        puppet.points(pitch=15)[30, 1] > frontal[30, 1] + 1
+        and puppet.points(roll=15)[45, 1] > puppet.points(roll=15)[36, 1] + 2
+    )
 
 
 def test_a_face_is_placed_from_a_few_anchors(model):
-    from talking_heads.driving.puppet import ANCHORS
+    from talking_heads.animation.face_rig import ANCHORS
+
     truth = track(42, 0)[0]
     placed = model.place(truth[list(ANCHORS)], list(ANCHORS))
     assert error(placed[None], truth[None]) < 0.15
@@ -334,15 +452,26 @@ class Copyist:
     """Stands in for a head: it knows which frames belong to a track."""
 
     def __init__(self, own, *clips):
-        self.images, self.points, self.clips, self.settings = own.frames, own.landmarks, clips, SimpleNamespace(image_size=64)
+        self.images, self.points, self.clips, self.settings = (
+            own.frames,
+            own.landmarks,
+            clips,
+            SimpleNamespace(image_size=64),
+        )
 
     def drive(self, points):
-        return next((c.frames for c in self.clips if np.array_equal(c.landmarks, points)), self.clips[-1].frames)
+        return next(
+            (c.frames for c in self.clips if np.array_equal(c.landmarks, points)), self.clips[-1].frames
+        )
 
 
 def test_drivers_are_ranked_by_likeness_to_the_source():
-    me, same, other = (make_clip(8, person, v, 8, 2.5, 64, sound=False) for person, v in ((51, 0), (51, 1), (52, 0)))
-    ranking = puppetry.rank_drivers(Copyist(me, same, other), {"other": other.landmarks, "same": same.landmarks})
+    me, same, other = (
+        make_clip(8, person, v, 8, 2.5, 64, sound=False) for person, v in ((51, 0), (51, 1), (52, 0))
+    )
+    ranking = puppetry.rank_drivers(
+        Copyist(me, same, other), {"other": other.landmarks, "same": same.landmarks}
+    )
     assert list(ranking.index) == ["same", "other"] and ranking["same"] > ranking["other"] + 0.2
 
 
@@ -351,10 +480,20 @@ def test_a_trial_knows_the_truth_and_gains_are_paired(model):
     for source, driver in ((61, 62), (63, 64), (65, 66)):
         moves, truth = puppetry.performance(8, source, driver, 12, 2.5, 64)
         assert np.allclose(moves.pose["yaw"], truth.pose["yaw"]) and moves.sound is not None
-        raw, adapted = puppetry.trial(Copyist(make_clip(8, source, 0, 8, 2.5, 64, sound=False), moves, truth), moves, truth, model)
-        assert raw["CSIM-judge"] < adapted["CSIM-judge"] == pytest.approx(1, abs=1e-3) and adapted["SSIM"] == pytest.approx(1)
+        raw, adapted = puppetry.trial(
+            Copyist(make_clip(8, source, 0, 8, 2.5, 64, sound=False), moves, truth), moves, truth, model
+        )
+        assert raw["CSIM-judge"] < adapted["CSIM-judge"] == pytest.approx(1, abs=1e-3) and adapted[
+            "SSIM"
+        ] == pytest.approx(1)
         rows += [{"pair": source, **raw}, {"pair": source, **adapted}]
     table = puppetry.gains(pd.DataFrame(rows)).set_index("metric")
     by_hand = pd.DataFrame(rows).groupby("landmarks")["track error"].mean()
-    assert table.loc["track error", "gain"] == pytest.approx(by_hand["raw"] - by_hand["adapted"]), "less error is a gain"
-    assert table.loc["track error", "gain"] > 0 and (table["pairs"] == 3).all() and table.loc["SSIM", "low"] <= table.loc["SSIM", "gain"] <= table.loc["SSIM", "high"]
+    assert table.loc["track error", "gain"] == pytest.approx(by_hand["raw"] - by_hand["adapted"]), (
+        "less error is a gain"
+    )
+    assert (
+        table.loc["track error", "gain"] > 0
+        and (table["pairs"] == 3).all()
+        and table.loc["SSIM", "low"] <= table.loc["SSIM", "gain"] <= table.loc["SSIM", "high"]
+    )

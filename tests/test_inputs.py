@@ -20,17 +20,17 @@ import pytest
 from films import click, film, heard_at
 from PIL import Image
 from talking_heads.__main__ import main
-from talking_heads.corpus import planning, prepare, sources, video
-from talking_heads.corpus.crops import Square, crop
-from talking_heads.corpus.decoding import check_memory
-from talking_heads.corpus.detector import Detector
-from talking_heads.corpus.episodes import EpisodeSampler
-from talking_heads.corpus.landmarks import openings
-from talking_heads.corpus.photographs import read_photograph
-from talking_heads.corpus.sidecars import find_sidecar
-from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.corpus.store import Store
-from talking_heads.driving import animate
+from talking_heads.animation import animate
+from talking_heads.data import planning, prepare, sources, video
+from talking_heads.data.crops import Square, crop
+from talking_heads.data.decoding import check_memory
+from talking_heads.data.detection import Detector
+from talking_heads.data.episodes import EpisodeSampler
+from talking_heads.data.landmarks import openings
+from talking_heads.data.photographs import read_photograph
+from talking_heads.data.sidecars import find_sidecar
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.store import Store
 
 SETTINGS = prepare.Settings(64, 0)
 CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}

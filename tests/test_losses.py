@@ -1,13 +1,28 @@
-"""The losses, equation by equation, and VGG's preprocessing."""
+"""The losses, equation by equation, and the feature extractors of the content loss."""
 
 import numpy as np
 import pytest
 import torch
+from talking_heads.config import load
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.few_shot import losses
+from talking_heads.nn.perceptual import (
+    CAFFE,
+    EYES,
+    TAPS,
+    Extractor,
+    embedded_extractor,
+    make_extractors,
+    vgg_extractor,
+    vgg_layers,
+)
+from torch.nn import functional as F
 
-from talking_heads import losses
-from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.perceptual import CAFFE, EYES, TAPS, Extractor, embedded_extractor, make_extractors, vgg_extractor, vgg_layers
-from talking_heads.profiles import load
+WIDTHS = {
+    "vgg19": (64, 64, 128, 128, *[256] * 4, *[512] * 8),
+    "vggface": (64, 64, 128, 128, *[256] * 3, *[512] * 6),
+}
+DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}
 
 
 def test_hinge_is_equation_6():
@@ -23,79 +38,133 @@ def test_realism_match_and_feature_matching():
     assert losses.feature_matching_loss(fake, real, "sum").item() == 4
 
 
-def test_content_loss_sums_weighted_layers_and_leaves_the_real_side_alone(extractors):
-    x, x_hat = torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 3, 8, 8, requires_grad=True)
+def test_content_loss_sums_layers_and_gives_the_real_frame_no_gradient(extractors):
+    x, x_hat = torch.rand(2, 1, 3, 8, 8, requires_grad=True).unbind()
+    x, x_hat = x.detach().requires_grad_(), x_hat.detach().requires_grad_()
     loss = losses.content_loss(x_hat, x, extractors)
-    by_hand = (x - x_hat).abs().mean() + torch.nn.functional.avg_pool2d(x - x_hat, 4).abs().mean()
-    torch.testing.assert_close(loss, by_hand)
-    torch.testing.assert_close(losses.content_loss(x_hat, x, extractors, [e(x) for e in extractors]), loss)
+    expected = (x - x_hat).abs().mean() + F.avg_pool2d(x - x_hat, 4).abs().mean()
+    torch.testing.assert_close(loss, expected)
+    real_features = [extractor(x) for extractor in extractors]
+    torch.testing.assert_close(losses.content_loss(x_hat, x, extractors, real_features), loss)
     loss.backward()
     assert x.grad is None and x_hat.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name, means", [("vgg19", [103.939, 116.779, 123.68]), ("vggface", [129.186, 104.762, 93.594])])
-def test_caffe_preprocessing(name, means):
-    """0-255, the file's own channel order, its means; height stays height."""
-    extractor = Extractor(vgg_layers(name), TAPS[name], 1.0, **CAFFE[name])
+class ScaledPixels:
+    """An extractor whose three layers are multiples of the pixels."""
+
+    weight, gains = 0.25, (1.0, 10.0, 100.0)
+
+    def __call__(self, x):
+        return [x, 2 * x, 3 * x]
+
+
+def test_every_layer_of_the_content_loss_has_the_weight_of_its_network_times_its_gain():
+    black, grey = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.5)
+    loss = losses.content_loss(grey, black, [ScaledPixels(), ScaledPixels()])
+    assert loss.item() == pytest.approx(2 * 0.25 * 0.5 * (1 + 20 + 300))
+
+
+@pytest.mark.parametrize("name", ["attributes", "people", "attributes@eyes"])
+def test_frames_of_two_identities_differ_by_about_one_in_each_layer(name):
+    """What the gains are for; without them the deepest layer would outweigh the others."""
+    clips = [make_clip(11, identity, 0, 4, 2.5, 64, sound=False).frames for identity in range(8)]
+    x = torch.tensor(np.stack(clips)).movedim(-1, 2).float() / 127.5 - 1  # (8, 4, 3, 64, 64)
+    extractor = embedded_extractor(name, 1.0)
+    pairs = zip(extractor(x[:4].flatten(0, 1)), extractor(x[4:].flatten(0, 1)), strict=True)
+    differences = [(a - b).abs().mean().item() * g for g, (a, b) in zip(extractor.gains, pairs, strict=True)]
+    assert differences == pytest.approx([1.0] * 4, rel=0.5)
+
+
+@pytest.mark.parametrize("name", ["vgg19", "vggface"])
+def test_caffe_preprocessing(name):
+    """Pixels 0-255 minus the means of ImageNet or VGGFace, in BGR or RGB; height stays height."""
+    extractor = Extractor(vgg_layers(name), TAPS[name], 1.0, CAFFE[name])
     red = torch.full((1, 3, 4, 6), -1.0)
     red[:, 0] = 1.0
-    seen = extractor.prepare(red)
-    assert seen.shape == red.shape
-    bgr = name == "vgg19"
-    wanted = np.array([0, 0, 255] if bgr else [255, 0, 0]) - means
-    assert seen[0, :, 0, 0].numpy() == pytest.approx(wanted, abs=1e-3)
+    prepared = extractor.prepare(red)
+    assert prepared.shape == red.shape
+    in_bgr, in_rgb = [-103.939, -116.779, 255 - 123.68], [255 - 129.186, -104.762, -93.594]
+    expected = in_bgr if name == "vgg19" else in_rgb
+    assert prepared[0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.fixture
+def vgg_state():
+    """Random weights by the names of torchvision's or Caffe's published files."""
+
+    def make(name: str, style: str) -> dict[str, torch.Tensor]:
+        blocks = [(block, n) for block, depth in enumerate(DEPTHS[name], 1) for n in range(1, depth + 1)]
+        state, previous, position = {}, 3, 0
+        for (block, n), width in zip(blocks, WIDTHS[name], strict=True):
+            position += 1 if n == 1 and block > 1 else 0  # a pooling layer
+            prefix = f"features.{position}" if style == "torchvision" else f"conv{block}_{n}"
+            state[f"{prefix}.weight"] = torch.randn(width, previous, 3, 3) * (2 / previous / 9) ** 0.5
+            state[f"{prefix}.bias"] = torch.zeros(width)
+            previous, position = width, position + 2
+        return state | {"fc6.weight": torch.zeros(2, 2)}
+
+    torch.manual_seed(0)
+    return make
 
 
 @pytest.mark.parametrize("name, style", [("vgg19", "torchvision"), ("vggface", "caffe")])
-def test_vgg_files_of_the_published_layout(tmp_path, name, style):
-    """Random weights under the keys of the published files; taps are the ReLUs after each block's first convolution."""
-    torch.manual_seed(0)
-    layers = vgg_layers(name)
-    convs = [i for i, m in enumerate(layers) if isinstance(m, torch.nn.Conv2d)]
-    depths = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}[name]
-    caffe = [f"conv{b}_{c}" for b, n in enumerate(depths, 1) for c in range(1, n + 1)]
-    state = {f"{f'features.{i}' if style == 'torchvision' else other}.{part}": getattr(layers[i], part).detach().clone()
-             for i, other in zip(convs, caffe) for part in ("weight", "bias")}
-    state["fc6.weight"] = torch.zeros(2, 2)
+def test_vgg_files_of_the_published_layout(tmp_path, vgg_state, name, style):
+    """Taps are the ReLUs after the first convolution of each block."""
+    state = vgg_state(name, style)
     torch.save(state, tmp_path / "file.pth")
     extractor = vgg_extractor(name, tmp_path / "file.pth", 0.01)
     features = extractor(torch.rand(1, 3, 32, 32) * 2 - 1)
-    assert [f.shape[1] for f in features] == [64, 128, 256, 512, 512]
-    assert [f.shape[2] for f in features] == [32, 16, 8, 4, 2]
-    assert all(isinstance(layers[t], torch.nn.ReLU) and t - 1 in convs and (t == 1 or isinstance(layers[t - 2], torch.nn.MaxPool2d)) for t in TAPS[name])
+    assert [f.shape[1:] for f in features] == [
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 4, 4),
+        (512, 2, 2),
+    ]
+    assert all((f >= 0).all() and (f == 0).any() for f in features)
+    first, bias = state[next(iter(state))], torch.zeros(64)
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    expected = F.relu(F.conv2d(extractor.prepare(x), first, bias, padding=1))
+    torch.testing.assert_close(extractor(x)[0], expected)
     del state[next(iter(state))]
     torch.save(state, tmp_path / "file.pth")
-    with pytest.raises(ValueError, match="conv1_1.weight"):
+    with pytest.raises(ValueError, match=r"conv1_1\.weight"):
         vgg_extractor(name, tmp_path / "file.pth", 0.01)
 
 
-def test_embedded_extractors_are_frozen_and_take_any_size():
-    for name in ("attributes", "people", "attributes@eyes"):
-        extractor = embedded_extractor(name, 1.0)
-        assert not any(p.requires_grad for p in extractor.parameters())
-        assert [len(extractor(torch.zeros(1, 3, s, s))) for s in (32, 64, 128)] == [4, 4, 4]
-
-
-def test_every_layer_of_the_content_loss_counts_its_networks_weight_times_its_gain():
-    extractor, (a, b) = embedded_extractor("people", 0.25), torch.rand(2, 2, 3, 64, 64) * 2 - 1
-    by_hand = sum(0.25 * g * (f - r).abs().mean() for g, f, r in zip(extractor.gains, extractor(a), extractor(b), strict=True))
-    torch.testing.assert_close(losses.content_loss(a, b, [extractor]), by_hand)
-    assert len(set(extractor.gains)) == 4
+@pytest.mark.parametrize("name", ["attributes", "people", "attributes@eyes"])
+def test_embedded_extractors_are_frozen_and_take_any_size(name):
+    extractor = embedded_extractor(name, 1.0)
+    assert not any(p.requires_grad for p in extractor.parameters())
+    assert [len(extractor(torch.zeros(1, 3, size, size))) for size in (32, 64, 128)] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_an_extractor_for_the_eyes_sees_all_of_them_and_nothing_else(size):
+def test_an_extractor_for_the_eyes_takes_their_window_alone(size):
     extractor = embedded_extractor("attributes@eyes", 1.0)
     x = torch.zeros(1, 3, size, size)
     top, bottom, left, right = (v * size // 64 for v in EYES)
     x[:, :, top:bottom, left:right] = 1.0
-    seen = extractor.prepare(x)
-    assert seen.shape[2:] == (40, 88) and torch.allclose(seen, torch.ones(())), "of [-1, 1] it makes [-1, 1]"
-    points = np.concatenate([make_clip(9, person, 0, 6, 2.5, 64, sound=False).landmarks for person in range(8)])[:, 36:48]
-    assert np.mean([(points[..., 1] >= EYES[0]) & (points[..., 1] <= EYES[1]), (points[..., 0] >= EYES[2]) & (points[..., 0] <= EYES[3])]) > 0.97
+    prepared = extractor.prepare(x)
+    assert prepared.shape[2:] == (40, 88) and torch.allclose(prepared, torch.ones(())), "still in [-1, 1]"
+
+
+def test_the_window_of_the_eyes_contains_them():
+    clips = [make_clip(9, identity, 0, 6, 2.5, 64, sound=False) for identity in range(8)]
+    x, y = np.concatenate([clip.landmarks for clip in clips])[:, 36:48].transpose(2, 0, 1)
+    top, bottom, left, right = EYES
+    inside = (y >= top) & (y <= bottom) & (x >= left) & (x <= right)
+    assert inside.mean() > 0.97
 
 
 def test_missing_vgg_names_file_licence_and_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"vgg19-d01eb7cb.pth .*licence.*weights fetch vgg19"):
+    with pytest.raises(FileNotFoundError, match=r"vgg19-d01eb7cb\.pth .*licence.*weights fetch vgg19"):
         make_extractors(load("voxceleb1"))
+
+
+def test_random_extractors_need_no_fetched_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
+    extractors = make_extractors(load("voxceleb1"), random=True)
+    assert [extractor.taps for extractor in extractors] == [TAPS["vgg19"], TAPS["vggface"]]

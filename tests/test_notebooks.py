@@ -10,11 +10,10 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-
-from talking_heads import profiles
-from talking_heads.corpus import video
-from talking_heads.reproduce.runner import CHAPTERS
-from talking_heads.reproduce.tables import COLUMNS
+from talking_heads import config
+from talking_heads.data import video
+from talking_heads.experiments.few_shot.chapters import CHAPTERS
+from talking_heads.experiments.few_shot.tables import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -45,18 +44,52 @@ def test_smoke_run_leaves_exactly_what_it_promises(smoke):
     status = json.loads((results / "status.json").read_text())
     assert {n: s["status"] for n, s in status.items()} == {c.name: "ok" for c in CHAPTERS}
     wanted = {p for c in CHAPTERS for p in c.promises}
-    wanted |= {f"tables/{n}.{k}" for n in ("differences", "ablations", "table2", "claims", "reasons", "blur", "adaptation", "drivers", "gaze", "steadiness") for k in ("csv", "md", "tex")}
+    wanted |= {
+        f"tables/{n}.{k}"
+        for n in (
+            "differences",
+            "ablations",
+            "table2",
+            "claims",
+            "reasons",
+            "blur",
+            "adaptation",
+            "drivers",
+            "gaze",
+            "steadiness",
+        )
+        for k in ("csv", "md", "tex")
+    }
     wanted |= {f"notebooks/{c.name}.{k}" for c in CHAPTERS for k in ("ipynb", "html")}
-    wanted |= {"status.json", "records.jsonl", "index.html", ".lock", "clips/start_here.mp4", "figures/gaze.png", "figures/stability.png", "clips/astronaut.png", "clips/astronaut.png.npz"}
+    wanted |= {
+        "status.json",
+        "records.jsonl",
+        "index.html",
+        ".lock",
+        "clips/start_here.mp4",
+        "figures/gaze.png",
+        "figures/stability.png",
+        "clips/astronaut.png",
+        "clips/astronaut.png.npz",
+    }
     by_products = {"runs", "heads", "study"}
     found = {str(p.relative_to(results)) for p in results.rglob("*") if p.is_file()}
     keep = lambda names: {n for n in names if n.split("/")[0] not in by_products}
     assert keep(found) == keep(wanted) and wanted <= found
-    runs = {p.name.split("-")[0] if p.name.startswith("chapter-") else p.name for p in (results / "runs").iterdir()}
-    assert runs == {"chapter", "cells", *(f"meta-{v}" for v in profiles.load("smoke").variants)}
+    runs = {
+        p.name.split("-")[0] if p.name.startswith("chapter-") else p.name
+        for p in (results / "runs").iterdir()
+    }
+    assert runs == {"chapter", "cells", *(f"meta-{v}" for v in config.load("smoke").variants)}
     assert list(pd.read_csv(results / "tables/table1.csv").columns) == COLUMNS
-    assert len(pd.read_csv(results / "tables/differences.csv")) == 3 * (3 + 2 + 4), "three metrics: after against before, T against T, against both trivial rows"
-    assert "Report: " in done.stdout and "| T | corpus | method |" in done.stdout and "about" not in done.stdout.splitlines()[-1]
+    assert len(pd.read_csv(results / "tables/differences.csv")) == 3 * (3 + 2 + 4), (
+        "three metrics: after against before, T against T, against both trivial rows"
+    )
+    assert (
+        "Report: " in done.stdout
+        and "| T | corpus | method |" in done.stdout
+        and "about" not in done.stdout.splitlines()[-1]
+    )
 
 
 def test_clips_play_with_their_sound(smoke):
@@ -67,10 +100,33 @@ def test_clips_play_with_their_sound(smoke):
 
 def test_records_have_their_provenance(smoke):
     records = [json.loads(line) for line in (smoke[0] / "records.jsonl").read_text().splitlines()]
-    fields = {"name", "value", "unit", "method", "T", "corpus", "seed", "n_people", "n_frames", "profile", "device", "torch", "commit",
-              "parameters", "seconds", "time", "run_id"}
+    fields = {
+        "name",
+        "value",
+        "unit",
+        "method",
+        "T",
+        "corpus",
+        "seed",
+        "n_people",
+        "n_frames",
+        "profile",
+        "device",
+        "torch",
+        "commit",
+        "parameters",
+        "seconds",
+        "time",
+        "run_id",
+    }
     assert records and all(set(r) == fields for r in records) and {r["profile"] for r in records} == {"smoke"}
-    assert {"SSIM", "few-shot learning", "inference", "track error, adapted against raw", "gaze error, pupils against 68 points"} <= {r["name"] for r in records}
+    assert {
+        "SSIM",
+        "few-shot learning",
+        "inference",
+        "track error, adapted against raw",
+        "gaze error, pupils against 68 points",
+    } <= {r["name"] for r in records}
 
 
 def test_report_needs_no_network_and_executed_notebooks_no_paths(smoke):
@@ -92,13 +148,31 @@ def test_a_corpus_with_one_variant_comes_to_its_end(pools, tmp_path):
     """As voxceleb2-ff: nothing is fine-tuned in Table 1, and its ablations are of another model than Table 1's "Ours"."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/pools").symlink_to(pools)
-    command = [sys.executable, "-m", "talking_heads", "--data", str(tmp_path / "data"), "--results", str(tmp_path), "run", "--profile", "smoke-ff", "--device", "cpu",
-               "--only", "05", "06", "08"]
+    command = [
+        sys.executable,
+        "-m",
+        "talking_heads",
+        "--data",
+        str(tmp_path / "data"),
+        "--results",
+        str(tmp_path),
+        "run",
+        "--profile",
+        "smoke-ff",
+        "--device",
+        "cpu",
+        "--only",
+        "05",
+        "06",
+        "08",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     results = tmp_path / "smoke-ff"
     ran = pd.read_csv(results / "tables/table1.csv").query("n_people > 0")["method"].unique()
     assert set(ran) == {"Ours-FF", "nearest training frame", "mean training frame"}
-    assert "Ablations of the ff model at T = 4" in (results / "tables/ablations.md").read_text() and not len(pd.read_csv(results / "tables/differences.csv"))
+    assert "Ablations of the ff model at T = 4" in (results / "tables/ablations.md").read_text() and not len(
+        pd.read_csv(results / "tables/differences.csv")
+    )
     said = pd.read_csv(results / "tables/claims.csv").groupby("id")["holds"].first()
     assert said[1] == "not run: Ours-FT, T = 1" and said[4].startswith("not run: Ours before")

@@ -17,12 +17,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from talking_heads import files
 from talking_heads.__main__ import main
-from talking_heads.corpus import video
-from talking_heads.corpus.speakers.clips import make_clip
-from talking_heads.driving import animate, heads
-from talking_heads.fine_tuning import Head
-from talking_heads.meta_learning import build
-from talking_heads.tensors import load_weights, save_weights
+from talking_heads.animation import animate
+from talking_heads.animation import head_files as heads
+from talking_heads.data import video
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.few_shot.head import Head
+from talking_heads.few_shot.networks.build import build
+from talking_heads.nn.weight_files import load_weights, save_weights
 
 ROOT = Path(__file__).parents[1]
 CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
@@ -349,8 +350,8 @@ import os, signal, sys
 from talking_heads import profiles
 from talking_heads.__main__ import main
 from talking_heads.driving import animate
-load = profiles.load
-profiles.load = lambda name: load(name, tune_epochs=1)
+load = config.load
+config.load = lambda name: load(name, tune_epochs=1)
 stop = getattr(animate, sys.argv[1])
 def interrupt(*a, **k):
     os.kill(os.getpid(), signal.SIGINT)

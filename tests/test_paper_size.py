@@ -16,10 +16,20 @@ CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 def test_a_papers_profile_goes_all_the_way(profile, capsys):
     """Prepare, two meta-learning steps, one fine-tuning step, one evaluation and the table, within 24 GiB."""
     clips = ["--clips", str(Path(CLIPS).resolve())] if CLIPS else []
-    done = subprocess.run([sys.executable, "-m", "talking_heads", "exercise", "--profile", profile, "--json", *clips], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "talking_heads", "exercise", "--profile", profile, "--json", *clips],
+        capture_output=True,
+        text=True,
+    )
     with capsys.disabled():
         print(f"\n{profile}\n{done.stdout}")
     assert done.returncode == 0, done.stderr[-2000:]
     stages = {row["stage"]: row for row in json.loads(done.stdout.splitlines()[-1])}
-    assert list(stages) == ["prepare", "meta-learning step 1", "meta-learning step 2", "fine-tuning step", "evaluation and table"]
+    assert list(stages) == [
+        "prepare",
+        "meta-learning step 1",
+        "meta-learning step 2",
+        "fine-tuning step",
+        "evaluation and table",
+    ]
     assert max(row["peak GiB so far"] for row in stages.values()) < 24

@@ -1,213 +1,237 @@
-"""What the committed reference results must show: paired differences over the test people with intervals above zero."""
+"""Gates of the reference: what the committed files of ``results/reference`` must show.
 
-import base64
-import io
+They test no code, but the results that one run left: these files keep the column names and the profile's text
+of that run. Differences are paired over the identities of the evaluation set, with intervals above zero.
+"""
+
 import json
 import re
+import subprocess
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from talking_heads import config
+from talking_heads.experiments.few_shot import methods
+from talking_heads.experiments.few_shot.chapters import CHAPTERS
+from talking_heads.experiments.few_shot.explanations import NO_CAUSE
+from talking_heads.experiments.few_shot.paper_numbers import VERDICTS
+from talking_heads.experiments.few_shot.weights import digest_of, load_all, weights_keys, weights_path
+from talking_heads.files import sha256
+from talking_heads.nn.feature_networks import WEIGHTS
+from talking_heads.nn.perceptual import embedded_digest
+from talking_heads.nn.weight_files import load_weights
 
-from talking_heads import profiles
-from talking_heads.evaluation import methods
-from talking_heads.perceptual import embedded_digest
-from talking_heads.reproduce import reference, tables
-from talking_heads.reproduce.reasons import NO_CAUSE
-from talking_heads.reproduce.runner import CHAPTERS, Run
-from talking_heads.tensors import load_weights, sha256
-
-RESULTS = Path(__file__).parents[1] / "results"
+CHECKOUT = Path(__file__).parents[1]
+RESULTS = CHECKOUT / "results"
 REFERENCE = RESULTS / "reference"
-PROFILE = profiles.load("laptop")
+PROFILE = config.load("laptop")
+SMALL_NETWORKS = ("ft", "ff", "attributes", "people", "identity", "landmarks")  # at most 25 MB together
+PROVENANCE = ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors")
+NO_CAUSES = (NO_CAUSE, "No cause was found among what is measured here.")  # now, and when the reference ran
+FETCHED = ("FID", "KID", "CSIM", "USER")  # metrics that need fetched networks, or raters
+
+
+def read_table(name: str) -> pd.DataFrame:
+    return pd.read_csv(REFERENCE / "tables" / f"{name}.csv")
+
+
+def read_json(name: str) -> dict:
+    return json.loads((REFERENCE / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def differences():
-    return pd.read_csv(REFERENCE / "tables/differences.csv")
+def differences() -> pd.DataFrame:
+    return read_table("differences")
 
 
 @pytest.fixture(scope="module")
-def table1():
-    return pd.read_csv(REFERENCE / "tables/table1.csv")
+def table1() -> pd.DataFrame:
+    return read_table("table1")
 
 
-@pytest.mark.parametrize("variant", PROFILE.variants)
-def test_reference_weights_fit_and_say_what_made_them(variant):
-    assert variant in reference.load_all(PROFILE, "reference", RESULTS, only=[variant]).networks
-    _, about = load_weights(reference.weights_path(PROFILE, variant, "reference", RESULTS))
-    for field in ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors"):
-        assert field in about
-    assert about["variant"] == variant and about["extractors"] == {n: embedded_digest(n) for n in PROFILE.extractors}, \
-        "trained with other feature networks than those in the package"
+# -- the files ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("variant", PROFILE.few_shot.trainings.variants)
+def test_reference_weights_fit_and_state_their_provenance(variant):
+    assert variant in load_all(PROFILE, "reference", RESULTS, only=[variant]).networks
+    metadata = load_weights(weights_path(PROFILE, variant, "reference", RESULTS))[1]
+    assert metadata.keys() >= set(PROVENANCE) and metadata["variant"] == variant
+    embedded = {name: embedded_digest(name) for name in PROFILE.few_shot.losses.extractors}
+    assert metadata["extractors"] == embedded, "trained with other feature networks than the package's"
 
 
-def test_sizes_of_what_is_committed():
-    from talking_heads.judges.training import WEIGHTS
-    size = {p.stem: p.stat().st_size for folder in (REFERENCE / "weights", WEIGHTS) for p in folder.glob("*.safetensors")}
-    others = sum(p.stat().st_size for p in REFERENCE.rglob("*") if p.is_file() and p.parent.name != "weights")
-    assert sum(size[n] for n in ("ft", "ff", "attributes", "people", "identity", "landmarks")) <= 25e6
-    assert sum(size.values()) <= 60e6 and others <= 15e6
+def test_reference_sizes():
+    files = [*(REFERENCE / "weights").glob("*.safetensors"), *WEIGHTS.glob("*.safetensors")]
+    sizes = {path.stem: path.stat().st_size for path in files}
+    others = [p for p in REFERENCE.rglob("*") if p.is_file() and p.parent.name != "weights"]
+    assert sum(sizes[name] for name in SMALL_NETWORKS) <= 25e6
+    assert sum(sizes.values()) <= 60e6
+    assert sum(path.stat().st_size for path in others) <= 15e6
 
 
-def test_reference_results_are_about_these_weights(table1):
-    """Weights that came later change nothing in rows of those that were there."""
-    used = json.loads((REFERENCE / "weights.json").read_text())["weights"]
-    now = reference.weights_keys(PROFILE, "reference", RESULTS)
-    assert set(table1["run_id"]) == {reference.digest_of(used)}
-    assert {v: key for v, key in used.items() if key != "absent"}.items() <= now.items()
+def test_reference_results_are_of_these_weights(table1):
+    """Weights that came later change nothing in the rows of earlier ones."""
+    used = read_json("weights.json")["weights"]
+    present = weights_keys(PROFILE, "reference", RESULTS)
+    assert set(table1["run_id"]) == {digest_of(used)}
+    assert {variant: key for variant, key in used.items() if key != "absent"}.items() <= present.items()
 
 
-def test_reference_chapters_are_those_of_the_checkout():
-    """The code that was executed is what a reader opens, but for the cell of parameters that papermill adds."""
-    kept = list((REFERENCE / "notebooks").glob("*.ipynb"))
-    assert kept
-    for path in kept:
-        ran, opened = ([c["source"] for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", [])]
-                       for p in (path, RESULTS.parent / "notebooks" / path.name))
-        assert ran == opened, path.name
+def code_cells(text: str) -> list[str]:
+    """Sources of a notebook's code cells, without the cell of parameters that papermill adds."""
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    return ["".join(c["source"]) for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
 
 
-def test_pictures_of_kept_notebooks_shrink_and_stay_what_they_show(tmp_path):
-    def picture(pixels):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        return nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
-
-    smooth = np.stack(np.meshgrid(np.arange(256), np.arange(256)) * 2, -1)[..., :3] // 2 + np.random.default_rng(0).integers(0, 8, (256, 256, 3))
-    flat = np.zeros((8, 8, 3), np.uint8)  # a PNG of one colour is smaller than any JPEG
-    cell = nbformat.v4.new_code_cell(outputs=[picture(smooth.astype(np.uint8)), picture(flat)])
-    path = tmp_path / "kept.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    before = path.stat().st_size
-    reference.compress_pictures(path)
-    first, second = nbformat.read(path, 4).cells[0].outputs
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.data["image/jpeg"]))))
-    assert path.stat().st_size < before / 2 and set(first.data) == {"image/jpeg"} and set(second.data) == {"image/png"}
-    assert np.abs(shown - smooth.astype(float)).mean() < 4
+def test_reference_chapters_are_those_of_its_commit():
+    """The code that was executed is that of the commit that the reference names."""
+    commit = read_json("weights.json")["commit"]
+    for path in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
+        command = ["git", "show", f"{commit}:notebooks/{path.name}"]
+        source = subprocess.run(command, cwd=CHECKOUT, capture_output=True, encoding="utf-8", check=False)
+        if source.returncode:
+            pytest.skip(f"needs the history of git back to commit {commit}")
+        assert code_cells(path.read_text(encoding="utf-8")) == code_cells(source.stdout), path.name
 
 
-def gain(differences, a, ta, b, tb, metric):
-    row = differences[(differences["claim"] == f"{a}, T = {ta}, better than {b}, T = {tb}") & (differences["metric"] == metric)]
-    assert len(row) == 1
-    return row.iloc[0]
+def test_reference_chapters_ran_to_their_end():
+    for path in (REFERENCE / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        executed = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in executed if "".join(cell["source"]).strip()), path.name
+        outputs = [output["output_type"] for cell in executed for output in cell["outputs"]]
+        assert outputs and "error" not in outputs, path.name
+
+
+def test_reference_is_one_run_of_all_chapters():
+    provenance = read_json("weights.json")
+    lines = (REFERENCE / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["commit"] for line in lines} == {provenance["commit"]}
+    assert "absent" not in provenance["weights"].values()
+    assert {path.stem for path in (REFERENCE / "notebooks").glob("*.ipynb")} == {c.name for c in CHAPTERS}
+    assert {outcome["status"] for outcome in read_json("status.json").values()} == {"ok"}
+    promises = [promise for chapter in CHAPTERS for promise in chapter.promises]
+    kept = [promise for promise in promises if promise.startswith(("tables/", "figures/"))]
+    assert [promise for promise in kept if not (REFERENCE / promise).exists()] == []
+
+
+def test_reference_names_no_folder_of_a_machine():
+    endings = {".md", ".tex", ".html", ".json", ".jsonl", ".csv", ".ipynb"}
+    rooted = re.compile(r"(?<![\w+/.])/(?:home|root|work|tmp|mnt|opt|Users)/\w")
+    texts = [path for path in REFERENCE.rglob("*") if path.suffix in endings]
+    hits = {path.name: rooted.search(path.read_text(encoding="utf-8")) for path in texts}
+    assert [name for name, hit in hits.items() if hit] == []
+
+
+def test_reference_has_the_files_that_texts_name():
+    texts = [CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")]
+    texts += (CHECKOUT / "notebooks").glob("*.ipynb")
+    pattern = re.compile(r"results/reference/[\w/]+\.\w+")
+    named = {hit for path in texts for hit in pattern.findall(path.read_text(encoding="utf-8"))}
+    assert named
+    assert [name for name in named if not (CHECKOUT / name).exists()] == []
+
+
+def test_reference_tables_name_their_weights(table1):
+    for path in (REFERENCE / "tables").glob("*.md"):
+        without_weights = path.stem in ("sizes", "table2")
+        assert without_weights or "weights: profile" in path.read_text(encoding="utf-8"), path.name
+    assert set(table1["verdict"]) <= set(VERDICTS)
+
+
+# -- the numbers ----------------------------------------------------------------------------------
+def low_end(differences: pd.DataFrame, better: tuple[str, int], worse: tuple[str, int], metric: str) -> float:
+    """The lower end of the interval of a difference between two (method, T)."""
+    claim = f"{better[0]}, T = {better[1]}, better than {worse[0]}, T = {worse[1]}"
+    rows = differences[(differences["claim"] == claim) & (differences["metric"] == metric)]
+    return rows["low"].item()
 
 
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
 @pytest.mark.parametrize("t", [8, 32])
-def test_fine_tuning_closes_the_identity_gap(differences, t, metric):
-    assert gain(differences, methods.AFTER, t, methods.BEFORE, t, metric)["low"] > 0
+def test_reference_fine_tuning_closes_the_identity_gap(differences, t, metric):
+    assert low_end(differences, (methods.AFTER, t), (methods.BEFORE, t), metric) > 0
 
 
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge"])
 @pytest.mark.parametrize("more, fewer", [(8, 1), (32, 8)])
-def test_more_frames_are_better(differences, more, fewer, metric):
-    assert gain(differences, methods.AFTER, more, methods.AFTER, fewer, metric)["low"] > 0
+def test_reference_more_frames_are_better(differences, more, fewer, metric):
+    assert low_end(differences, (methods.AFTER, more), (methods.AFTER, fewer), metric) > 0
 
 
 @pytest.mark.parametrize("metric", ["SSIM", "CSIM-judge", "landmark error"])
-@pytest.mark.parametrize("trivial", methods.TRIVIAL)
-def test_better_than_the_trivial_rows(differences, trivial, metric):
-    assert gain(differences, methods.AFTER, 8, trivial, 8, metric)["low"] > 0
+@pytest.mark.parametrize("baseline", methods.TRIVIAL)
+def test_reference_is_better_than_trivial_baselines(differences, baseline, metric):
+    assert low_end(differences, (methods.AFTER, 8), (baseline, 8), metric) > 0
 
 
-def value(table1, method, t, metric, column="value"):
-    return table1[(table1["method"] == method) & (table1["T"] == t) & (table1["metric"] == metric)][column].item()
+def cell_of(table1: pd.DataFrame, method: str, metric: str, column: str = "value") -> float:
+    """An entry of Table 1 at T = 8."""
+    rows = table1[(table1["method"] == method) & (table1["T"] == 8) & (table1["metric"] == metric)]
+    return rows[column].item()
 
 
 @pytest.mark.parametrize("opening", ["mouth", "eyes"])
-def test_mouth_and_eyes_follow(table1, opening):
-    assert value(table1, methods.AFTER, 8, f"{opening} correlation") >= 0.8
+def test_reference_mouth_and_eyes_follow(table1, opening):
+    assert cell_of(table1, methods.AFTER, f"{opening} correlation") >= 0.8
 
 
 @pytest.mark.parametrize("method", [methods.BEFORE, methods.FEED_FORWARD])
-def test_a_likeness_before_fine_tuning(table1, method):
-    different = json.loads((REFERENCE / "verification.json").read_text())["different_95"]
-    assert value(table1, method, 8, "CSIM-judge", "ci_low") > different
+def test_reference_identity_is_similar_before_fine_tuning(table1, method):
+    different = read_json("verification.json")["different_95"]
+    assert cell_of(table1, method, "CSIM-judge", "ci_low") > different
 
 
-@pytest.mark.parametrize("name, metric", [("adaptation", "track error"), ("adaptation", "CSIM-judge"), ("gaze", "gaze error")])
-def test_adaptation_and_pupils_win(name, metric):
-    table = pd.read_csv(REFERENCE / f"tables/{name}.csv").set_index("metric")
-    assert table.loc[metric, "low"] > 0
+@pytest.mark.parametrize(
+    "name, metric", [("adaptation", "track error"), ("adaptation", "CSIM-judge"), ("gaze", "gaze error")]
+)
+def test_reference_adaptation_and_pupils_help(name, metric):
+    assert read_table(name).set_index("metric").loc[metric, "low"] > 0
 
 
-def test_the_whole_protocol(table1):
-    """24 people, 32 hold-out frames each, all T, for every row; three seeds of whatever is fine-tuned."""
-    measured = table1[~table1["metric"].isin(["FID", "KID", "CSIM", "USER"])]
-    assert set(measured["method"]) == set(methods.TABLE1) and measured["value"].notna().all() and measured["ci_low"].notna().all()
-    assert measured.groupby("method")["T"].agg(set).map(lambda t: t == {1, 8, 32}).all() and measured["n_people"].eq(24).all()
-    tuned = measured["method"].isin([methods.AFTER, methods.OURS, methods.PIX2PIXHD])
-    assert (measured["n_seeds"] == np.where(tuned, 3, 1)).all() and (measured["n_frames"] == 24 * 32 * measured["n_seeds"]).all()
-    rest = table1.drop(measured.index)
-    assert (rest["value"].notna() | rest["needs"].notna()).all()
+def test_reference_follows_the_whole_protocol(table1):
+    """24 identities, 32 held-out frames each, every T and row; three seeds of every fine-tuned method."""
+    measured = table1[~table1["metric"].isin(FETCHED)]
+    assert set(measured["method"]) == set(methods.TABLE1)
+    assert measured[["value", "ci_low", "ci_high"]].notna().all(axis=None)
+    assert all(shots == {1, 8, 32} for shots in measured.groupby("method")["T"].agg(set))
+    assert measured["n_people"].eq(24).all()
+    fine_tuned = measured["method"].isin([methods.AFTER, methods.OURS, methods.PIX2PIXHD])
+    assert (measured["n_seeds"] == np.where(fine_tuned, 3, 1)).all()
+    assert (measured["n_frames"] == 24 * 32 * measured["n_seeds"]).all()
+    others = table1.drop(measured.index)
+    assert (others["value"].notna() | others["needs"].notna()).all()
 
 
-def test_all_chapters_tables_and_claims_of_one_commit():
-    used = json.loads((REFERENCE / "weights.json").read_text())
-    records = [json.loads(line) for line in (REFERENCE / "records.jsonl").read_text().splitlines()]
-    assert {r["commit"] for r in records} == {used["commit"]} and "absent" not in used["weights"].values()
-    assert {p.stem for p in (REFERENCE / "notebooks").glob("*.ipynb")} == {c.name for c in CHAPTERS}
-    assert all(o["status"] == "ok" for o in json.loads((REFERENCE / "status.json").read_text()).values())
-    for chapter in CHAPTERS:
-        assert all((REFERENCE / p).exists() for p in chapter.promises if p.split("/")[0] in ("tables", "figures")), chapter.name
+def test_reference_ablations_and_stability_are_complete():
+    ablations, stability = read_table("ablations"), read_table("stability")
+    assert set(ablations["row"]) == {*methods.ABLATIONS, methods.OURS_BEFORE}
+    assert ablations[["low", "high"]].notna().all(axis=None)
+    seeds = stability.groupby("feature_matching")["seed"].agg(set).to_dict()
+    assert seeds == {"with": set(range(6)), "without": set(range(6))}
 
 
-def test_ablations_and_stability_of_the_reference():
-    ablations, stability = (pd.read_csv(REFERENCE / f"tables/{n}.csv") for n in ("ablations", "stability"))
-    assert set(ablations["row"]) == {*methods.ABLATIONS, methods.OURS_BEFORE, methods.OTHERS_E} and ablations[["low", "high"]].notna().all(axis=None)
-    assert stability.groupby("feature_matching")["seed"].agg(set).to_dict() == {"with": set(range(6)), "without": set(range(6))}
+def test_reference_pix2pixhd_has_the_pretraining_and_rate_that_were_chosen():
+    """The row of the committed weights stands in both searches."""
+    section = config.load("laptop-full").few_shot
+    digest = sha256(weights_path(PROFILE, "pix2pixhd", "reference", RESULTS))[:12]
+    pretraining = pd.read_csv(REFERENCE / "pretraining_pix2pixhd_T8.csv")
+    rates = pd.read_csv(REFERENCE / "tuning_search_pix2pixhd_T8.csv")
+    steps, rate = section.trainings.small_steps, section.pix2pixhd.fine_tuning_learning_rate
+    assert pretraining["pretraining"].min() < steps < pretraining["pretraining"].max()
+    kept = pretraining[pretraining["pretraining"] == steps]
+    assert kept["weights"].tolist() == [digest]
+    chosen = rates[rates["pix2pixhd_tune_rate"] == rate].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept.drop(columns="pretraining").reset_index(drop=True), chosen)
 
 
-def test_what_pretraining_is_worth_was_measured_on_the_committed_pix2pixhd():
-    profile = profiles.load("laptop-full")
-    digest = sha256(reference.weights_path(profile, "pix2pixhd", "reference", RESULTS))[:12]
-    worth, rates = (pd.read_csv(REFERENCE / f"{n}_pix2pixhd_T8.csv") for n in ("pretraining", "tuning_search"))
-    kept = worth[worth["pretraining"] == profile.small_steps].drop(columns="pretraining").reset_index(drop=True)
-    assert worth["pretraining"].min() < profile.small_steps < worth["pretraining"].max() and kept["weights"].tolist() == [digest]
-    pd.testing.assert_frame_equal(kept, rates[rates["pix2pixhd_tune_rate"] == profile.pix2pixhd_tune_rate])
-
-
-def test_every_claim_was_run_and_every_no_has_its_reason():
-    claims, reasons = (pd.read_csv(REFERENCE / f"tables/{n}.csv") for n in ("claims", "reasons"))
-    said = claims.groupby("id")["holds"].first()
-    assert set(said.index) == set(range(1, 16)) and set(said) <= {"yes", "no", "undecided"}
-    assert set(reasons["id"]) == set(said[said != "yes"].index) and claims[["estimate", "ci_low", "ci_high"]].notna().all(axis=None)
-    assert not reasons["why"].str.contains(NO_CAUSE).any(), "backed by something measured"
-
-
-@pytest.mark.parametrize("commits", [[], ["aaa", "bbb"], ["aaa+"]])
-def test_only_one_clean_run_becomes_the_reference(commits, tmp_path, monkeypatch):
-    kept = tmp_path / "committed"
-    monkeypatch.setattr(reference, "COMMITTED", kept)
-    monkeypatch.setattr(reference, "plan", lambda run: [])
-    (tmp_path / "laptop").mkdir()
-    now = reference.digest(PROFILE, "reference", tmp_path)
-    rows = [{"run_id": now, "commit": c} for c in commits] + [{"run_id": "of other weights", "commit": "ccc"}]
-    (tmp_path / "laptop/records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    with pytest.raises(ValueError, match="a reference is one clean run"):
-        reference.keep(Run(PROFILE, {}, tmp_path, tmp_path / "laptop"))
-    assert not kept.exists()
-
-
-def test_nothing_that_is_committed_names_a_folder_of_a_machine():
-    kinds = {".md", ".tex", ".html", ".json", ".jsonl", ".csv", ".ipynb"}
-    rooted = re.compile(r"(?<![\w+/.])/(?:home|root|work|tmp|mnt|opt|Users)/\w")
-    found = {p.name: hit.group() for p in REFERENCE.rglob("*") if p.suffix in kinds and (hit := rooted.search(p.read_text()))}
-    assert not found
-
-
-def test_what_texts_say_is_in_the_reference_is_there():
-    root = RESULTS.parent
-    texts = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "notebooks").glob("*.ipynb")]
-    named = {hit for path in texts for hit in re.findall(r"results/reference/[\w/]+\.\w+", path.read_text())}
-    assert named and not {n for n in named if not (root / n).exists()}
-
-
-def test_every_table_says_which_weights_it_is_about():
-    for path in (REFERENCE / "tables").glob("*.md"):
-        assert path.stem in ("sizes", "table2") or "weights: profile" in path.read_text()
-    assert set(tables.VERDICTS) >= set(pd.read_csv(REFERENCE / "tables/table1.csv")["verdict"])
+def test_reference_decides_every_claim_and_explains_every_no():
+    claims, reasons = read_table("claims"), read_table("reasons")
+    verdicts = claims.groupby("id")["holds"].first()
+    assert set(verdicts.index) == set(range(1, 16))
+    assert set(verdicts) <= {"yes", "no", "undecided"}
+    assert claims[["estimate", "ci_low", "ci_high"]].notna().all(axis=None)
+    assert set(reasons["id"]) == set(verdicts[verdicts != "yes"].index)
+    for text in NO_CAUSES:
+        assert not reasons["why"].str.contains(text, regex=False).any(), "every reason rests on a measurement"

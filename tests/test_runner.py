@@ -1,280 +1,514 @@
-"""The runner says truly how each notebook ended, resumes, notices changes, and never mixes two runs."""
+"""The runner reports truly how each notebook ended, resumes, notices changes, and never mixes two runs."""
 
 import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from talking_heads import config
+from talking_heads.workbook import executed, runner, stages
+from talking_heads.workbook.report import Report, markdown_table
+from talking_heads.workbook.runner import Run
+from talking_heads.workbook.stages import Chapter, Outcome
 
-from talking_heads import profiles
-from talking_heads.reproduce import report, runner
-from talking_heads.reproduce.runner import Chapter, Outcome, Run
+ROOT = Path(__file__).parents[1]
+WRITE = (
+    "from pathlib import Path\n"
+    "Path(results).mkdir(parents=True, exist_ok=True)\n"
+    "(Path(results) / '{0}').write_text('{0}')"
+)
+SLEEP = (
+    "import os, time\n"
+    "from pathlib import Path\n"
+    "Path(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
+    "time.sleep(300)"
+)
+# runs until a file is there, and notes whether a second one is there at its end
+MEET = (
+    "import time\n"
+    "from pathlib import Path\n"
+    "folder, deadline = Path(results), time.time() + 120\n"
+    "(folder / '{0} started').touch()\n"
+    "while not (folder / '{1} started').exists() and time.time() < deadline:\n"
+    "    time.sleep(0.1)\n"
+    "met = (folder / '{1} started').exists()\n"
+    "(folder / '{0}').write_text(str(met))"
+)
+# notes which other chapters have started and not ended
+ALONE = (
+    "from pathlib import Path\n"
+    "folder = Path(results)\n"
+    "running = [p.name for p in folder.glob('* started') if not (folder / p.name.split()[0]).exists()]\n"
+    "(folder / '{0}').write_text(repr(running))"
+)
 
-WRITE = "from pathlib import Path\nPath(results).mkdir(parents=True, exist_ok=True)\n(Path(results) / '{0}').write_text('{0}')"
 
-
-def notebook(folder: Path, name: str, *cells: str) -> None:
+def write_notebook(folder: Path, name: str, *cells: str) -> None:
+    """A notebook with a parameter cell, and these cells."""
     first = nbformat.v4.new_code_cell('profile = "smoke"\nresults = "out"')
     first.metadata["tags"] = ["parameters"]
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# " + name), first, *map(nbformat.v4.new_code_cell, cells)])
-    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    heading = nbformat.v4.new_markdown_cell("# " + name)
+    code = [nbformat.v4.new_code_cell(source) for source in cells]
+    notebook = nbformat.v4.new_notebook(cells=[heading, first, *code])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     folder.mkdir(exist_ok=True)
-    nbformat.write(nb, folder / f"{name}.ipynb")
+    nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
-def make(tmp_path, *chapters, **more) -> Run:
-    results = tmp_path / "results"
-    return Run(profiles.load("smoke"), {"profile": "smoke", "results": str(results)}, tmp_path / "notebooks", results, chapters=chapters, **more)
+def make_run(folder: Path, *chapters: Chapter, **more) -> Run:
+    results = folder / "results"
+    parameters = {"profile": "smoke", "results": str(results)}
+    return Run(config.load("smoke"), parameters, folder / "notebooks", results, chapters=chapters, **more)
 
 
-@pytest.mark.parametrize("cells, limit, why", [
-    (["1 + 1", "raise KeyError('gone')", WRITE.format("a")], 60, "cell 3 raised KeyError: 'gone'"),
-    (["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", WRITE.format("a")], 60, "stopped at cell [12]: .*Kernel died"),
-    ([WRITE.format("a"), "raise SystemExit"], 60, "cell 3 (called|raised) SystemExit"),
-    ([WRITE.format("a"), "import sys; sys.exit(0)", "1 + 1"], 60, "cell 3 (called|raised) SystemExit"),
-    ([WRITE.format("a"), "import time; time.sleep(100)"], 6, "ran past its limit of 6 s"),
-    (["1 + 1"], 60, "did not write what it promised: a"),
-], ids=["raises", "killed kernel", "SystemExit last", "sys.exit midway", "past its limit", "breaks its promise"])
+def ignore(line: str) -> None:
+    """A report that nobody reads."""
+
+
+def run_quietly(run: Run, *only: str, **more) -> dict[str, Outcome]:
+    return runner.run_chapters(run, list(only) or None, report=ignore, **more)
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Names of executed chapters, which end at once: they write what they promise, and ``bad`` ones fail."""
+    names = []
+
+    def execute(chapter: Chapter, run: Run, report: Callable[[str], None]) -> str:
+        names.append(chapter.name)
+        for promise in chapter.promises:
+            (run.results / promise).touch()
+        return "broken" if "bad" in chapter.name else ""
+
+    monkeypatch.setattr(runner, "execute", execute)
+    return names
+
+
+def due(run: Run) -> list[bool]:
+    return [step.due for step in runner.plan(run)]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+# -- how a chapter ends -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "cells, limit, why",
+    [
+        (["1 + 1", "raise KeyError('gone')", WRITE.format("a")], 60, "cell 3 raised KeyError: 'gone'"),
+        (
+            ["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", WRITE.format("a")],
+            60,
+            "stopped at cell [12]: .*Kernel died",
+        ),
+        ([WRITE.format("a"), "raise SystemExit"], 60, "cell 3 (called|raised) SystemExit"),
+        ([WRITE.format("a"), "import sys; sys.exit(0)", "1 + 1"], 60, "cell 3 (called|raised) SystemExit"),
+        ([WRITE.format("a"), "import time; time.sleep(100)"], 6, "ran past its limit of 6 s"),
+        (["1 + 1"], 60, "did not write what it promised: a"),
+    ],
+    ids=[
+        "raises",
+        "killed kernel",
+        "SystemExit last",
+        "sys.exit midway",
+        "past its limit",
+        "breaks its promise",
+    ],
+)
 def test_failures_are_never_ok(tmp_path, cells, limit, why):
-    import re
-    notebook(tmp_path / "notebooks", "bad", *cells)
-    outcome = runner.run_chapters(make(tmp_path, Chapter("bad", "", (), ("a",), limit=limit)), say=lambda _: None)["bad"]
-    assert outcome.status == "failed" and re.search(why, outcome.error), outcome
+    write_notebook(tmp_path / "notebooks", "bad", *cells)
+    run = make_run(tmp_path, Chapter("bad", "", (), ("a",), limit=limit))
+    outcome = run_quietly(run)["bad"]
+    assert outcome.status == "failed"
+    assert re.search(why, outcome.error), outcome
     assert json.loads((tmp_path / "results/status.json").read_text())["bad"]["status"] == "failed"
     assert not list((tmp_path / "results/notebooks").glob(".bad*"))
 
 
-def test_a_kernel_that_never_came_is_asked_for_once_more(tmp_path, monkeypatch):
+def test_a_kernel_that_did_not_start_is_started_once_more(tmp_path, monkeypatch):
     lost = "stopped at its first cell: RuntimeError: Kernel died before replying to kernel_info"
-    notebook(tmp_path / "notebooks", "a", "1 + 1")
-    for said, status in (([lost, lost], "failed"), ([lost, ""], "ok")):
-        monkeypatch.setattr(runner, "execute", lambda *_: said.pop(0))
-        assert runner.run_chapters(make(tmp_path, Chapter("a", "")), say=lambda _: None)["a"].status == status and not said
+    write_notebook(tmp_path / "notebooks", "a", "1 + 1")
+    for errors, status in (([lost, lost], "failed"), ([lost, ""], "ok")):
+        monkeypatch.setattr(runner, "execute", lambda *_, errors=errors: errors.pop(0))
+        outcome = run_quietly(make_run(tmp_path, Chapter("a", "")))["a"]
+        assert outcome.status == status
+        assert not errors
 
 
 def test_a_failure_stops_only_those_that_need_it(tmp_path):
-    notebook(tmp_path / "notebooks", "bad", "1 / 0")
-    notebook(tmp_path / "notebooks", "needs", WRITE.format("b"))
-    notebook(tmp_path / "notebooks", "free", WRITE.format("c"))
-    run = make(tmp_path, Chapter("bad", ""), Chapter("needs", "", ("bad",), ("b",)), Chapter("free", "", (), ("c",)))
-    outcomes = runner.run_chapters(run, jobs=2, say=lambda _: None)
-    assert [o.status for o in outcomes.values()] == ["failed", "failed", "ok"] and "needs bad" in outcomes["needs"].error
-    page = report.write_report(run.profile, run.results, "weights").read_text()
+    write_notebook(tmp_path / "notebooks", "bad", "1 / 0")
+    write_notebook(tmp_path / "notebooks", "needs", WRITE.format("b"))
+    write_notebook(tmp_path / "notebooks", "free", WRITE.format("c"))
+    chapters = (
+        Chapter("bad", ""),
+        Chapter("needs", "", ("bad",), ("b",)),
+        Chapter("free", "", (), ("c",)),
+    )
+    run = make_run(tmp_path, *chapters)
+    outcomes = run_quietly(run, jobs=2)
+    assert [outcome.status for outcome in outcomes.values()] == ["failed", "failed", "ok"]
+    assert "needs bad" in outcomes["needs"].error
+    page = Report("A title", chapters, {}, "weights").write(run.profile, run.results, "cpu").read_text()
+    assert "ZeroDivisionError" in page, "the report has the traceback"
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_a_run_resumes_with_what_is_missing_and_notices_changes(tmp_path, monkeypatch):
+def test_progress_lines_are_passed_on_while_it_runs(tmp_path):
+    """The chapter ends only after its first line was reported."""
+    seen = tmp_path / "seen"
+    cell = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "print('  halfway', flush=True)\n"
+        "deadline = time.time() + 120\n"
+        f"while not Path({str(seen)!r}).exists() and time.time() < deadline:\n"
+        "    time.sleep(0.1)\n"
+        f"print('  done' if Path({str(seen)!r}).exists() else '  never', flush=True)"
+    )
+    write_notebook(tmp_path / "notebooks", "a", cell)
+    lines = []
+
+    def report(line: str) -> None:
+        lines.append(line.strip())
+        if line.strip() == "halfway":
+            seen.touch()
+
+    runner.run_chapters(make_run(tmp_path, Chapter("a", "")), report=report)
+    assert [line for line in lines if line in ("halfway", "done", "never")] == ["halfway", "done"]
+
+
+# -- what is due ------------------------------------------------------------------------------------
+def test_a_run_resumes_with_what_is_missing(tmp_path):
     for name in "ab":
-        notebook(tmp_path / "notebooks", name, WRITE.format(name))
-    run = make(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", ("a",), ("b",)))
-    todo = lambda r=run: [what for _, what, _ in runner.plan(r)]
-    assert todo() == ["run", "run"]
-    runner.run_chapters(run, say=lambda _: None)
-    assert todo() == ["ok already"] * 2
-    executed = nbformat.read(tmp_path / "results/notebooks/a.ipynb", 4)
-    assert runner.CLOSING not in [c.source for c in executed.cells] and str(tmp_path) not in json.dumps(executed.metadata)
+        write_notebook(tmp_path / "notebooks", name, WRITE.format(name))
+    run = make_run(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", ("a",), ("b",)))
+    assert due(run) == [True, True]
+    run_quietly(run)
+    assert due(run) == [False, False]
+    copy = nbformat.read(tmp_path / "results/notebooks/a.ipynb", 4)
+    assert executed.CLOSING not in [cell.source for cell in copy.cells]
+    assert str(tmp_path) not in json.dumps(copy.metadata)
     assert (tmp_path / "results/notebooks/a.html").exists()
 
     (tmp_path / "results/b").unlink()
-    assert todo() == ["ok already", "run"], "a lost result is made again"
-    runner.run_chapters(run, say=lambda _: None)
-    outcomes = runner.read_status(run.results)
+    assert due(run) == [False, True], "a lost result is computed again"
+    run_quietly(run)
+    outcomes = stages.read_status(run.results)
     outcomes["a"] = Outcome("running", key=outcomes["a"].key)  # killed while it ran
-    runner.write_status(run.results, outcomes)
-    assert todo() == ["run", "ok already"]
-    runner.run_chapters(run, say=lambda _: None)
+    stages.write_status(run.results, outcomes)
+    assert due(run) == [True, False]
 
-    changed = make(tmp_path, *run.chapters)
-    changed.parameters["profile"] = "laptop"
-    assert todo(changed) == ["run", "run"], "a changed parameter makes both stale"
-    notebook(tmp_path / "notebooks", "b", WRITE.format("b"), "2 + 2")
-    assert todo() == ["ok already", "run"], "a changed notebook makes itself stale"
-    notebook(tmp_path / "notebooks", "a", WRITE.format("a"), "2 + 2")
-    assert todo() == ["run", "run"], "and those that need it"
-    library = tmp_path / "library"
-    library.mkdir()
-    (library / "x.py").write_text("1")
-    monkeypatch.setattr(runner, "LIBRARY", library)
-    before = runner.plan(run)[0][2]
-    (library / "x.py").write_text("2")
-    assert runner.plan(run)[0][2] != before, "a changed library file makes everything stale"
-    weights = tmp_path / "w.safetensors"
-    run.inputs = (weights,)
-    absent = runner.plan(run)[0][2]
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run of two chapters that are ok, of which b needs a."""
+    for name in "ab":
+        write_notebook(tmp_path / "notebooks", name, WRITE.format(name))
+    run = make_run(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", ("a",), ("b",)))
+    run.results.mkdir()
+    for name in "ab":
+        (run.results / name).touch()
+    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(run)}
+    stages.write_status(run.results, outcomes)
+    assert due(run) == [False, False]
+    return run
+
+
+def test_a_changed_parameter_makes_all_stale(finished):
+    finished.parameters["profile"] = "laptop"
+    assert due(finished) == [True, True]
+
+
+def test_a_changed_profile_makes_all_stale(finished):
+    finished.profile = finished.profile.override({"few_shot.fine_tuning.epochs": 3})
+    assert due(finished) == [True, True]
+
+
+def test_a_changed_notebook_makes_itself_and_those_that_need_it_stale(finished):
+    write_notebook(finished.notebooks, "b", WRITE.format("b"), "2 + 2")
+    assert due(finished) == [False, True]
+    write_notebook(finished.notebooks, "a", WRITE.format("a"), "2 + 2")
+    assert due(finished) == [True, True]
+
+
+def test_outputs_and_metadata_of_a_notebook_do_not_count(finished):
+    notebook = nbformat.read(finished.notebooks / "a.ipynb", 4)
+    notebook.metadata["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+    notebook.cells[-1].execution_count = 7
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="seen")]
+    nbformat.write(notebook, finished.notebooks / "a.ipynb")
+    assert due(finished) == [False, False]
+
+
+def test_a_version_makes_all_stale(finished):
+    finished.versions = {"protocol": 1}
+    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(finished)}
+    stages.write_status(finished.results, outcomes)
+    assert due(finished) == [False, False]
+    finished.versions = {"protocol": 2}
+    assert due(finished) == [True, True]
+
+
+KEYS = """
+import json, sys
+from pathlib import Path
+from talking_heads import __file__, config
+from talking_heads.experiments.few_shot.protocol import cell_key
+from talking_heads.experiments.run import Places, make_run
+from talking_heads.few_shot.baselines.training import training_key as baseline_key
+from talking_heads.few_shot.meta_learning import training_key
+from talking_heads.workbook.runner import plan
+profile, root = config.load("smoke"), Path(sys.argv[1])
+run = make_run(profile, "scratch", "cpu", Places(Path("d"), Path("r"), root / "notebooks"))
+keys = [step.key for step in plan(run)]
+keys += [cell_key(profile), training_key(profile), baseline_key(profile, "x2face")]
+print(json.dumps([__file__, *keys]))
+"""
+
+
+def read_keys(library: Path) -> list[str]:
+    """The path of a library's code, and its keys of chapters, cells and trainings at the smoke profile."""
+    process = subprocess.run(
+        [sys.executable, "-c", KEYS, str(ROOT)],
+        env={**os.environ, "PYTHONPATH": str(library)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(process.stdout)
+
+
+def test_a_changed_comment_makes_nothing_stale_and_starts_no_training_anew(tmp_path):
+    source = ROOT / "lib/talking_heads"
+    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    shutil.copytree(source, tmp_path / "talking_heads", ignore=ignored)
+    for path in (tmp_path / "talking_heads").rglob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
+    original, commented = read_keys(source.parent), read_keys(tmp_path)
+    assert commented[0] == str(tmp_path / "talking_heads/__init__.py")
+    assert commented[1:] == original[1:]
+    assert len(set(original)) == len(original) > 10
+
+
+def test_input_files_and_fetched_networks_count(finished):
+    weights = finished.results / "w.safetensors"
+    finished.inputs = (weights,)
+    keys = [runner.plan(finished)[0].key]
     weights.write_bytes(b"w")
-    assert runner.plan(run)[0][2] != absent
-    before = runner.plan(run)[0][2]
-    run.fetched = ("inception",)
-    assert runner.plan(run)[0][2] != before, "a network that was fetched brings its metric"
+    keys.append(runner.plan(finished)[0].key)
+    weights.write_bytes(b"v")
+    keys.append(runner.plan(finished)[0].key)
+    finished.fetched = ("inception",)
+    keys.append(runner.plan(finished)[0].key)
+    assert len(set(keys)) == 4, "absent, present, changed, and a network that brings its metric"
 
 
-def test_what_people_put_there_makes_its_readers_stale(tmp_path):
+def test_answers_of_raters_make_only_their_readers_stale(tmp_path):
     for name in ("a", "b"):
-        notebook(tmp_path / "notebooks", name, "1")
-    run = make(tmp_path, Chapter("a", "", reads="study/answers/*.csv"), Chapter("b", ""))
-    before = [key for *_, key in runner.plan(run)]
+        write_notebook(tmp_path / "notebooks", name, "1")
+    run = make_run(tmp_path, Chapter("a", "", reads="study/answers/*.csv"), Chapter("b", ""))
+    before = [step.key for step in runner.plan(run)]
     (run.results / "study/answers").mkdir(parents=True)
     (run.results / "study/answers/ada.csv").write_text("a")
-    after = [key for *_, key in runner.plan(run)]
-    assert after[0] != before[0] and after[1] == before[1]
+    after = [step.key for step in runner.plan(run)]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
-def test_only_brings_along_what_is_needed_and_refuses_unknown_names(tmp_path):
+def test_only_selects_what_is_needed_too_and_refuses_unknown_names(tmp_path):
     for name in ("01_a", "02_b", "03_c"):
-        notebook(tmp_path / "notebooks", name, "1")
-    run = make(tmp_path, Chapter("01_a", ""), Chapter("02_b", "", ("01_a",)), Chapter("03_c", ""))
-    assert [c.name for c, _, _ in runner.plan(run, ["02"])] == ["01_a", "02_b"]
+        write_notebook(tmp_path / "notebooks", name, "1")
+    run = make_run(tmp_path, Chapter("01_a", ""), Chapter("02_b", "", ("01_a",)), Chapter("03_c", ""))
+    assert [step.chapter.name for step in runner.plan(run, ["02"])] == ["01_a", "02_b"]
     with pytest.raises(ValueError, match="unknown chapter 'nine'; there are: 01_a, 02_b, 03_c"):
         runner.plan(run, ["nine"])
 
 
-def test_what_is_left_out_keeps_its_outcome_or_says_that_it_is_stale(tmp_path):
-    notebook(tmp_path / "notebooks", "01_a", WRITE.format("a"))
-    notebook(tmp_path / "notebooks", "02_b", WRITE.format("b"))
-    notebook(tmp_path / "notebooks", "03_c", "raise ValueError('broken')")
-    run = make(tmp_path, Chapter("01_a", "", (), ("a",)), Chapter("02_b", "", (), ("b",)), Chapter("03_c", ""))
-    first = runner.run_chapters(run, say=lambda _: None)
-    notebook(tmp_path / "notebooks", "02_b", WRITE.format("b"), "2 + 2")
-    again = runner.run_chapters(run, ["01"], say=lambda _: None)
-    assert [again[n].status for n in ("01_a", "02_b", "03_c")] == ["ok", "stale", "failed"]
-    assert "broken" in again["03_c"].error == first["03_c"].error
+def test_rerun_makes_named_chapters_due_but_not_those_that_they_need(finished):
+    def names(only):
+        return [step.chapter.name for step in runner.plan(finished, only, rerun=True) if step.due]
+
+    assert names(["b"]) == ["b"]
+    assert names(None) == ["a", "b"]
+
+
+def test_rerun_executes_again(tmp_path, instant):
+    write_notebook(tmp_path / "notebooks", "a", "1")
+    run = make_run(tmp_path, Chapter("a", "", (), ("a",)))
+    run_quietly(run)
+    run_quietly(run)
+    assert instant == ["a"], "it is ok already"
+    assert run_quietly(run, rerun=True)["a"].status == "ok"
+    assert instant == ["a", "a"]
+
+
+def test_chapters_that_are_left_out_keep_their_outcome_or_become_stale(tmp_path, instant):
+    for name in ("01_a", "02_b", "03_bad"):
+        write_notebook(tmp_path / "notebooks", name, "1")
+    chapters = (
+        Chapter("01_a", "", (), ("a",)),
+        Chapter("02_b", "", (), ("b",)),
+        Chapter("03_bad", ""),
+    )
+    run = make_run(tmp_path, *chapters)
+    first = run_quietly(run)
+    write_notebook(run.notebooks, "02_b", "2")
+    second = run_quietly(run, "01")
+    assert [second[chapter.name].status for chapter in chapters] == ["ok", "stale", "failed"]
+    assert second["03_bad"] == first["03_bad"]
+    assert second["03_bad"].error == "broken"
+    assert instant == ["01_a", "02_b", "03_bad"]
 
 
 def test_unknown_parameters_and_values_that_are_no_json_are_refused(tmp_path):
-    notebook(tmp_path / "notebooks", "a", "1")
-    nb = nbformat.read(tmp_path / "notebooks/a.ipynb", 4)
+    write_notebook(tmp_path / "notebooks", "a", "1")
+    notebook = nbformat.read(tmp_path / "notebooks/a.ipynb", 4)
     with pytest.raises(ValueError, match="unknown parameters extra; the notebook declares profile, results"):
-        runner.check_parameters(nb, {"profile": "smoke", "extra": 1})
+        executed.check_parameters(notebook, {"profile": "smoke", "extra": 1})
     with pytest.raises(ValueError, match="plain JSON"):
-        runner.check_parameters(nb, {"profile": (1, 2)})
+        executed.check_parameters(notebook, {"profile": (1, 2)})
 
 
-def _hold(results, ready, stop):
-    with runner.locked(results):
-        ready.set()
-        stop.wait(20)
-
-
-def test_two_runs_at_once_do_not_mix(tmp_path):
-    notebook(tmp_path / "notebooks", "a", "1")
-    run = make(tmp_path, Chapter("a", ""))
-    context = multiprocessing.get_context("spawn")
-    ready, stop = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(run.results, ready, stop))
-    other.start()
-    assert ready.wait(60)
-    with pytest.raises(runner.Busy, match=rf"another run \(process {other.pid}\) is at work here"):
-        runner.run_chapters(run, say=lambda _: None)
-    stop.set()
-    other.join()
-    assert runner.run_chapters(run, say=lambda _: None)["a"].status == "ok"
-
-
-def test_nothing_runs_beside_a_chapter_that_measures_time(tmp_path):
-    note = "import time\nfrom pathlib import Path\nbegun = time.time()\ntime.sleep(6)\nPath(results, '{0}').write_text(f'{{begun}} {{time.time()}}')"
-    for name in "abc":
-        notebook(tmp_path / "notebooks", name, note.format(name))
-    run = make(tmp_path, Chapter("a", "", (), ("a",)), Chapter("b", "", (), ("b",), alone=True), Chapter("c", "", (), ("c",)))
-    outcomes = runner.run_chapters(run, jobs=3, say=lambda _: None)
-    assert {o.status for o in outcomes.values()} == {"ok"}
-    times = {n: [float(v) for v in (tmp_path / "results" / n).read_text().split()] for n in "abc"}
-    assert all(times["b"][0] > times[n][1] or times["b"][1] < times[n][0] for n in "ac")
-    assert times["a"][0] < times["c"][1] and times["c"][0] < times["a"][1], "the others share the machine"
-
-
-def test_the_report_says_what_is_of_an_earlier_run(tmp_path):
-    profile = profiles.load("smoke")
+# -- the report -------------------------------------------------------------------------------------
+def test_the_report_marks_what_is_of_an_earlier_run(tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "figures").mkdir()
     (tmp_path / "tables/table1.md").write_text("A caption\n\n| a |\n|---|\n| 1 |\n")
     (tmp_path / "figures/figure4.png").write_bytes(b"png")
-    for status, told in (("ok", 0), ("failed", 2), ("stale", 2)):
-        runner.write_status(tmp_path, {"05_comparison": Outcome(status)})
-        assert report.write_report(profile, tmp_path, "weights").read_text().count(f">Of an earlier run (05_comparison: {status}). ") == told
+    chapter = Chapter("05_comparison", "", (), ("tables/table1.csv", "figures/figure4.png"))
+    report = Report("A title", (chapter,), {"figure4": "Four & five"}, "weights")
+    for status, count in (("ok", 0), ("failed", 2), ("stale", 2)):
+        stages.write_status(tmp_path, {"05_comparison": Outcome(status)})
+        page = report.write(config.load("smoke"), tmp_path, "cpu").read_text()
+        assert page.count(f">Of an earlier run (05_comparison: {status}). ") == count
+        assert "Four &amp; five" in page
 
 
-def test_the_report_has_its_tables_in_the_order_of_the_chapters_and_says_nothing_twice(tmp_path):
+def test_tables_are_in_the_order_of_the_chapters_and_repeat_nothing(tmp_path):
     (tmp_path / "tables").mkdir()
     for name in ("claims", "anything", "table1"):
-        (tmp_path / f"tables/{name}.md").write_text("A caption\n\n| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 1 | 4 | 3 |\n")
-    assert [p.stem for p in report.in_order(tmp_path / "tables", ".md")] == ["table1", "claims", "anything"]
-    cells = re.findall("<td>(.*?)</td>", report.markdown_table(tmp_path / "tables/claims.md")[1])
-    assert cells == ["1", "2", "3", "", "4", "3"], "what is the same is left out from the left on, up to the first difference"
+        (tmp_path / f"tables/{name}.md").write_text(
+            "A caption\n\n| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 1 | 4 | 3 |\n"
+        )
+    chapters = (
+        Chapter("05", "", (), ("tables/table1.csv",)),
+        Chapter("08", "", (), ("tables/claims.csv",)),
+    )
+    files = Report("", chapters, {}, "").sorted_files(tmp_path / "tables", ".md")
+    assert [path.stem for path in files] == ["table1", "claims", "anything"]
+    caption, table = markdown_table(tmp_path / "tables/claims.md")
+    assert caption == "A caption"
+    # what a row shares with the one above is blank, from the left up to the first difference
+    assert re.findall("<td>(.*?)</td>", table) == ["1", "2", "3", "", "4", "3"]
 
 
-SLEEP = "import os, time\nfrom pathlib import Path\nPath(results, 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(300)"
+# -- several runs, several chapters -----------------------------------------------------------------
+def _hold(results, ready, stop):
+    with stages.locked(results):
+        ready.set()
+        stop.wait(60)
 
 
-def _run(folder):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
-    notebook(folder / "notebooks", "a", SLEEP)
-    runner.run_chapters(make(folder, Chapter("a", "")), say=lambda _: None)
+def test_two_runs_at_once_do_not_mix(tmp_path, instant):
+    write_notebook(tmp_path / "notebooks", "a", "1")
+    run = make_run(tmp_path, Chapter("a", ""))
+    context = multiprocessing.get_context("spawn")
+    ready, stop = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(run.results, ready, stop))
+    other.start()
+    assert ready.wait(120)
+    with pytest.raises(stages.Busy, match=rf"another run \(process {other.pid}\) works here"):
+        run_quietly(run)
+    assert not instant
+    stop.set()
+    other.join()
+    assert run_quietly(run)["a"].status == "ok"
 
 
-def _started(folder) -> tuple[multiprocessing.Process, list[int]]:
-    """A run in a process of its own, and the pids of its kernel and of papermill."""
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(folder,))
+def test_chapters_share_the_machine_unless_one_measures_time(tmp_path):
+    """a and c meet each other; b, which measures time, meets nobody."""
+    write_notebook(tmp_path / "notebooks", "a", MEET.format("a", "c"))
+    write_notebook(tmp_path / "notebooks", "b", ALONE.format("b"))
+    write_notebook(tmp_path / "notebooks", "c", MEET.format("c", "a"))
+    run = make_run(
+        tmp_path,
+        Chapter("a", "", (), ("a",)),
+        Chapter("b", "", (), ("b",), alone=True),
+        Chapter("c", "", (), ("c",)),
+    )
+    outcomes = run_quietly(run, jobs=3)
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+    notes = [(run.results / name).read_text() for name in "abc"]
+    assert notes == ["True", "[]", "True"]
+
+
+def _sleep_in_a_chapter(folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    write_notebook(folder / "notebooks", "a", SLEEP)
+    run_quietly(make_run(folder, Chapter("a", "")))
+
+
+@pytest.fixture
+def sleeping_run(tmp_path):
+    """A run in a process of its own, and the pids of its kernel and of papermill; all end with the test."""
+    process = multiprocessing.get_context("spawn").Process(target=_sleep_in_a_chapter, args=(tmp_path,))
     process.start()
-    pids, deadline = folder / "results/pids", time.time() + 180
-    while not pids.exists() or not pids.read_text():
-        assert time.time() < deadline
-        time.sleep(0.1)
-    return process, [int(v) for v in pids.read_text().split()]
+    pids = tmp_path / "results/pids"
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 180)
+    kernel, papermill = (int(word) for word in pids.read_text().split())
+    yield process, kernel, papermill
+    process.kill()
+    for pid in filter(is_alive, (papermill, kernel)):
+        os.kill(pid, signal.SIGKILL)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def _once_free(run):
-    """The outcomes, at the latest 20 s from now: a killed process's threads may hold its files a little longer."""
-    deadline = time.time() + 20
-    while True:
-        try:
-            return runner.run_chapters(run, say=lambda _: None)
-        except runner.Busy:
-            if time.time() > deadline:
-                raise
-            time.sleep(0.1)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, as on Linux")
 
 
-def test_an_interrupted_run_takes_its_chapter_with_it(tmp_path):
-    process, pids = _started(tmp_path)
+@needs_proc
+def test_an_interrupted_run_ends_its_chapter(tmp_path, sleeping_run, instant):
+    process, kernel, papermill = sleeping_run
     os.kill(process.pid, signal.SIGINT)
-    process.join(30)
+    process.join(60)
     assert process.exitcode not in (None, 0)
-    deadline = time.time() + 20
-    while any(map(_alive, pids)):
-        assert time.time() < deadline
-        time.sleep(0.1)
-    notebook(tmp_path / "notebooks", "a", "1")
-    assert _once_free(make(tmp_path, Chapter("a", "")))["a"].status == "ok"
+    wait_until(lambda: not is_alive(kernel) and not is_alive(papermill), 60)
+    assert run_quietly(make_run(tmp_path, Chapter("a", "")))["a"].status == "ok"
 
 
-def test_a_killed_runs_chapter_keeps_the_lock_until_it_ends(tmp_path):
-    process, (kernel, papermill) = _started(tmp_path)
+@needs_proc
+def test_a_chapter_that_a_killed_run_left_behind_keeps_others_out(tmp_path, sleeping_run, instant):
+    process, kernel, papermill = sleeping_run
     process.kill()
-    process.join(30)
-    run = make(tmp_path, Chapter("a", ""))
-    with pytest.raises(runner.Busy):
-        runner.run_chapters(run, say=lambda _: None)
+    process.join(60)
+    run = make_run(tmp_path, Chapter("a", ""))
+    with pytest.raises(
+        stages.Busy, match=rf"a chapter of an earlier run \(process {papermill}\) still works"
+    ):
+        run_quietly(run)
+    elsewhere = tmp_path / "results2"
+    with stages.locked(elsewhere):
+        assert (elsewhere / stages.OWNER).read_text() == str(os.getpid()), "another folder is free"
     for pid in (papermill, kernel):
         os.kill(pid, signal.SIGKILL)
-    notebook(tmp_path / "notebooks", "a", "1")
-    assert _once_free(run)["a"].status == "ok"
-
-
-def test_progress_lines_are_passed_on_while_it_runs(tmp_path):
-    notebook(tmp_path / "notebooks", "a", "import time\nprint('  halfway', flush=True)\ntime.sleep(4)\nprint('  done', flush=True)")
-    said = []
-    runner.run_chapters(make(tmp_path, Chapter("a", "")), say=lambda line: said.append((time.time(), line)))
-    times = {line.strip(): t for t, line in said}
-    assert times["done"] - times["halfway"] > 1.5
+    wait_until(lambda: not is_alive(papermill), 60)
+    assert run_quietly(run)["a"].status == "ok"

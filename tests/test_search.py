@@ -1,76 +1,106 @@
-"""The search for fine-tuning rates: one row for every choice, on validation people, and nothing twice."""
+"""The search for fine-tuning rates: one row for every choice, on validation identities, and nothing twice."""
 
-import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from talking_heads import config
+from talking_heads.data import corpora
+from talking_heads.experiments.few_shot import protocol, search
+from talking_heads.experiments.few_shot.search import D_RATE, RATE
+from talking_heads.experiments.few_shot.trainings import TrainingData
+from talking_heads.experiments.few_shot.weights import LoadedWeights
+from talking_heads.few_shot.baselines.training import BaselineLearner, build_pix2pixhd
+from talking_heads.few_shot.networks.build import build_networks
 
-from talking_heads import profiles
-from talking_heads.baselines.training import BaselineLearner, build_pix2pixhd
-from talking_heads.corpus import build
-from talking_heads.evaluation import protocol
-from talking_heads.meta_learning import build as build_networks
-from talking_heads.reproduce import search as module
-from talking_heads.reproduce.reference import Loaded
+CPU = torch.device("cpu")
+PROFILE = config.load("smoke")
 
 
-def test_an_interrupted_search_goes_on(monkeypatch, tmp_path, extractors):
-    profile = profiles.load("smoke")
-    networks, begun = build_networks(profile, 1), []
+@pytest.fixture
+def small_search(monkeypatch, extractors):
+    """Searches over one identity and two numbers of epochs."""
+    monkeypatch.setattr(search, "make_extractors", lambda _: extractors)
+    monkeypatch.setattr(search, "EPOCHS", (0, 2))
+    monkeypatch.setattr(search, "IDENTITIES", 1)
 
-    def fine_tune(tuning, *args, **kwargs):
-        begun.append(tuning)
-        if len(begun) == 2:
+
+def load_only(monkeypatch, loaded: LoadedWeights) -> None:
+    """The reference weights are these."""
+    monkeypatch.setattr(search, "load_all", lambda *_: loaded)
+
+
+def test_an_interrupted_search_continues(monkeypatch, tmp_path, small_search):
+    networks = build_networks(PROFILE.few_shot.networks, 1)
+    load_only(monkeypatch, LoadedWeights({"ft": networks}, {"ft": "test"}, {}))
+    choices = [{RATE: rate, D_RATE: 1e-4} for rate in (1e-4, 1e-3)]
+    monkeypatch.setattr(search, "CHOICES", {"ours": choices})
+    fine_tune, rates = search.fine_tune, []
+
+    def interrupted_fine_tune(tuning, *args, **kwargs):
+        rates.append(tuning.profile.few_shot.fine_tuning.learning_rate)
+        if len(rates) == 2:
             raise KeyboardInterrupt
-        return real(tuning, *args, **kwargs)
+        return fine_tune(tuning, *args, **kwargs)
 
-    real = module.fine_tune
-    choices = {"ours": [{"tune_rate": rate, "tune_discriminator_rate": 1e-4} for rate in (1e-4, 1e-3)]}
-    for name, value in {"load_all": lambda *_: Loaded({"ft": networks}, {"ft": "test"}, {}, ""), "make_extractors": lambda _: extractors,
-                        "CHOICES": choices, "EPOCHS": (0, 2), "PEOPLE": 1, "fine_tune": fine_tune}.items():
-        monkeypatch.setattr(module, name, value)
-    search = lambda: module.search("smoke", "ours", 1, tmp_path, tmp_path / "results", "cpu")
+    monkeypatch.setattr(search, "fine_tune", interrupted_fine_tune)
+    results = tmp_path / "results"
     with pytest.raises(KeyboardInterrupt):
-        search()
-    table = search()
-    assert len(begun) == 3, "the first head is not tuned again"
-    assert sorted(zip(table["tune_rate"], table["epochs"])) == [(1e-4, 0), (1e-4, 2), (1e-3, 0), (1e-3, 2)]
-    best = table[list(module.WANTED)].mean(axis=1).tolist()
-    assert best == sorted(best, reverse=True) and (tmp_path / "results/smoke/tables/tuning_search_ours_T1.csv").exists()
-    validation = {t.person for t in protocol.tasks(build.store(profile, tmp_path, "validation"), profile, 1)}
-    tests = set(build.store(profile, tmp_path, "test").people())
-    log = next((tmp_path / "results/smoke/runs").glob("search_ours_T1_*.jsonl")).read_text()
-    assert all(person in log for person in validation) and not any(f'"{person}"' in log for person in tests)
+        search.search(PROFILE, "ours", 1, tmp_path, results, CPU)
+    table = search.search(PROFILE, "ours", 1, tmp_path, results, CPU)
+    assert rates == [1e-4, 1e-3, 1e-3], "the first head is not fine-tuned again"
+    rows = zip(table["tune_rate"], table["epochs"], strict=True)
+    assert sorted(rows) == [(1e-4, 0), (1e-4, 2), (1e-3, 0), (1e-3, 2)]
+    best = table[list(search.SELECTED_BY)].mean(axis=1).tolist()
+    assert best == sorted(best, reverse=True)
+    assert (results / "smoke/tables/tuning_search_ours_T1.csv").exists()
+
+    validation = corpora.store(PROFILE, tmp_path, "validation")
+    evaluation = corpora.store(PROFILE, tmp_path, "test")
+    (log,) = (results / "smoke/runs").glob("search_ours_T1_*.jsonl")
+    text = log.read_text()
+    assert all(f'"{task.identity}"' in text for task in protocol.tasks(validation, PROFILE, 1))
+    assert not any(f'"{identity}"' in text for identity in evaluation.identities())
 
 
-def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, extractors):
-    """Every rate once, after all epochs; without weights it says so before any work."""
-    profile = profiles.load("smoke")
-    for name, value in {"make_extractors": lambda _: extractors, "EPOCHS": (0, 2), "PEOPLE": 1,
-                        "load_all": lambda *_: Loaded({"pix2pixhd": build_pix2pixhd(profile)}, {"pix2pixhd": "test"}, {}, "")}.items():
-        monkeypatch.setattr(module, name, value)
-    table = module.search("smoke", "pix2pixhd", 1, tmp_path, tmp_path / "results", "cpu")
-    assert sorted(table["pix2pixhd_tune_rate"]) == [2e-4, 5e-4, 1e-3, 2e-3] and set(table["epochs"]) == {2}
-    monkeypatch.setattr(module, "load_all", lambda *_: Loaded({}, {}, {}, "pix2pixhd weights: not there"))
+def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, small_search):
+    """Every rate once, after all epochs."""
+    loaded = LoadedWeights({"pix2pixhd": build_pix2pixhd(PROFILE)}, {"pix2pixhd": "test"}, {})
+    load_only(monkeypatch, loaded)
+    table = search.search(PROFILE, "pix2pixhd", 1, tmp_path, tmp_path / "results", CPU)
+    assert sorted(table["pix2pixhd_tune_rate"]) == [2e-4, 5e-4, 1e-3, 2e-3]
+    assert set(table["epochs"]) == {2}
+
+
+def test_a_search_without_weights_ends_before_any_work(monkeypatch, tmp_path):
+    load_only(monkeypatch, LoadedWeights({}, {}, {}, "pix2pixhd weights: not there"))
     with pytest.raises(FileNotFoundError, match="pix2pixhd weights: not there"):
-        module.search("smoke", "pix2pixhd", 1, tmp_path, tmp_path / "other", "cpu")
-    assert not (tmp_path / "other").exists()
+        search.search(PROFILE, "pix2pixhd", 1, tmp_path, tmp_path / "results", CPU)
+    assert not list(tmp_path.iterdir())
 
 
-def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, videos, extractors):
-    """Each with its own weights and schedule, in order, the reference's among them."""
-    profile, lengths = profiles.load("smoke"), []
+def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, videos, small_search):
+    """Each has its own weights and schedule; they come in order, the reference's among them."""
+    lengths = []
 
-    def trained(p, name, *_):
-        lengths.append(p.small_steps)
-        path = tmp_path / f"{p.small_steps}.safetensors"
-        torch.manual_seed(p.small_steps)
-        BaselineLearner(dataclasses.replace(p, seed=p.small_steps), name, videos, []).export(path, {})
+    def export_untrained(profile: config.Profile) -> Path:
+        steps = profile.few_shot.trainings.small_steps
+        lengths.append(steps)
+        path = tmp_path / f"{steps}.safetensors"
+        torch.manual_seed(steps)
+        BaselineLearner(profile.override({"seed": steps}), "pix2pixhd", videos, []).export(path, {})
         return path
 
-    for name, value in {"make_extractors": lambda _: extractors, "EPOCHS": (0, 2), "PEOPLE": 1, "train_on_pools": trained,
-                        "weights_path": lambda p, *_: trained(p, "pix2pixhd")}.items():
-        monkeypatch.setattr(module, name, value)
-    table = module.pretraining("smoke", [2, 1], 1, tmp_path, tmp_path / "results", "cpu")
-    assert table["pretraining"].tolist() == lengths == [1, 2, profile.small_steps] and table["weights"].nunique() == 3 and table["SSIM"].nunique() == 3
+    class UntrainedRun:
+        def __init__(self, profile, name, *_):
+            self.profile = profile
+
+    monkeypatch.setattr(search, "reference_data", lambda *_: TrainingData(videos, videos, {}))
+    monkeypatch.setattr(search, "TrainingRun", UntrainedRun)
+    monkeypatch.setattr(search, "train", lambda run: export_untrained(run.profile))
+    monkeypatch.setattr(search, "weights_path", lambda profile, *_: export_untrained(profile))
+    table = search.pretraining(PROFILE, [2, 1], 1, tmp_path, tmp_path / "results", CPU)
+    assert table["pretraining"].tolist() == lengths == [1, 2, PROFILE.few_shot.trainings.small_steps]
+    assert table["weights"].nunique() == 3
+    assert table["SSIM"].nunique() == 3
     assert (tmp_path / "results/smoke/tables/pretraining_pix2pixhd_T1.csv").exists()

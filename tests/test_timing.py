@@ -1,83 +1,284 @@
-"""Table 2: operations counted, times measured, the paper's beside them; and the exercise of a profile."""
+"""Table 2: operations counted, times measured, the paper's beside them; and the smoke test of a profile."""
 
 import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-
-from talking_heads import profiles
-from talking_heads.evaluation import timing
-from talking_heads.perceptual import make_extractors
-from talking_heads.reproduce import tables
-from talking_heads.reproduce.exercise import exercise
+from talking_heads import config
+from talking_heads.__main__ import main
+from talking_heads.experiments.few_shot import tables
+from talking_heads.experiments.few_shot import timing as few_shot_timing
+from talking_heads.experiments.few_shot.smoke_test import smoke_test
+from talking_heads.experiments.few_shot.timing import INFERENCE, LEARNING, METHODS, Case, Cases
+from talking_heads.metrics import timing
+from talking_heads.nn.perceptual import make_extractors
 
 CPU = torch.device("cpu")
 
 
+class Clock:
+    """A clock that only ``sleep`` moves on, in place of the module ``time``."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+class SomeCases:
+    """Cases that are given, in place of those of a profile."""
+
+    def __init__(self, *cases: Case):
+        self.cases, self.device = cases, CPU
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(self.cases)
+
+
+class Product:
+    """A product of matrices, 30 × 40 and 40 × 50, that counts its calls."""
+
+    flops, moved = 2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50)
+
+    def __init__(self):
+        self.a, self.b, self.calls = torch.randn(30, 40), torch.randn(40, 50), 0
+
+    def __call__(self) -> torch.Tensor:
+        self.calls += 1
+        return self.a @ self.b
+
+
+# -- the prediction ---------------------------------------------------------------------------------
 def test_operations_of_a_product():
-    a, b = torch.randn(30, 40), torch.randn(40, 50)
-    flops, moved = timing.operations(lambda: a @ b)
-    assert flops == 2 * 30 * 40 * 50 and moved == 4 * (30 * 40 + 40 * 50 + 30 * 50)
+    assert timing.operations(Product()) == (Product.flops, Product.moved)
+
+
+def test_views_move_nothing_and_in_place_operations_write():
+    x = torch.zeros(10, 10)
+    assert timing.operations(lambda: x.view(4, 25).mT) == (0, 0)
+    assert timing.operations(lambda: x.add_(1)) == (0, 2 * x.nbytes)
 
 
 def test_prediction_adds_arithmetic_and_memory():
     assert timing.Machine(flops=10.0, bandwidth=4.0).predict(20.0, 8.0) == 4.0
 
 
-def test_measurement_warms_up_and_has_quartiles():
-    calls = []
-    t = timing.measure(lambda: calls.append(1), CPU, repetitions=10, warm_up=3)
-    assert len(calls) == 13 and t.repetitions == 10 and t.low <= t.median <= t.high and t.memory > 0
-    assert t.times(4).median == 4 * t.median
+def test_a_row_is_its_steps_and_what_comes_once():
+    """Five steps and the work before them; equal steps of another row are not counted again."""
+    step, once = Product(), Product()
+    cases = SomeCases(
+        Case("m", LEARNING, 1, 5, 1, step, once),
+        Case("m", LEARNING, 8, 10, 1, step),
+        Case("m", INFERENCE, 1, 1, 1, step),
+    )
+    rows = few_shot_timing.predictions(cases, timing.Machine(flops=1000.0, bandwidth=500.0))
+    assert rows["operations"].tolist() == [6 * Product.flops, 10 * Product.flops, Product.flops]
+    assert rows["bytes"].tolist() == [6 * Product.moved, 10 * Product.moved, Product.moved]
+    arithmetic, memory = Product.flops / 1000, Product.moved / 500
+    np.testing.assert_allclose(rows["predicted"], np.array([6, 10, 1]) * (arithmetic + memory))
+    np.testing.assert_allclose(rows["arithmetic"], arithmetic / (arithmetic + memory))
+    assert (step.calls, once.calls) == (2, 1)
 
 
-def test_slow_work_is_not_warmed_up(monkeypatch):
-    calls, rows = [], {}
-    monkeypatch.setattr(timing, "cases", lambda *_: [timing.Case("m", "inference", 1, 1, 1, lambda: calls.append(1))])
-    expected = timing.predictions(None, [], CPU, timing.Machine(1.0, 1.0)).assign(predicted=1.0)
+# -- the measurement --------------------------------------------------------------------------------
+def test_a_measurement_has_quartiles_of_what_comes_after_the_warm_up(clock):
+    durations = [100.0, 100.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    remaining = iter(durations)
+    result = timing.measure(lambda: clock.sleep(next(remaining)), CPU, repetitions=5, warm_up=2)
+    assert (result.low, result.median, result.high, result.repetitions) == (2.0, 3.0, 4.0, 5)
+    assert result.memory > 0
+    assert result.times(4) == timing.Timing(12.0, 8.0, 16.0, 5, result.memory)
+
+
+@pytest.mark.parametrize("duration, repetitions", [(50.0, 3), (4.0, 5), (0.1, 100)])
+def test_a_measurement_ends_after_its_seconds_but_has_three_repetitions(clock, duration, repetitions):
+    result = timing.measure(lambda: clock.sleep(duration), CPU, repetitions=100, seconds=20.0)
+    assert result.repetitions == repetitions
+
+
+def test_measured_rows_are_steps_times_the_median_and_what_comes_once(clock):
+    cases = SomeCases(
+        Case("m", LEARNING, 8, 10, 8, lambda: clock.sleep(0.5), lambda: clock.sleep(2.0)),
+        Case("m", INFERENCE, 1, 1, 1, lambda: clock.sleep(0.25)),
+    )
+    columns = {"method": "m", "phase": [LEARNING, INFERENCE], "T": [8, 1], "predicted": 1.0}
+    predicted = pd.DataFrame(columns)
+    rows = few_shot_timing.measurements(cases, predicted, seconds=20.0)
+    assert rows["seconds"].tolist() == rows["low"].tolist() == [10 * 0.5 + 2.0, 0.25]
+    assert rows["note"].tolist() == ["10 times the median of 40 steps", ""]
+
+
+def test_slow_work_is_not_warmed_up():
+    work = Product()
+    cases = SomeCases(Case("m", INFERENCE, 1, 1, 1, work))
+    expected = few_shot_timing.predictions(cases, timing.Machine(1.0, 1.0)).assign(predicted=1.0)
+    calls = {}
     for seconds in (1e9, 0.0):
-        calls.clear()
-        timing.table2(expected, None, [], CPU, seconds=seconds)
-        rows[seconds] = len(calls)
-    assert rows == {1e9: 2 + 100, 0.0: 3}, "quartiles need three"
+        work.calls = 0
+        few_shot_timing.measurements(cases, expected, seconds)
+        calls[seconds] = work.calls
+    assert calls == {1e9: 2 + 100, 0.0: 3}, "quartiles need three"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak of memory")
 def test_peak_memory_is_that_of_the_work_measured():
-    large, small = (timing.measure(lambda: torch.ones(n).sum(), CPU, repetitions=3).memory for n in (2**27, 2**10))
-    assert 0.9 * 2**29 < large - small < 1.1 * 2**29
+    def peak(numbers: int) -> int:
+        return timing.measure(lambda: torch.ones(numbers).sum(), CPU, repetitions=3).memory
+
+    assert 0.9 * 2**29 < peak(2**27) - peak(2**10) < 1.1 * 2**29
 
 
-def test_table_2_at_the_smoke_size():
-    p = profiles.load("smoke")
-    expected = timing.predictions(p, make_extractors(p), CPU, timing.rates(CPU, size=16), shots=p.shots)
-    rows = timing.table2(expected, p, make_extractors(p), CPU, seconds=0.1).assign(size=p.image_size)
-    assert expected["arithmetic"].between(0, 1).all() and (rows["note"] != "").eq(rows["steps"] > 1).all()
-    learning = rows[rows["phase"] == "few-shot learning"]
-    assert len(learning) == 4 * len(p.shots) and len(rows) == len(learning) + 4 and (rows["predicted"] > 0).all() and (rows["seconds"] > 0).all()
-    tuned = learning[learning["method"].isin(["Ours", "Pix2pixHD"])]
-    assert (tuned["steps"] == [timing.steps_of(p, t) for t in tuned["T"]]).all() and learning.query("method == 'Ours-FF'")["steps"].eq(1).all()
-    both = tables.table2(rows, "a machine", "run")
-    assert list(both.columns[:len(tables.COLUMNS)]) == tables.COLUMNS
-    assert both.query("T == 1 and method == 'Ours' and phase == 'few-shot learning'")["paper_value"].item() == 43.84
-    assert both.query("T == 1 and method == 'Ours' and phase == 'inference'")["paper_2080ti"].item() == 0.013
-    assert both.groupby(["phase", "T"])["order holds"].nunique().le(1).all()
-    right = rows.merge(both[["method", "phase", "T", "paper_value"]].dropna()).assign(seconds=lambda t: t["paper_value"])
-    assert tables.table2(right.drop(columns="paper_value"), "the paper's", "run")["order holds"].all()
-    assert both["verdict"].eq("not comparable").all() and set(both["rank"].dropna()) <= {1, 2, 3, 4}
+def test_slowness_is_relative_to_the_machine_of_the_stated_minutes(monkeypatch):
+    for factor, slowness in ((0.5, 2.0), (1.0, 1.0), (3.0, 1.0)):
+        machine = timing.Machine(factor * timing.MEASURED_AT, 1.0)
+        monkeypatch.setattr(timing, "rates", lambda device, machine=machine: machine)
+        assert timing.slowness(CPU) == slowness
+
+
+@pytest.mark.timing
+def test_a_measured_second_is_a_second():
+    result = timing.measure(lambda: time.sleep(0.05), CPU, repetitions=10)
+    assert 0.05 <= result.low <= result.median <= result.high < 0.07
+
+
+@pytest.mark.timing
+def test_measured_rates_predict_a_convolution_of_twice_the_frames():
+    """Twice the frames take twice the time, within 30 %."""
+    machine = timing.rates(CPU, "fp32")
+    conv, x = torch.nn.Conv2d(128, 128, 3, padding=1), torch.randn(16, 128, 64, 64)
+    work = few_shot_timing.without_gradients(lambda: conv(x))
+    flops, _ = timing.operations(work)
+    assert timing.measure(work, CPU, 10, 5.0).median == pytest.approx(flops / machine.flops, rel=0.3)
+
+
+# -- Table 2 ----------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def measured_rows():
+    """Table 2's rows at the smoke size."""
+    profile = config.load("smoke")
+    cases = Cases(profile, make_extractors(profile), CPU, METHODS, profile.protocol.shots)
+    expected = few_shot_timing.predictions(cases, timing.Machine(flops=1e9, bandwidth=1e9))
+    return few_shot_timing.measurements(cases, expected, 0.1).assign(size=profile.data.image_size)
+
+
+def test_every_method_learns_at_every_t_and_infers_once(measured_rows):
+    shots = config.load("smoke").protocol.shots
+    counts = measured_rows.groupby(["method", "phase"])["T"].apply(list).to_dict()
+    assert counts == {
+        (method, phase): list(shots) if phase == LEARNING else [1]
+        for method in METHODS
+        for phase in (LEARNING, INFERENCE)
+    }
+    assert (measured_rows["predicted"] > 0).all()
+    assert (measured_rows["seconds"] > 0).all()
+    assert measured_rows["arithmetic"].between(0, 1).all()
+
+
+def test_what_is_extrapolated_is_noted(measured_rows):
+    """Only fine-tuned methods have several steps: two epochs of one batch."""
+    tuned = measured_rows["method"].isin(["Ours", "Pix2pixHD"]) & (measured_rows["phase"] == LEARNING)
+    assert measured_rows["steps"].tolist() == tuned.map({True: 2, False: 1}).tolist()
+    assert ((measured_rows["note"] != "") == tuned).all()
+
+
+def test_our_predictions_grow_with_the_frames(measured_rows):
+    learning = measured_rows[measured_rows["phase"] == LEARNING]
+    for _, rows in learning.groupby("method"):
+        operations = rows.sort_values("T")["operations"]
+        assert (operations.diff().dropna() > 0).all()
+
+
+def test_table_2_has_the_papers_times_beside_ours(measured_rows):
+    table = tables.table2(measured_rows, "a machine", "run")
+    assert list(table.columns[: len(tables.COLUMNS)]) == tables.COLUMNS
+    one_shot = table[(table["T"] == 1) & (table["method"] == "Ours")].set_index("phase")
+    assert one_shot.loc[LEARNING, "paper_value"] == 43.84
+    assert one_shot.loc[INFERENCE, "paper_2080ti"] == 0.013
+    assert table["verdict"].eq("not comparable").all()
+    assert table["device"].eq("a machine").all()
+
+
+def test_an_order_is_compared_with_the_papers(measured_rows):
+    table = tables.table2(measured_rows, "a machine", "run")
+    assert table.groupby(["phase", "T"])["order holds"].nunique().le(1).all()
+    assert set(table["rank"].dropna()) <= {1, 2, 3, 4}
+    paper = table[["method", "phase", "T", "paper_value"]].dropna()
+    rows = measured_rows.merge(paper).rename(columns={"seconds": "measured seconds"})
+    same = rows.rename(columns={"paper_value": "seconds"})
+    assert tables.table2(same, "the paper's", "run")["order holds"].all()
+    reverse = same.assign(seconds=1 / same["seconds"])
+    assert not tables.table2(reverse, "the reverse", "run")["order holds"].any()
 
 
 def test_steps_of_the_paper():
-    p = profiles.load("voxceleb1")
-    assert [timing.steps_of(p, t) for t in (1, 8, 32)] == [40, 40, 160]
+    cases = Cases(config.load("voxceleb1"), [], CPU, METHODS, (1, 8, 32))
+    assert [cases.steps(t) for t in (1, 8, 32)] == [40, 40, 160]
 
 
-def test_an_exercise_goes_all_the_way(tmp_path):
-    stages = exercise("smoke", None, tmp_path, "cpu")
-    assert stages["stage"].tolist() == ["prepare", "meta-learning step 1", "meta-learning step 2", "fine-tuning step", "evaluation and table"]
-    assert (tmp_path / "tables/table1.md").read_text().startswith("An exercise of smoke")
+@pytest.mark.cuda
+def test_table_2_on_a_gpu():
+    profile, device = config.load("smoke"), torch.device("cuda")
+    extractors = [extractor.to(device) for extractor in make_extractors(profile)]
+    cases = Cases(profile, extractors, device, METHODS, (1, 4))
+    expected = few_shot_timing.predictions(cases, timing.rates(device, size=16))
+    rows = few_shot_timing.measurements(cases, expected, 0.1)
+    assert (rows["seconds"] > 0).all()
+    assert (rows["memory [GiB]"] > 0).all()
+    assert "multiprocessors" in timing.clocks(device)
 
 
-def test_exercise_of_a_profile_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match="unknown profile"):
-        exercise("nothing", None, tmp_path, "cpu")
+# -- the smoke test of a profile --------------------------------------------------------------------
+STAGES = [
+    "prepare",
+    "meta-learning step 1",
+    "meta-learning step 2",
+    "fine-tuning step",
+    "evaluation and table",
+]
+
+
+def test_a_smoke_test_reaches_the_table(tmp_path):
+    stages = smoke_test(config.load("smoke"), None, tmp_path, CPU)
+    assert stages["stage"].tolist() == STAGES
+    text = (tmp_path / "tables/table1.md").read_text()
+    assert text.startswith("A smoke test of smoke")
+    assert "Ours-FT before fine-tuning" in text
+
+
+@pytest.mark.cuda
+def test_a_smoke_test_on_a_gpu(tmp_path):
+    assert smoke_test(config.load("smoke"), None, tmp_path, torch.device("cuda"))["stage"].tolist() == STAGES
+
+
+def test_untrained_feature_networks_stand_in_for_those_that_were_not_fetched(monkeypatch, capsys):
+    from talking_heads.experiments.few_shot import smoke_test as module
+
+    def make(profile, random=False):
+        if not random:
+            raise FileNotFoundError("vgg19: not fetched")
+        return [SimpleNamespace(to=lambda device: f"random on {device}")]
+
+    monkeypatch.setattr(module, "make_extractors", make)
+    assert module.available_extractors(config.load("smoke"), CPU) == ["random on cpu"]
+    assert "vgg19: not fetched" in capsys.readouterr().out
+
+
+def test_a_smoke_test_of_a_profile_that_does_not_exist(capsys):
+    assert main(["smoke-test", "--profile", "nothing"]) == 2
+    assert "unknown profile 'nothing'" in capsys.readouterr().err

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
 
 
 def choose(device: str) -> "torch.device":
-    """"auto" is a GPU where there is one. Raises ValueError for a device that is not there."""
+    """The named device; "auto" is a GPU where there is one. Raises ValueError for a device that is not there."""
     import torch  # processes that only count cores do without it
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

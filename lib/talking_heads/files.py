@@ -1,7 +1,6 @@
-"""Files that the kit writes: they appear by rename, keep what was there until then, and never replace an
-input.
-"""
+"""Writing files: they appear by rename, and never replace an input."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -11,15 +10,19 @@ from pathlib import Path
 from secrets import token_hex
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message states what is kept."""
+
+
 def appended(path: Path, ending: str) -> Path:
-    """The path with ``ending`` after its whole name: ``take.1`` and ``take.2`` stay two names."""
+    """The path with ``ending`` after its whole name, so that ``take.1`` and ``take.2`` stay two names."""
     return path.with_name(path.name + ending)
 
 
 def target_of(path: Path) -> Path:
-    """The file that writing to ``path`` changes: links are followed.
+    """The file that writing to ``path`` changes; links are followed.
 
-    Raises ValueError where that is a folder, a device, a pipe or a socket, or a link to itself.
+    Raises ValueError for a folder, a device, a pipe, a socket or a link to itself.
     """
     try:
         target = path.resolve()
@@ -36,11 +39,10 @@ def target_of(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it replaces ``path`` at the end and vanishes on an
-    error.
+    """A temporary path beside ``path``, which it replaces at the end; it is removed on an error.
 
-    Its name is random and new, so no file of the user's is touched; the ending stays the same. A link is
-    followed. Raises what :func:`target_of` does.
+    The name is random and new, so that no file of the user is changed; the suffix is that of ``path``. Links
+    are followed. Raises as :func:`target_of` does.
     """
     target = target_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,18 +65,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
-    """Refuse outputs that are one of the inputs, or one another, under whatever name (links, hard links).
+    """Refuse outputs that are the same file as an input or as another output, also by links and hard links.
 
-    ``outputs`` maps the option that names a file to the file. Raises ValueError before anything is written.
+    ``outputs`` maps options to the files that they name. Raises ValueError before anything is written.
     """
-    taken = [(path, "an input") for path in inputs]
+    earlier = [(path, "an input") for path in inputs]
     for option, path in outputs.items():
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"{option} {path}: the name is not valid UTF-8; choose another name") from error
         target = target_of(path)
-        for other, role in taken:
+        for other, role in earlier:
             if target in other.resolve().parents or other.resolve() in target.parents:
                 raise ValueError(
                     f"{option} {path}: one of it and {other} would lie below the other; choose another name"
@@ -83,14 +85,14 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path]) -> None:
                 raise ValueError(
                     f"{option} {path}: is {role} ({other}), which would be overwritten; choose another name"
                 )
-        taken.append((path, f"what {option} writes"))
+        earlier.append((path, f"what {option} writes"))
 
 
 def try_outputs(outputs: Mapping[str, Path], size: int) -> None:
-    """Write and remove a file beside each output, so that a full disk or a missing right shows before
-    hours of work.
+    """Check the space and the permissions of each output's folder, before hours of work.
 
-    ``size`` are the bytes that will be needed in each folder. Leaves nothing behind. Raises ValueError.
+    ``size`` is the number of bytes needed in each folder. A file is written there and removed again. Raises
+    ValueError.
     """
     for option, path in outputs.items():
         target = target_of(path)
@@ -131,5 +133,11 @@ def _same_file(target: Path, other: Path) -> bool:
         return True
     try:
         return target.samefile(other)
-    except OSError:  # one of them is not there yet
+    except OSError:  # one of them does not exist yet
         return False
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file: 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

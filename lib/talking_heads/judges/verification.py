@@ -1,4 +1,4 @@
-"""How well the identity judge tells people apart whom no judge has seen: equal error rates and histograms."""
+"""Verification of the judges on identities that none of them is trained on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,68 +6,111 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..corpus.episodes import to_tensor
-from ..corpus.landmarks import openings
-from ..corpus.speakers.traits import NAMES, VOICE
-from .networks import IdentityJudge
+from talking_heads.data.frames import to_tensor
+from talking_heads.data.landmarks import openings
+from talking_heads.data.speakers.traits import NAMES, VOICE
+from talking_heads.judges.gaze import GazeJudge, device_of, eyes_open, gaze_error_of, relative
+from talking_heads.judges.networks import IdentityJudge
+from talking_heads.judges.pools import pool, trait_table
 
 VISIBLE_NAMES = [n for n in NAMES if n not in VOICE]
-LOOKS = ("skin_tone", "skin_warmth", "hair_lightness", "hair_redness", "hair_grey", "hair_length", "hair_amount")
+APPEARANCE = (
+    "skin_tone",
+    "skin_warmth",
+    "hair_lightness",
+    "hair_redness",
+    "hair_grey",
+    "hair_length",
+    "hair_amount",
+)
 
 
 def equal_error_rate(same: np.ndarray, different: np.ndarray) -> float:
-    """Rate at which a threshold accepts as many impostors as it refuses genuine pairs."""
+    """Error rate at the threshold where false acceptance and false rejection are equal.
+
+    ``same`` (n,) and ``different`` (m,) are scores of genuine pairs and of impostors.
+    """
     thresholds = np.sort(np.concatenate([same, different]))
-    refused = np.searchsorted(np.sort(same), thresholds) / len(same)
-    accepted = 1 - np.searchsorted(np.sort(different), thresholds) / len(different)
-    at = np.argmin(np.abs(refused - accepted))
-    return float((refused[at] + accepted[at]) / 2)
+    rejection = np.searchsorted(np.sort(same), thresholds) / len(same)
+    acceptance = 1 - np.searchsorted(np.sort(different), thresholds) / len(different)
+    index = np.argmin(np.abs(rejection - acceptance))
+    return float((rejection[index] + acceptance[index]) / 2)
 
 
 @torch.no_grad()
 def embed(net: IdentityJudge, images: np.ndarray) -> torch.Tensor:
-    """(n, S, S, 3) uint8 -> (n, 128)."""
-    return torch.cat([net(x) for x in to_tensor(images).split(128)])
+    """Unit embeddings (n, 128) of images (n, S, S, 3) uint8."""
+    batches = [images[k : k + 128] for k in range(0, len(images), 128)]
+    return torch.cat([net(to_tensor(batch, device_of(net))).cpu() for batch in batches])
 
 
 def scores(net: IdentityJudge, folder: Path) -> dict[str, np.ndarray]:
-    """CSIM-judge of frame pairs from different videos: same person, different people, impostors matched in skin and hair.
+    """CSIM-judge of pairs of frames, one array for each kind of pair.
 
-    A person's matched impostors are the five people nearest in skin and hair traits. "same video" has pairs of different
-    frames of one video: what a repeated training frame would score.
+    - "same": an identity in two videos;
+    - "different": two identities;
+    - "matched": an identity and one of the five identities with the most similar skin and hair;
+    - "same video": different frames of one video, the score of a repeated training frame.
     """
-    from .training import pool, trait_table
     data = pool("verification_test", folder)
-    people, videos, frames = data.images.shape[:3]
-    e = embed(net, data.images.reshape(-1, *data.images.shape[3:])).reshape(people, videos, frames, -1).numpy()
-    same = np.concatenate([(e[:, a] @ e[:, b].transpose(0, 2, 1)).ravel() for a in range(videos) for b in range(a)])
-    one_video = (e @ e.transpose(0, 1, 3, 2))[:, :, *np.triu_indices(frames, 1)].ravel()
-    flat = e[:, :2].reshape(people, 2 * frames, -1)
-    looks = trait_table("verification_test")[:, [VISIBLE_NAMES.index(n) for n in LOOKS]]
-    gap = np.abs(looks[:, None] - looks[None]).sum(-1) + 1e3 * np.eye(people)
+    identities, videos, frames = data.images.shape[:3]
+    features = embed(net, data.images.reshape(-1, *data.images.shape[3:])).numpy()
+    e = features.reshape(identities, videos, frames, -1)
+    video_pairs = [(a, b) for a in range(videos) for b in range(a)]
+    same = np.concatenate([(e[:, a] @ e[:, b].transpose(0, 2, 1)).ravel() for a, b in video_pairs])
+    same_video = (e @ e.transpose(0, 1, 3, 2))[:, :, *np.triu_indices(frames, 1)].ravel()
+
+    first, second = e[:, 0], e[:, 1]  # the videos of impostor pairs
+
+    def impostors(pairs: list[tuple[int, int]]) -> np.ndarray:
+        return np.concatenate([(first[i] @ second[j].T).ravel() for i, j in pairs])
+
+    appearance = trait_table("verification_test")[:, [VISIBLE_NAMES.index(name) for name in APPEARANCE]]
+    gap = np.abs(appearance[:, None] - appearance[None]).sum(-1) + 1e3 * np.eye(identities)
     nearest = np.argsort(gap, axis=1)[:, :5]
-    matched = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in nearest[i]])
-    different = np.concatenate([(flat[i, :frames] @ flat[j, frames:].T).ravel() for i in range(people) for j in range(people) if i != j])
-    return {"same": same, "different": different, "matched": matched, "same video": one_video}
+    return {
+        "same": same,
+        "different": impostors([(i, j) for i in range(identities) for j in range(identities) if i != j]),
+        "matched": impostors([(i, j) for i in range(identities) for j in nearest[i]]),
+        "same video": same_video,
+    }
 
 
 def read_landmarks(find: Callable[[np.ndarray], np.ndarray], folder: Path) -> dict[str, float]:
-    """How well landmarks are found, by ``find(images)``, in true frames of people whom no judge has seen.
+    """Accuracy of landmarks on true frames of the test pool; ``find`` maps images to landmarks (n, 68, 2).
 
-    ``error`` in distances between the eyes' outer corners, and the correlations of the mouth's and the eyes' opening.
+    ``error`` is in distances between the outer corners of the eyes; ``mouth`` and ``eyes`` are correlations
+    of the openings.
     """
-    from .training import pool
     data = pool("verification_test", folder)
     points = data.points[..., :68, :].reshape(-1, 68, 2)
-    found = find(data.images.reshape(-1, *data.images.shape[3:]))
+    estimate = find(data.images.reshape(-1, *data.images.shape[3:]))
     scale = np.linalg.norm(points[:, 36] - points[:, 45], axis=-1)
-    related = [np.corrcoef(a, b)[0, 1] for a, b in zip(openings(found), openings(points))]
-    return {"error": round(float((np.linalg.norm(found - points, axis=-1).mean(1) / scale).mean()), 4),
-            "mouth": round(float(related[0]), 3), "eyes": round(float(related[1]), 3)}
+    mouth, eyes = (
+        float(np.corrcoef(estimated, true)[0, 1])
+        for estimated, true in zip(openings(estimate), openings(points), strict=True)
+    )
+    error = np.linalg.norm(estimate - points, axis=-1).mean(1) / scale
+    return {"error": round(float(error.mean()), 4), "mouth": round(mouth, 3), "eyes": round(eyes, 3)}
 
 
 def verify(net: IdentityJudge, folder: Path) -> dict[str, float]:
-    """Equal error rates of frame pairs on unseen people, over all impostors and over matched ones."""
+    """Equal error rates of pairs of frames of the test pool, over all impostors and over matched ones."""
     s = scores(net, folder)
-    return {"eer": round(equal_error_rate(s["same"], s["different"]), 4),
-            "eer_matched": round(equal_error_rate(s["same"], s["matched"]), 4)}
+    return {
+        "eer": round(equal_error_rate(s["same"], s["different"]), 4),
+        "eer_matched": round(equal_error_rate(s["same"], s["matched"]), 4),
+    }
+
+
+def read_gaze(net: GazeJudge, folder: Path) -> dict[str, float]:
+    """Gaze error on true frames of the test pool, and the error of a constant estimate, the mean pupils."""
+    data = pool("verification_test", folder)
+    images, points = data.images.reshape(-1, *data.images.shape[3:]), data.points.reshape(-1, 70, 2)
+    landmarks, pupils = points[:, :68], points[:, 68:]
+    error = gaze_error_of(images, landmarks, pupils, net)
+    true = relative(pupils, landmarks)[eyes_open(landmarks)]
+    return {
+        "error": round(float(np.nanmean(error)), 4),
+        "error of the mean": round(float(np.linalg.norm(true - true.mean(0), axis=-1).mean()), 4),
+    }

@@ -1,0 +1,311 @@
+"""Profiles: every size, schedule, corpus and budget of a run, in typed and frozen sections.
+
+A profile is one YAML file in ``profiles/``; ``base:`` names another profile whose values it starts from. An
+unknown key, a missing key or a value of the wrong type is an error that names the section and the key. The
+keys of corpora, checkpoints and evaluated frames are digests of whole sections (:func:`digest`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+FOLDER = Path(__file__).parent / "profiles"
+
+Variant = Literal["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+Layout = Literal["folder", "voxceleb1", "voxceleb2"]
+Pooling = Literal["sum_relu", "relu_sum", "relu_mean"]
+Precision = Literal["auto", "fp32"]
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of values; unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Speakers(Section):
+    """Sizes of the corpus of procedural speakers; unused where ``data.source`` is "videos"."""
+
+    meta_identities: Count  # for meta-learning
+    meta_videos: Positive  # of each identity
+    meta_frames: Positive  # of each video
+    meta_fps: Amount
+    evaluation_identities: Count  # for validation, and as many for the evaluation set
+    evaluation_videos: Positive  # the first has evaluation_frames, the others evaluation_frames_other
+    evaluation_frames: Positive
+    evaluation_frames_other: Positive
+    evaluation_fps: Amount
+
+
+class Data(Section):
+    """The corpus: what is rendered or read, and how it is prepared."""
+
+    source: Literal["speakers", "videos"]  # rendered, or your own
+    layout: Layout  # of your own videos
+    image_size: Annotated[int, Field(ge=16)]  # pixels of a side
+    frames_per_video: Count  # at most, evenly spaced over all clips of a video; 0 keeps all
+    speakers: Speakers
+
+
+class LandmarkImages(Section):
+    """How landmarks are drawn."""
+
+    line_width: Annotated[float, Field(gt=0, le=100)]  # pixels
+    pupils: Share  # of the episodes whose landmark images show pupils; 0 as in the paper
+
+
+class Networks(Section):
+    """E, G and V (section 3.4)."""
+
+    embedding: Positive  # N
+    embedder_channels: Channels
+    embedder_attention: Count  # after this many blocks; 0 for none
+    discriminator_channels: Channels
+    discriminator_attention: Count
+    generator_down: Channels
+    generator_up: Channels
+    generator_bottleneck: Count
+    generator_attention_down: Count
+    generator_attention_up: Count
+    spectral_norm: bool  # in E and G; D always has it
+    pool: Pooling  # of E
+    pool_discriminator: Pooling  # of V
+    precision: Precision  # "auto" is bf16 where the device multiplies it in hardware
+
+
+class Losses(Section):
+    """Terms and weights of equations (3) and (4)."""
+
+    extractors: tuple[
+        str, ...
+    ]  # "vgg19", "vggface", "attributes", "people"; "attributes@eyes" crops the eyes
+    content_weights: tuple[Amount, ...]  # one for each extractor
+    adversarial_weight: Amount
+    feature_matching_weight: Amount
+    feature_matching_reduce: Literal["mean", "sum"]  # over the residual blocks
+    match_weight: Amount
+    match_pulls: Literal["embedder", "both"]  # what L_MCH moves: E alone (W is detached), or E and W
+
+
+class Optimiser(Section):
+    """Adam, and the updates of D for each update of G."""
+
+    beta1: Share  # of E and G
+    discriminator_beta1: Share
+    discriminator_steps: Positive
+
+
+class MetaLearning(Section):
+    """Section 3.2."""
+
+    k_shot: Positive  # K
+    k_min: Positive  # each batch draws its K from k_min to k_shot
+    targets: Positive  # target frames for each embedding
+    batch_videos: Positive
+    steps: Count  # of FT; FF takes twice as many
+    epochs: Count  # of one episode for each video; where not 0, it replaces steps
+    content_steps: Count  # with L_CNT alone, before D joins; FT and FF share them
+    learning_rate: Amount  # of E and G
+    discriminator_learning_rate: Amount
+    table_learning_rate: Amount  # of W
+    table_start: Literal["random", "embeddings"]  # "embeddings": W starts as the videos' ê when D joins
+    learning_rate_decay: bool  # a cosine to a twentieth after the content steps
+    ema: Share
+
+
+class Trainings(Section):
+    """What is trained, and for how long on the small corpus and in a chapter."""
+
+    variants: tuple[Variant, ...]
+    reference_weights: bool  # whether the committed weights fit this profile
+    small_share: Share  # of the identities, as the small corpus; 1 where the corpus is the paper's small one
+    small_steps: Count
+    chapter_steps: Count  # of the chapter that always trains from nothing
+
+
+class FineTuning(Section):
+    """Section 3.3."""
+
+    epochs: Count
+    batch: Positive
+    learning_rate: Amount
+    discriminator_learning_rate: Amount
+    adversarial_weight: Amount
+
+
+class Pix2pixHD(Section):
+    """The baseline of Wang et al. 2018."""
+
+    channels: Channels  # of the generator, from full resolution down
+    blocks: Count
+    discriminator_channels: Positive  # of the first layer
+    halvings: Count  # of the patch discriminators; three give patches of 70²
+    learning_rate: Amount
+    fine_tuning_learning_rate: Amount
+
+
+class X2Face(Section):
+    """The baseline of Wiles et al. 2018."""
+
+    channels: Channels
+    embedding: Positive
+    driving: Positive
+    learning_rate: Amount
+
+
+class FewShot(Section):
+    """The system of Zakharov et al. 2019, and its baselines."""
+
+    landmark_images: LandmarkImages
+    networks: Networks
+    losses: Losses
+    optimiser: Optimiser
+    meta_learning: MetaLearning
+    trainings: Trainings
+    fine_tuning: FineTuning
+    pix2pixhd: Pix2pixHD
+    x2face: X2Face
+
+
+class Protocol(Section):
+    """What is evaluated (section 4)."""
+
+    test_videos: Positive  # one of every identity, then a second one, until there are so many
+    holdout_frames: Positive
+    shots: Channels  # T
+    small_shots: Channels  # of these, those at which the rows of the small corpus are computed
+    seeds: Positive  # of fine-tuning
+    observer_steps: Count  # of training the observers of USER-proxy
+    stability_steps: Count  # of the trainings with and without L_FM
+    stability_seeds: Count  # of each; 0 shows the reference's
+
+
+class Timing(Section):
+    """Table 2."""
+
+    profile: str  # whose sizes are timed beside this profile's
+    seconds: Amount  # at most, for each row
+
+
+class Profile(Section):
+    """A run's configuration."""
+
+    name: str
+    description: str  # for whom, what it costs, what to expect
+    seed: int
+    data: Data
+    few_shot: FewShot
+    protocol: Protocol
+    timing: Timing
+
+    def override(self, values: Mapping[str, Any]) -> "Profile":
+        """This profile with other values, by dotted name: ``{"few_shot.meta_learning.steps": 100}``.
+
+        Raises ValueError as :func:`load` does.
+        """
+        plain = self.model_dump(mode="json")
+        for name, value in values.items():
+            *path, key = name.split(".")
+            section = plain
+            for part in path:
+                section = section.get(part)
+                if not isinstance(section, dict):
+                    raise ValueError(f"profile {self.name}: there is no section {'.'.join(path)}")
+            section[key] = value
+        return validate(self.name, plain)
+
+
+def names() -> list[str]:
+    """Names of all profiles."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
+    """The named profile, with ``overrides`` by dotted name.
+
+    Raises ValueError, naming the profile, the section and the key, for anything unknown, missing or of the
+    wrong type.
+    """
+    profile = validate(name, {**_read(name), "name": name})
+    return profile.override(overrides) if overrides else profile
+
+
+def validate(name: str, values: Mapping[str, Any]) -> Profile:
+    """A profile from plain values. Raises ValueError as :func:`load` does."""
+    try:
+        profile = Profile.model_validate_json(json.dumps(values))
+    except (ValidationError, TypeError) as error:
+        raise ValueError(f"profile {name}: {_explain(error)}") from error
+    losses, trainings = profile.few_shot.losses, profile.few_shot.trainings
+    if len(losses.extractors) != len(losses.content_weights):
+        raise ValueError(
+            f"profile {name}: section few_shot.losses: content_weights has {len(losses.content_weights)} "
+            f"values for {len(losses.extractors)} extractors"
+        )
+    if not trainings.variants:
+        raise ValueError(f"profile {name}: section few_shot.trainings: variants is empty")
+    return profile
+
+
+def digest(*parts: Any) -> str:
+    """Twelve hex digits of sections and plain values; they change whenever one of them does."""
+    plain = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is of a type, such as ``list[float]``; a boolean is no number."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(f"unknown profile {name!r}; there are: {', '.join(names())}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = values.pop("base", None)
+    return _merged(_read(base), values) if base else values
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over those of a base, section by section."""
+    merged = dict(base)
+    for key, value in values.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    """Section, key, cause: one clause for each fault."""
+    if isinstance(error, TypeError):
+        return f"a value is no plain YAML ({error})"
+    return "; ".join(
+        _fault(fault["loc"], fault["type"], fault["msg"], fault["input"]) for fault in error.errors()
+    )
+
+
+def _fault(location: Sequence[str | int], kind: str, message: str, value: Any) -> str:
+    section, key = ".".join(str(part) for part in location[:-1]), location[-1] if location else ""
+    where = f"section {section}: " if section else ""
+    if kind == "extra_forbidden":
+        return f"{where}unknown key {key}"
+    if kind == "missing":
+        return f"{where}missing key {key}"
+    return f"{where}{key} is {value!r}: {message[0].lower()}{message[1:]}"

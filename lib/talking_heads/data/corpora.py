@@ -1,0 +1,54 @@
+"""The corpus of a profile: rendered speakers or your own videos, prepared once and reused."""
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from talking_heads.config import Profile, digest
+from talking_heads.data.prepare import Settings, prepare
+from talking_heads.data.speakers.clips import VERSION
+from talking_heads.data.speakers.write import write_speakers
+from talking_heads.data.store import Store
+
+
+def folder(profile: Profile, root: Path | str) -> Path:
+    """The folder of a profile's corpus below ``root``.
+
+    The name of a rendered corpus contains a digest of the profile's seed and ``data`` section, and the
+    renderer's version. The corpus of your own videos is ``<root>/<layout>``.
+    """
+    if profile.data.source == "speakers":
+        return Path(root) / f"speakers-{digest(profile.seed, profile.data)}-v{VERSION}"
+    return Path(root) / profile.data.layout
+
+
+def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
+    """Render and prepare what is missing of a profile's corpus; returns the prepared folder.
+
+    Two runs may share a corpus: the second one waits for the first and reuses its result. Raises ValueError
+    where the profile expects your own videos and the folder does not exist.
+    """
+    corpus = folder(profile, root)
+    if profile.data.source == "videos" and not (corpus / "videos").is_dir():
+        raise ValueError(
+            f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} there "
+            "(a link will do); see 'On VoxCeleb' in the README"
+        )
+    corpus.mkdir(parents=True, exist_ok=True)
+    with FileLock(corpus / ".lock"):
+        if profile.data.source == "speakers":
+            layout = "folder"
+            write_speakers(corpus / "videos", profile)
+        else:
+            layout = profile.data.layout
+        settings = Settings(profile.data.image_size, profile.data.frames_per_video)
+        prepare(corpus / "videos", corpus / "prepared", settings, layout, device)
+    return corpus / "prepared"
+
+
+def store(profile: Profile, root: Path | str, split: str) -> Store:
+    """One split of a profile's prepared corpus.
+
+    Raises what :class:`Store` does, also where the frames do not have the profile's size.
+    """
+    return Store(folder(profile, root) / "prepared", split, profile.data.image_size)

@@ -1,0 +1,101 @@
+"""Landmarks of real frames with face-alignment (Bulat & Tzimiropoulos 2017), in batches."""
+
+import cv2
+import numpy as np
+import torch
+
+from talking_heads.nn import pretrained as weights
+from talking_heads.progress import Progress
+
+LARGEST = 1280  # pixels of the longer side of frames in which faces are detected
+PIXELS = 1_100_000  # of all frames in which faces are detected at once: 16 of 256²
+
+
+def check_weights() -> None:
+    """Raise FileNotFoundError where one of the two networks' files is missing.
+
+    The message names the missing files, their source and the folder to put them into.
+    """
+    missing = [weights.missing(name) for name in weights.FACE_ALIGNMENT if not weights.path_of(name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            "landmarks cannot be found without face-alignment's two networks: " + "; ".join(missing)
+        )
+
+
+class Detector:
+    """Detects 68 landmarks; the two networks are loaded once. Raises what :func:`check_weights` does."""
+
+    def __init__(self, device: str | torch.device = "cpu", batch: int = 16, quiet: bool = True):
+        check_weights()
+        for name in weights.FACE_ALIGNMENT:
+            weights.verify(name)
+        import face_alignment
+
+        # compile=False: compilation, the default, takes a minute;
+        # flip_input=False: a flipped copy doubles the cost and gains a fraction of a pixel
+        self.fa = face_alignment.FaceAlignment(
+            face_alignment.LandmarksType.TWO_D, device=str(device), flip_input=False, compile=False
+        )
+        self.device, self.batch, self.quiet = device, batch, quiet
+
+    @torch.no_grad()
+    def __call__(self, frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Detect landmarks in RGB frames (H, W, 3) uint8 of one size.
+
+        Returns landmarks (n, 68, 2) in pixels, NaN where there is no face, and the number of faces (n,). The
+        landmarks are those of the largest face; faces of at most half its area are not counted.
+        """
+        points, faces = np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), int)
+        height, width = frames[0].shape[:2]
+        shrink = min(1.0, LARGEST / max(height, width))
+        batch = max(1, min(self.batch, int(PIXELS / (height * width * shrink**2))))
+        progress = Progress("finding landmarks", len(frames), "frames")
+        for start in range(0, len(frames), batch):
+            images = np.stack(frames[start : start + batch])
+            largest = {}
+            for k, boxes in enumerate(self._face_boxes(images, shrink)):
+                if boxes:
+                    area = np.array([(box[2] - box[0]) * (box[3] - box[1]) for box in boxes])
+                    faces[start + k] = int((area > 0.5 * area.max()).sum())
+                    largest[k] = boxes[int(area.argmax())]
+            if largest:
+                numbers = list(largest)
+                points[[start + k for k in numbers]] = self._points(images[numbers], list(largest.values()))
+            if not self.quiet:
+                progress.add(len(images))
+        return points, faces
+
+    def _face_boxes(self, images: np.ndarray, shrink: float) -> list[list[np.ndarray]]:
+        """Boxes (left, top, right, bottom, score) of the faces in each image, in pixels of the image."""
+        small = images
+        if shrink != 1:
+            small = np.stack(
+                [cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) for f in images]
+            )
+        tensor = torch.from_numpy(small).permute(0, 3, 1, 2).to(self.device)
+        detections = self.fa.face_detector.detect_from_batch(tensor)
+        return [
+            [np.concatenate([np.asarray(box)[:4] / shrink, np.asarray(box)[4:]]) for box in boxes]
+            for boxes in detections
+        ]
+
+    def _points(self, images: np.ndarray, boxes: list[np.ndarray]) -> np.ndarray:
+        """Landmarks (n, 68, 2) of one face per image, by the landmark network on face-alignment's crops."""
+        from face_alignment.utils import crop, get_preds_fromhm
+
+        corners = np.array(boxes)[:, :4]
+        size = corners[:, 2:] - corners[:, :2]
+        centres = (corners[:, 2:] + corners[:, :2]) / 2
+        centres[:, 1] -= 0.12 * size[:, 1]
+        scales = size.sum(1) / self.fa.face_detector.reference_scale
+        faces = [crop(image, c, s) for image, c, s in zip(images, centres, scales, strict=True)]
+        inputs = np.stack(faces).transpose(0, 3, 1, 2).astype(np.float32) / 255
+        heat = self.fa.face_alignment_net(torch.from_numpy(inputs).to(self.device))
+        heat = (heat[-1] if isinstance(heat, list | tuple) else heat).float().cpu().numpy()
+        return np.stack(
+            [
+                get_preds_fromhm(h[None], c, s)[1].reshape(68, 2)
+                for h, c, s in zip(heat, centres, scales, strict=True)
+            ]
+        )

@@ -1,0 +1,183 @@
+"""The state of a corpus folder: which run writes to it, what it keeps, and what is left to prepare."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+
+from talking_heads.data.sidecars import find_sidecar
+from talking_heads.data.sources import Unit, is_leftover
+from talking_heads.data.store import FRAME_FILES, MANIFEST, TRACK, read_manifest
+from talking_heads.files import write_text
+
+VERSION = 3  # raised when the same sources and settings give different frames, landmarks or times
+# files of the output folder that hold no data; the marker identifies the folder as a corpus
+MARKER, LOCK, HOLDER = ".talking-heads-corpus", ".talking-heads-lock", ".talking-heads-lock-holder"
+PARTIAL = ".talking-heads-partial-"
+
+
+class Settings(NamedTuple):
+    size: int  # side of the prepared frames in pixels
+    frames_per_video: int  # at most, 0 for all
+
+
+def fingerprint(unit: Unit, settings: Settings) -> str:
+    """Twelve hex digits that change with a video's sources, their landmarks, the settings and ``VERSION``."""
+    files = [file for source in unit.sources for file in (source, find_sidecar(source))]
+    parts = [
+        VERSION,
+        *settings,
+        *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f and f.exists()),
+        *(reason for _, reason in unit.left_out),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Create the output folder where it is missing, and lock it.
+
+    Raises ValueError where another run holds the lock; the message names that run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock, holder = filelock.FileLock(out / LOCK), out / HOLDER
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        run = holder.read_text(encoding="utf-8") if holder.exists() else "another run"
+        raise ValueError(
+            f"{out}: {run} prepares into this folder; wait for it, or prepare into another one"
+        ) from error
+    try:
+        write_text(out / MARKER, "A corpus that 'python -m talking_heads prepare' writes.\n")
+        start = time.strftime("%Y-%m-%d %H:%M:%S")
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {start},")
+        for partial in out.glob(f"{PARTIAL}*"):  # left by a run that was killed
+            if {file.name for file in partial.iterdir()} <= {*FRAME_FILES, TRACK}:
+                shutil.rmtree(partial)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+class Plan(NamedTuple):
+    """The prepared videos to keep, and the videos to prepare."""
+
+    kept: list[dict]  # lines of the manifest
+    todo: list[Unit]
+
+
+def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan:
+    """Compare the videos of a source with the corpus; videos of other sources are kept.
+
+    Raises ValueError where the output folder is not a corpus, has frames of another size, or has a video of
+    the same name from another source.
+    """
+    lines: dict[tuple[str, str, str], list[dict]] = {}
+    for line in _read_corpus(out):
+        lines.setdefault((line["split"], line["person"], line["video"]), []).append(line)
+    kept, todo = [], []
+    for unit in units:
+        prepared = lines.pop(unit.key, [])
+        if _is_current(unit, prepared, out, settings):
+            paths = _paths(unit)
+            kept += [
+                {**line, "source": os.path.relpath(path, out)}
+                for line, path in zip(prepared, paths, strict=True)
+            ]
+        else:
+            _refuse_other_source(unit, prepared, out, source)
+            todo.append(unit)
+    # videos of other sources remain; those of this source no longer exist
+    remaining = [line for prepared in lines.values() for line in prepared]
+    kept += [line for line in remaining if not _source_path(line, out).is_relative_to(source)]
+    if sizes := sorted({line["size"] for line in kept if line["frames"]} - {settings.size}):
+        raise ValueError(
+            f"{out}: holds frames of {sizes[0]}², not {settings.size}²; prepare into another folder"
+        )
+    return Plan(kept, todo)
+
+
+def _read_corpus(out: Path) -> list[dict]:
+    """The manifest of the output folder, empty for a new one. Raises ValueError where it is no corpus."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder to prepare into")
+    names = {file.name for file in out.iterdir()} if out.exists() else set()
+    lines = read_manifest(out) if MANIFEST in names else []
+    foreign = sorted(name for name in names if not is_leftover(name))
+    if foreign and MARKER not in names and not lines:
+        examples = ", ".join(foreign[:3])
+        raise ValueError(
+            f"{out}: holds files and no prepared corpus ({examples}); give an empty or a new folder"
+        )
+    return lines
+
+
+def _paths(unit: Unit) -> tuple[Path, ...]:
+    return (*unit.sources, *(path for path, _ in unit.left_out))
+
+
+def _source_path(line: dict, out: Path) -> Path:
+    return Path(os.path.normpath(out / line["source"]))
+
+
+def _is_current(unit: Unit, prepared: list[dict], out: Path, settings: Settings) -> bool:
+    """Whether the manifest's lines of a video match its sources and settings, and its frames exist."""
+    keys = {line["key"] for line in prepared}
+    names = [Path(line["source"]).name for line in prepared]
+    return (
+        keys == {fingerprint(unit, settings)}
+        and names == [path.name for path in _paths(unit)]
+        and _is_written(out, prepared)
+    )
+
+
+def _is_written(out: Path, prepared: list[dict]) -> bool:
+    first = prepared[0]
+    track = out / first["split"] / first["person"] / first["video"] / TRACK
+    return not any(line["frames"] for line in prepared) or track.exists()
+
+
+def _refuse_other_source(unit: Unit, prepared: list[dict], out: Path, source: Path) -> None:
+    """Raise ValueError where the prepared video comes from another source."""
+    for line in prepared:
+        path = _source_path(line, out)
+        if not path.is_relative_to(source):
+            raise ValueError(
+                f"{out}: video {unit.video!r} of {unit.person!r} is prepared from {path}; "
+                f"prepare {source} into another folder, or put both below one folder"
+            )
+
+
+def refuse_overlap(source: Path, out: Path) -> None:
+    """Raise ValueError where the output folder lies inside the source, or the source inside it."""
+    if out == source or out.is_relative_to(source) or source.is_relative_to(out):
+        raise ValueError(f"{out}: overlaps the source {source}; give a folder beside it")
+
+
+def linked(units: list[Unit], source: Path) -> set[Path]:
+    """The symbolic links, files and folders, on the paths from a source to its files."""
+    files = {path for unit in units for path in unit.sources}
+    parents = {path.parent for path in files}
+    folders = {folder for parent in parents for folder in (parent, *parent.parents)}
+    inner = {folder for folder in folders if folder.is_relative_to(source) and folder != source}
+    return {path for path in files | inner if path.is_symlink()}
+
+
+def manifest_line(line: dict) -> str:
+    """A line of the manifest as JSON; names that are not valid UTF-8 are escaped."""
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(line)
+    return text + "\n"

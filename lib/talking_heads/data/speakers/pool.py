@@ -1,0 +1,154 @@
+"""Many rendered identities in two memory-mapped arrays, on which judges and reference weights are trained.
+
+A pool needs no video files. It is rendered in parallel, and an interrupted run continues where it stopped.
+"""
+
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from talking_heads.data.speakers.clips import VERSION, make_clip
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """The clips of a pool: of identities ``first`` ... ``first + people - 1`` of the corpus ``seed``."""
+
+    seed: int
+    first: int
+    people: int  # number of identities
+    videos: int  # of every identity
+    frames: int  # of every video
+    size: int  # side of the frames in pixels
+    fps: float = 2.5
+
+    def metadata(self) -> dict:
+        """The settings and the renderer's version, as they are stored with a pool."""
+        return {**asdict(self), "version": VERSION}
+
+
+class Pool:
+    """The arrays of a pool, memory-mapped.
+
+    ``images`` is (identities, videos, frames, size, size, 3) uint8. ``points`` is (identities, videos,
+    frames, 70, 2) float32: 68 landmarks and two pupils in pixels.
+    """
+
+    def __init__(self, folder: Path):
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.points = np.load(folder / "points.npy", mmap_mode="r")
+
+
+def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) -> Pool:
+    """Render a pool, or what is missing of it."""
+    metadata = settings.metadata()
+    folder.mkdir(parents=True, exist_ok=True)
+    complete = folder / "pool.json"  # exists for a complete pool
+    if complete.exists() and json.loads(complete.read_text(encoding="utf-8")) == metadata:
+        return Pool(folder)
+    done = _rendered(folder, metadata)
+    if not done:
+        complete.unlink(missing_ok=True)
+        shape = (settings.people, settings.videos, settings.frames)
+        pixels = (*shape, settings.size, settings.size, 3)
+        np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, pixels).flush()
+        np.lib.format.open_memmap(folder / "points.npy", "w+", np.float32, (*shape, 70, 2)).flush()
+    todo = [number for number in range(settings.people) if number not in done]
+    batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
+    start, last = time.time(), 0.0
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
+        n = len(batches)
+        for numbers in executor.map(_render_identities, [folder] * n, [settings] * n, batches):
+            done.update(numbers)
+            if time.time() - last > 10 or len(done) == settings.people:
+                last = time.time()
+                _keep_rendered(folder, metadata, done)
+                frames = (len(done) - settings.people + len(todo)) * settings.videos * settings.frames
+                rate = frames / (last - start)
+                print(f"  {len(done)}/{settings.people} identities rendered, {rate:.0f} frames/s", flush=True)
+    complete.write_text(json.dumps(metadata), encoding="utf-8")
+    return Pool(folder)
+
+
+def _rendered(folder: Path, metadata: dict) -> set[int]:
+    """Numbers of the identities that an interrupted run with the same settings rendered."""
+    path = folder / "done.json"
+    state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return set(state["done"]) if state.get("about") == metadata else set()
+
+
+def _keep_rendered(folder: Path, metadata: dict, numbers: set[int]) -> None:
+    temporary = folder / "done.tmp"
+    temporary.write_text(json.dumps({"about": metadata, "done": sorted(numbers)}), encoding="utf-8")
+    temporary.replace(folder / "done.json")
+
+
+def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int]) -> list[int]:
+    """Render the identities with these numbers into the arrays of a pool."""
+    torch.set_num_threads(1)
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    points = np.load(folder / "points.npy", mmap_mode="r+")
+    for number in numbers:
+        identity = settings.first + number
+        for video in range(settings.videos):
+            clip = make_clip(
+                settings.seed, identity, video, settings.frames, settings.fps, settings.size, sound=False
+            )
+            images[number, video] = clip.frames
+            points[number, video] = np.concatenate([clip.landmarks, clip.pupils], 1)
+    return numbers
+
+
+class LiveVideos:
+    """Videos of procedural speakers that are rendered when they are read.
+
+    On a GPU this takes milliseconds per frame. Videos are numbered by identity.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        first: int,
+        identities: int,
+        videos: int,
+        frames: int,
+        size: int,
+        device: str | torch.device,
+        fps: float = 2.5,
+    ):
+        self.seed, self.first, self.identities, self.videos = seed, first, identities, videos
+        self.frames, self.size, self.device, self.fps = frames, size, device, fps
+
+    def __len__(self) -> int:
+        return self.identities * self.videos
+
+    def frame_count(self, video: int) -> int:
+        """Number of frames of a video."""
+        return self.frames
+
+    def identity(self, video: int) -> str:
+        """Number of the identity of a video."""
+        return str(self.first + video // self.videos)
+
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2), with ``pupils`` (k, 70, 2)."""
+        clip = make_clip(
+            self.seed,
+            self.first + video // self.videos,
+            video % self.videos,
+            self.frames,
+            self.fps,
+            self.size,
+            self.device,
+            sound=False,
+            only=frames,
+        )
+        points = np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks
+        return clip.frames, points[frames]

@@ -1,0 +1,86 @@
+"""The corpus of procedural speakers as video files in VoxCeleb's layout, with exact landmarks beside them."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from talking_heads.config import Profile
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.video import write
+from talking_heads.progress import Progress
+
+# first identity of every split; the identity of a number is the same in all profiles
+FIRST = {"meta": 0, "validation": 100_000, "test": 200_000}
+
+
+class Job(NamedTuple):
+    """A clip to render."""
+
+    split: str
+    identity: int
+    video: int
+    frames: int
+    fps: float
+
+
+def jobs(profile: Profile) -> list[Job]:
+    """All clips of a profile's corpus."""
+    section = profile.data.speakers
+    clips = [
+        Job("meta", FIRST["meta"] + number, video, section.meta_frames, section.meta_fps)
+        for number in range(section.meta_identities)
+        for video in range(section.meta_videos)
+    ]
+    for split in ("validation", "test"):
+        for number in range(section.evaluation_identities):
+            for video in range(section.evaluation_videos):
+                frames = section.evaluation_frames_other if video else section.evaluation_frames
+                clips.append(Job(split, FIRST[split] + number, video, frames, section.evaluation_fps))
+    return clips
+
+
+def clip_path(root: Path, job: Job) -> Path:
+    """The video file of a clip."""
+    return root / job.split / "mp4" / f"id{job.identity:06d}" / f"video{job.video}" / "00001.mp4"
+
+
+def _write_clips(root: Path, seed: int, size: int, batch: list[Job]) -> int:
+    """Render clips of size² pixels and write them; returns the number of frames."""
+    torch.set_num_threads(1)
+    for job in batch:
+        path = clip_path(root, job)
+        clip = make_clip(seed, job.identity, job.video, job.frames, job.fps, size)
+        write(path, clip.frames, clip.fps, clip.sound)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez_compressed(
+            temporary,
+            landmarks=clip.landmarks,
+            pupils=clip.pupils,
+            hidden=clip.hidden,
+            fps=clip.fps,
+            phonemes=np.array([segment.phoneme for segment in clip.segments]),
+            ends=np.array([segment.end for segment in clip.segments], np.float32),
+        )
+        temporary.replace(path.with_suffix(".npz"))  # comes last: a clip with landmarks is complete
+    return sum(job.frames for job in batch)
+
+
+def write_speakers(root: Path, profile: Profile, workers: int | None = None) -> int:
+    """Render what is missing of a profile's corpus below ``root``; returns the number of rendered clips."""
+    todo = [job for job in jobs(profile) if not clip_path(root, job).with_suffix(".npz").exists()]
+    if not todo:
+        return 0
+    batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
+    progress = Progress("rendering speakers", sum(job.frames for job in todo), "frames")
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
+        n = len(batches)
+        for frames in executor.map(
+            _write_clips, [root] * n, [profile.seed] * n, [profile.data.image_size] * n, batches
+        ):
+            progress.add(frames)
+    return len(todo)

@@ -1,0 +1,99 @@
+"""Why claims of the paper do not hold here: a paragraph for every *no* and *undecided*, from measurements.
+
+A paragraph begins with the parts of the claim: how many hold, how many identities the undecided ones need,
+and the weakest one. Causes follow (see :mod:`claim_causes`), each only where the measurements show it.
+"""
+
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+
+from talking_heads.experiments.few_shot.claim_causes import CAUSES
+from talking_heads.experiments.few_shot.claim_measurements import Measurements, NotShown, interval_text
+from talking_heads.experiments.few_shot.claims import CLAIMS
+
+COLUMNS = ["id", "claim", "holds", "why"]
+NO_CAUSE = "The measurements of this run show no cause."
+LARGEST_COUNT = 1_000  # identities; larger numbers are given as "1000 or more"
+# claims whose intervals are over identities; those of 11 are over repeated timings, those of 13 over seeds
+OVER_IDENTITIES = [claim.id for claim in CLAIMS if claim.id not in (11, 13)]
+VERDICT_TEXTS = {"yes": "as claimed", "no": "the opposite", "undecided": "undecided", "not run": "not run"}
+
+
+def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
+    """``reasons.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`."""
+    n_identities = data.evidence.frames["identity"].nunique()
+    rows = []
+    for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
+        number, claim, verdict = parts[["id", "claim", "holds"]].iloc[0]
+        causes = find_causes(number, data) or [NO_CAUSE]
+        why = " ".join([describe_parts(parts, n_identities), describe_weakest(parts), *causes])
+        rows.append([number, claim, verdict, why])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def find_causes(number: int, data: Measurements) -> list[str]:
+    """The causes of a claim's verdict that the measurements show."""
+    causes = []
+    for cause in CAUSES[number]:
+        with suppress(NotShown):
+            causes.append(cause(data))
+    return causes
+
+
+def describe_parts(parts: pd.DataFrame, n_identities: int) -> str:
+    """How many parts of a claim hold, show the opposite or are undecided, and what the undecided ones need.
+
+    ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`.
+    """
+    counts = parts["part holds"].str.partition(":")[0].value_counts()
+    texts = [f"{counts[verdict]} {text}" for verdict, text in VERDICT_TEXTS.items() if verdict in counts]
+    sentences = [f"Parts: {', '.join(texts)}."]
+    undecided = parts[(parts["part holds"] == "undecided") & (parts["estimate"] != 0)]
+    undecided = undecided.dropna(subset=["ci_low"])
+    if parts["id"].iloc[0] in OVER_IDENTITIES and len(undecided):
+        sentences += describe_undecided(undecided, n_identities)
+    return " ".join(sentences)
+
+
+def describe_undecided(undecided: pd.DataFrame, n_identities: int) -> list[str]:
+    """The direction of undecided parts, and how many identities would give narrow enough intervals."""
+    positive = (undecided["estimate"] > 0).sum()
+    sentences = [f"Undecided estimates above zero, as the paper claims: {positive} of {len(undecided)}."]
+    excludes_zero = (undecided["ci_low"] > 0) | (undecided["ci_high"] < 0)
+    if excludes_zero.any():
+        sentences.append(f"Undecided after Holm's correction only: {excludes_zero.sum()}.")
+    if not excludes_zero.all():
+        needed = identities_needed(undecided[~excludes_zero], n_identities)
+        fewest, most = count_text(needed.min()), count_text(needed.max())
+        counts = fewest if fewest == most else f"{fewest} to {most}"
+        sentences.append(
+            f"If the estimates are right, intervals over about {counts} identities have an even chance of "
+            f"excluding zero; this run has {n_identities}."
+        )
+    return sentences
+
+
+def identities_needed(undecided: pd.DataFrame, n_identities: int) -> np.ndarray:
+    """The numbers of identities (n,) at which intervals would reach from the estimates to zero.
+
+    The width of an interval falls with the square root of the number of identities.
+    """
+    half_width = (undecided["ci_high"] - undecided["ci_low"]).to_numpy() / 2
+    needed = n_identities * (half_width / undecided["estimate"].abs().to_numpy()) ** 2
+    return needed.clip(n_identities + 1, LARGEST_COUNT).round().astype(int)
+
+
+def count_text(count: int) -> str:
+    """A number of identities."""
+    return f"{count} or more" if count == LARGEST_COUNT else str(count)
+
+
+def describe_weakest(parts: pd.DataFrame) -> str:
+    """The part with the lowest estimate for the width of its interval."""
+    parts = parts.dropna(subset=["estimate"])
+    width = (parts["ci_high"] - parts["ci_low"]).replace(0, np.nan)
+    ratio = (parts["estimate"] / width).fillna(parts["estimate"])
+    name, *estimate = parts[["part", "estimate", "ci_low", "ci_high"]].iloc[int(ratio.argmin())]
+    return f"Weakest part, relative to the width of its interval: {name}, {interval_text(*estimate)}."

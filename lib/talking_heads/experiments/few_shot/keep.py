@@ -1,0 +1,89 @@
+"""Keeping a finished run, and finished weights, as the committed reference."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from talking_heads.config import Profile
+from talking_heads.experiments.few_shot.training_curves import thin
+from talking_heads.experiments.few_shot.weights import COMMITTED, digest_of, weights_keys
+from talking_heads.files import write_text
+from talking_heads.nn.weight_files import load_weights
+from talking_heads.training.loop import LOG
+from talking_heads.workbook.keep import compress_pictures
+from talking_heads.workbook.runner import Run, plan
+
+FOLDERS = ("tables", "figures", "notebooks")
+
+
+def keep_weights(profile: Profile, variant: str, results: Path) -> Path:
+    """Copy a training's weights and its thinned log to the committed ones.
+
+    Raises FileNotFoundError where it has not begun, ValueError where it has not come to its end.
+    """
+    source = Path(results) / profile.name / "runs" / "reference" / f"meta-{variant}"
+    target = COMMITTED / "weights" / f"{variant}.safetensors"
+    metadata = load_weights(source / "weights.safetensors")[1]
+    if metadata["step"] < metadata["of"] and "collapsed" not in metadata:
+        raise ValueError(
+            f"{source}: step {metadata['step']} of {metadata['of']}; "
+            f"python -m talking_heads meta-learn --variant {variant} goes on with it"
+        )
+    log = json.dumps(thin(source / LOG))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "weights.safetensors", target)
+    write_text(target.with_suffix(".json"), log)
+    return target
+
+
+def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
+    """A table of the reference results; ``otherwise`` where it is not there."""
+    path = COMMITTED / "tables" / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else otherwise
+
+
+def keep(run: Run) -> Path:
+    """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
+
+    Records of the committed weights are kept; ``weights.json`` names these, the commit of the run and the
+    versions of the code. Raises ValueError where a chapter is not ok, or the records are of several commits or
+    of changed files.
+    """
+    profile, source, target = run.profile, run.results, COMMITTED
+    command = f"./run_all.sh --profile {profile.name}"
+    if due := [step.chapter.name for step in plan(run) if step.due]:
+        raise ValueError(f"{source}: {', '.join(due)}: failed, stale or never run; run {command} first")
+    keys = weights_keys(profile, "reference", source.parent)
+    lines = (source / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if json.loads(line)["run_id"] == digest_of(keys)]
+    commits = sorted({str(json.loads(row)["commit"]) for row in rows})
+    if len(commits) != 1 or commits[0].endswith("+"):
+        raise ValueError(
+            f"{source / 'records.jsonl'}: of {', '.join(commits) or 'no run'} (+: with changes that are not "
+            "committed), where a reference is one clean run; "
+            f"delete it and run {command} in a clean checkout of one commit"
+        )
+    for name in FOLDERS:
+        shutil.rmtree(target / name, ignore_errors=True)
+        shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
+    for path in (target / "notebooks").glob("*.ipynb"):
+        compress_pictures(path)
+    for name in ("status.json", "verification.json"):
+        shutil.copy(source / name, target / name)
+    write_text(target / "index.html", _page_of_links(source / "index.html", target / "figures"))
+    provenance = {"commit": commits[0], "weights": keys, "versions": run.versions}
+    write_text(target / "weights.json", json.dumps(provenance, indent=1))
+    write_text(target / "records.jsonl", "".join(f"{row}\n" for row in rows))
+    return target
+
+
+def _page_of_links(report: Path, figures: Path) -> str:
+    """The report with links to the figures and notebooks beside it: embedded copies would double what git holds."""
+    page = report.read_text(encoding="utf-8").replace('.html">', '.ipynb">')
+    for figure in figures.glob("*.png"):
+        embedded = f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}"
+        page = page.replace(embedded, f"figures/{figure.name}")
+    return page

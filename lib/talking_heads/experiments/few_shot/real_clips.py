@@ -1,0 +1,45 @@
+"""Heads of real clips, measured on their held-out second half."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from talking_heads.animation.animate import detector_for, halves, learn, source_frames
+from talking_heads.config import Profile
+from talking_heads.few_shot.baselines.trivial import nearest_frames
+from talking_heads.few_shot.head import feed_forward
+from talking_heads.few_shot.networks.build import Networks
+from talking_heads.metrics.images import ssim
+
+
+def ssim_by_shots(
+    path: Path, nets: Networks, profile: Profile, device: torch.device, folder: Path
+) -> pd.DataFrame:
+    """SSIM on held-out frames of a clip's second half, before and after fine-tuning, for every T.
+
+    The nearest training frame stands beside them: what a clip gives away by hardly moving. Heads are kept in
+    ``folder``. Raises ValueError, naming the clip, where it is too short, and what :func:`detector_for` does.
+    """
+    most = max(profile.protocol.shots)
+    frames = source_frames([path], profile, 2 * most, detector_for([path], device))
+    first, rest = halves(frames)
+    if len(first.images) < most:
+        raise ValueError(f"{path}: {len(frames.images)} usable frames, {2 * most} are needed")
+    order = np.random.default_rng(profile.seed).permutation(len(first.images))
+    rows = {}
+    for t in profile.protocol.shots:
+        few = first.select(order[:t])
+        card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
+        head = learn(nets, few, profile, folder / f"{path.name}_T{t}.head", card, device, log=False)
+        generated = {
+            "nearest frame": nearest_frames(few, rest.points),
+            "before": feed_forward(nets, few.to(device), rest.y.to(device)),
+            "after": head.drive(rest.points),
+        }
+        rows[t] = {
+            name: np.mean([ssim(a, b) for a, b in zip(images, rest.images, strict=True)])
+            for name, images in generated.items()
+        }
+    return pd.DataFrame(rows).T.rename_axis("T")

@@ -1,0 +1,220 @@
+"""Table 2 (section A.1): the time of few-shot learning and of inference, predicted and measured.
+
+Weights do not matter for time, so the paper's sizes are timed on untrained networks. A fine-tuning is the median
+of some of its steps, multiplied, and its row says so; inference has spectral norms folded into the weights.
+"""
+
+import copy
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from talking_heads.config import Profile
+from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
+from talking_heads.few_shot.fine_tuning import set_up, steps_per_epoch
+from talking_heads.few_shot.networks.build import build_generator, build_networks
+from talking_heads.metrics.timing import Machine, Timing, measure, operations
+from talking_heads.nn.spectral_norm import fold
+
+METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
+LEARNING, INFERENCE = "few-shot learning", "inference"
+Work = Callable[[], object]
+
+
+@dataclass
+class Case:
+    """A row of Table 2: ``work`` is one step (or one frame) on ``batch`` frames, of which the row counts ``steps``.
+
+    ``once`` comes before them.
+    """
+
+    method: str
+    phase: str
+    t: int
+    steps: int
+    batch: int
+    work: Work
+    once: Work | None = None
+
+
+def without_gradients(work: Work) -> Work:
+    """The work without recording for gradients."""
+
+    def run() -> object:
+        with torch.no_grad():
+            return work()
+
+    return run
+
+
+@dataclass
+class Cases:
+    """The rows of Table 2 for a profile's sizes, one method's networks in memory at a time."""
+
+    profile: Profile
+    extractors: Sequence
+    device: torch.device
+    methods: Sequence[str]
+    shots: Sequence[int]
+
+    def __iter__(self) -> Iterator[Case]:
+        if "X2Face" in self.methods:
+            yield from self.x2face()
+        if "Pix2pixHD" in self.methods:
+            yield from self.pix2pixhd()
+        if "Ours-FF" in self.methods:
+            yield from self.feed_forward()
+        if "Ours" in self.methods:
+            yield from self.fine_tuning()
+        yield from self.inference()
+
+    def frames(self, count: int) -> Tensor:
+        """Random frames (count, 3, S, S) in [-1, 1]."""
+        size = self.profile.data.image_size
+        return torch.rand(count, 3, size, size, device=self.device) * 2 - 1
+
+    def batch(self, t: int) -> int:
+        """Frames of a fine-tuning step."""
+        return min(t, self.profile.few_shot.fine_tuning.batch)
+
+    def steps(self, t: int) -> int:
+        """Fine-tuning steps on T frames: an epoch is ceil(T / batch) steps."""
+        section = self.profile.few_shot.fine_tuning
+        return section.epochs * steps_per_epoch(t, section.batch)
+
+    def x2face(self) -> Iterator[Case]:
+        """Embedding of T frames, and driving."""
+        model = build_x2face(self.profile).to(self.device).eval()
+        for t in self.shots:
+            x = self.frames(t)[None]
+            yield Case("X2Face", LEARNING, t, 1, t, without_gradients(lambda x=x: model.embed(x)))
+        x, driver = self.frames(1), self.frames(1)
+        yield Case("X2Face", INFERENCE, 1, 1, 1, without_gradients(lambda: model.drive(x, driver)))
+
+    def pix2pixhd(self) -> Iterator[Case]:
+        """Fine-tuning of a copy, and translation."""
+        nets = [net.to(self.device) for net in build_pix2pixhd(self.profile)]
+        optimisers = [
+            torch.optim.Adam(net.parameters(), lr=1e-6, betas=(0.5, 0.999), fused=True) for net in nets
+        ]
+        for t in self.shots:
+            batch = self.batch(t)
+            x, y = self.frames(batch), self.frames(batch)
+            yield Case(
+                "Pix2pixHD",
+                LEARNING,
+                t,
+                self.steps(t),
+                batch,
+                lambda x=x, y=y: pix2pixhd_step(x, y, *nets, self.extractors[0], optimisers),
+                lambda: copy.deepcopy(nets),
+            )
+        generator, y = nets[0].eval(), self.frames(1)
+        yield Case("Pix2pixHD", INFERENCE, 1, 1, 1, without_gradients(lambda: generator(y)))
+
+    def feed_forward(self) -> Iterator[Case]:
+        """Embedding of T frames and the projection."""
+        nets = build_networks(self.profile.few_shot.networks, 1).to(self.device)
+        embedder, generator = nets.embedder.eval(), nets.generator.eval()
+        for t in self.shots:
+            x, y = self.frames(t)[None], self.frames(t)[None]
+            work = without_gradients(lambda x=x, y=y: generator.project(embedder.embed(x, y)))
+            yield Case("Ours-FF", LEARNING, t, 1, t, work)
+
+    def fine_tuning(self) -> Iterator[Case]:
+        """ê_NEW, copies of G and D and features of the T frames, then the steps."""
+        nets = build_networks(self.profile.few_shot.networks, 1).to(self.device)
+        for t in self.shots:
+            batch = self.batch(t)
+            tuning = set_up(nets, self.frames(batch), self.frames(batch), self.profile, self.extractors)
+            index = torch.arange(batch, device=self.device)
+            x, y = self.frames(t), self.frames(t)
+            yield Case(
+                "Ours",
+                LEARNING,
+                t,
+                self.steps(t),
+                batch,
+                lambda tuning=tuning, index=index: tuning.step(index),
+                lambda x=x, y=y: set_up(nets, x, y, self.profile, self.extractors),
+            )
+
+    def inference(self) -> Iterator[Case]:
+        """A frame of a head, the same for both of ours."""
+        generator = fold(build_generator(self.profile.few_shot.networks).to(self.device))
+        psi, y = torch.zeros(1, generator.person_parameters, device=self.device), self.frames(1)
+        for method in ("Ours", "Ours-FF"):
+            if method in self.methods:
+                work = without_gradients(lambda: generator.synthesise(y, psi))
+                yield Case(method, INFERENCE, 1, 1, 1, work)
+
+
+def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
+    """The predicted time of every case, from operations and bytes counted while its step runs once.
+
+    Equal steps are counted once. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and
+    arithmetic, its share of them.
+    """
+    rows, counted = [], {}
+    for case in cases:
+        step = case.method, case.phase, case.batch
+        if step not in counted:
+            counted[step] = np.array(operations(case.work))
+        total = case.steps * counted[step]
+        if case.once:
+            total = total + np.array(operations(case.once))
+        flops, moved = total
+        seconds = machine.predict(flops, moved)
+        rows.append(
+            {
+                "method": case.method,
+                "phase": case.phase,
+                "T": case.t,
+                "steps": case.steps,
+                "operations": flops,
+                "bytes": moved,
+                "predicted": seconds,
+                "arithmetic": flops / machine.flops / seconds,
+            }
+        )
+        gc.collect()
+    return pd.DataFrame(rows)
+
+
+def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -> pd.DataFrame:
+    """The rows of ``predicted`` with the median and quartiles of measured seconds. Equal steps are measured once.
+
+    What is predicted to take longer than ``seconds`` is not warmed up: the median of three repetitions is not
+    the first, cold one.
+    """
+    expected = predicted.set_index(["method", "phase", "T"])["predicted"]
+    rows, measured = [], {}
+    for case in cases:
+        prediction, step = expected[case.method, case.phase, case.t], (case.method, case.phase, case.batch)
+        if step not in measured:
+            warm_up = 0 if prediction / case.steps > seconds else 2
+            measured[step] = measure(case.work, cases.device, seconds=seconds, warm_up=warm_up)
+        steps = measured[step].times(case.steps)
+        once = Timing(0.0, 0.0, 0.0, 0, 0)
+        if case.once:
+            once = measure(case.once, cases.device, repetitions=1, warm_up=0)
+        note = "" if case.steps == 1 else f"{case.steps} times the median of {steps.repetitions} steps"
+        rows.append(
+            {
+                "seconds": once.median + steps.median,
+                "low": once.low + steps.low,
+                "high": once.high + steps.high,
+                "measured": steps.repetitions,
+                "memory [GiB]": max(once.memory, steps.memory) / 2**30,
+                "note": note,
+            }
+        )
+        row = f"{case.method} {case.phase} T = {case.t}"
+        print(f"  {row}: predicted {prediction:.3g} s, took {rows[-1]['seconds']:.3g} s", flush=True)
+        gc.collect()
+    return pd.concat([predicted.reset_index(drop=True), pd.DataFrame(rows)], axis=1)

@@ -1,0 +1,382 @@
+"""What is trained on many identities: FT and FF on the large corpus; ours, its ablations and baselines on the small one.
+
+The reference's identities are rendered for it, apart from any profile's corpus: once into a pool on a CPU, as
+training goes on on a GPU. The content steps are the same for variants that differ in L_MCH alone; they are
+trained once and shared.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from talking_heads.animation import face_shape
+from talking_heads.config import Profile, digest
+from talking_heads.data import corpora
+from talking_heads.data.episodes import (
+    Episode,
+    EpisodeSampler,
+    EpisodeSettings,
+    PoolVideos,
+    Subset,
+    Videos,
+)
+from talking_heads.data.frames import to_image
+from talking_heads.data.speakers.pool import LiveVideos
+from talking_heads.data.store import Store
+from talking_heads.few_shot import losses
+from talking_heads.few_shot.baselines.training import BaselineLearner
+from talking_heads.few_shot.meta_learning import MetaLearner
+from talking_heads.files import write_text
+from talking_heads.judges.pools import POOLS, SEED, pool
+from talking_heads.judges.training import MINUTES, train_judges
+from talking_heads.metrics.timing import slowness
+from talking_heads.nn.feature_networks import WEIGHTS
+from talking_heads.nn.perceptual import embedded_digest, make_extractors
+from talking_heads.provenance import commit
+from talking_heads.training import loop
+from talking_heads.training.alarms import Collapsed
+from talking_heads.training.checkpoints import load_checkpoint
+
+WATCH_EVERY, SHEET_EVERY = 100, 500  # steps
+WATCHED = 6  # batches of validation episodes
+LIVE_IDENTITIES = 4_000  # a row of W for each of their videos, with two moments in every checkpoint
+LIVE_FRAMES = 16  # of a video
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its corpus, its learner, and what it changes in the profile."""
+
+    description: str
+    small: bool = False  # on the profile's small share of the identities
+    times: int = 1  # as many of the small corpus's steps
+    learner: Callable = MetaLearner
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def shares_content_steps(self, other: "Training") -> bool:
+        """Whether both learn the same in their content steps."""
+        if self.learner is not MetaLearner or other.learner is not MetaLearner:
+            return False
+        return self.small == other.small and self.overrides == other.overrides
+
+
+ONE_SHOT = {"few_shot.meta_learning.k_shot": 1, "few_shot.meta_learning.k_min": 1}
+TRAININGS = {
+    "ft": Training("with L_MCH, for fine-tuning"),
+    "ff": Training("without L_MCH and twice as long, for feed-forward use"),
+    "small": Training("as ft, on the small corpus", small=True),
+    "no-match": Training("without L_MCH, on the small corpus", small=True),
+    "no-match-one-shot": Training(
+        "without L_MCH and with K = 1, on the small corpus", small=True, overrides=ONE_SHOT
+    ),
+    "pix2pixhd": Training("Pix2pixHD, on the small corpus", small=True, learner=BaselineLearner),
+    # three times as long: after 3,000 steps its loss still fell
+    "x2face": Training("X2Face, on the small corpus", small=True, times=3, learner=BaselineLearner),
+}
+
+
+def settings(profile: Profile, name: str) -> Profile:
+    """The profile of a training: with its overrides and, on the small corpus, its own number of steps, in proportion."""
+    training, section = TRAININGS[name], profile.few_shot.meta_learning
+    overrides = dict(training.overrides)
+    if training.small:
+        steps = training.times * profile.few_shot.trainings.small_steps
+        content_steps = round(section.content_steps / max(1, section.steps) * steps)
+        overrides |= {
+            "few_shot.meta_learning.steps": steps,
+            "few_shot.meta_learning.content_steps": content_steps,
+        }
+    return profile.override(overrides)
+
+
+def share(videos: Videos, part: float) -> Videos:
+    """The videos of the first ``part`` of the identities; all of them for 1."""
+    if part >= 1:
+        return videos
+    identities = list(dict.fromkeys(videos.identity(v) for v in range(len(videos))))
+    chosen = set(identities[: max(2, round(part * len(identities)))])
+    return Subset(videos, [v for v in range(len(videos)) if videos.identity(v) in chosen])
+
+
+@dataclass
+class TrainingData:
+    """Videos to train on, validation videos, and the provenance of the former."""
+
+    videos: Videos
+    validation: Videos
+    origin: dict[str, Any]
+
+
+def reference_data(profile: Profile, root: Path, device: torch.device) -> TrainingData:
+    """The identities of the reference weights, who belong to no profile's corpus."""
+    validation = PoolVideos(pool("verification_test", root / "pools"))
+    if device.type != "cuda":
+        videos = PoolVideos(pool("features", root / "pools"))
+        return TrainingData(videos, validation, {"seed": SEED, **POOLS["features"]})
+    first, per_identity = POOLS["features"]["first"], POOLS["features"]["videos"]
+    size = profile.data.image_size
+    live = LiveVideos(SEED, first, LIVE_IDENTITIES, per_identity, LIVE_FRAMES, size, device)
+    origin = {"seed": SEED, "first": first, "people": LIVE_IDENTITIES, "rendered": "as training goes"}
+    return TrainingData(live, validation, origin)
+
+
+def corpus_data(profile: Profile, root: Path) -> TrainingData:
+    """The profile's own corpus."""
+    videos = corpora.store(profile, root, "meta")
+    origin = {"corpus": corpora.folder(profile, root).name, "videos": len(videos)}
+    return TrainingData(videos, corpora.store(profile, root, "validation"), origin)
+
+
+class TrainingRun:
+    """A training in its folder: the learner, what is watched, and the export of its weights.
+
+    The steps are :func:`talking_heads.training.loop.train` on :attr:`learner` within :meth:`recording`.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        name: str,
+        data: TrainingData,
+        runs: Path,
+        device: torch.device,
+        command: str = "",
+    ):
+        training, own = TRAININGS[name], settings(profile, name)
+        videos, origin = data.videos, data.origin
+        if training.small:
+            part = own.few_shot.trainings.small_share
+            videos, origin = share(videos, part), {**origin, "share": part}
+        extractors = [extractor.to(device) for extractor in make_extractors(own)]
+        self.name, self.folder, self.device = name, runs / f"meta-{name}", device
+        self.learner = training.learner(own, name, videos, extractors, device)
+        self.validation, self.collapsed = data.validation, ""
+        self.metadata = {
+            "profile": profile.name,
+            "seed": own.seed,
+            "command": command,
+            "people": origin,
+            "device": str(device),
+            "extractors": {n: embedded_digest(n) for n in own.few_shot.losses.extractors},
+            "about": training.description,
+        }
+        self._share_content_steps(runs)
+        self.episodes = self._validation_episodes(own)
+
+    def _share_content_steps(self, runs: Path) -> None:
+        """Begin where another variant's content steps ended, if this training has not begun."""
+        training = TRAININGS[self.name]
+        for other, candidate in TRAININGS.items():
+            content = runs / f"meta-{other}" / loop.CONTENT
+            if not training.shares_content_steps(candidate) or not content.exists():
+                continue
+            if not (self.folder / loop.CHECKPOINT).exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(content, self.folder / loop.CHECKPOINT)
+                lineage = [{**part, "variant": part.get("variant", other)} for part in slices(content.parent)]
+                write_text(self.folder / LINEAGE, json.dumps(lineage))
+
+    def _validation_episodes(self, own: Profile) -> list[Episode]:
+        frames = max(self.validation.frame_count(v) for v in range(len(self.validation)))
+        section = own.few_shot.meta_learning
+        k = min(section.k_shot, frames - 1)
+        shape = EpisodeSettings(
+            k,
+            k,
+            section.targets,
+            section.batch_videos,
+            own.data.image_size,
+            own.few_shot.landmark_images.line_width,
+        )
+        samplers = [EpisodeSampler(self.validation, shape, seed) for seed in range(WATCHED)]
+        return [sampler.next(self.device) for sampler in samplers]
+
+    @property
+    def exported(self) -> Path:
+        """The weights of the last slice."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def step(self) -> int:
+        """Steps that are saved. Raises ValueError as :func:`load_checkpoint` does."""
+        checkpoint = self.folder / loop.CHECKPOINT
+        return load_checkpoint(checkpoint, self.learner.key)["step"] if checkpoint.exists() else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.learner.total and self.exported.exists()
+
+    def watch(self, learner: Any) -> dict[str, float]:
+        """The content loss on fixed validation episodes, the spread of ê, and at times a sheet of pictures."""
+        generated = [learner.draw(episode) for episode in self.episodes]
+        if learner.step % SHEET_EVERY == 0:
+            save_sheet(self.episodes[:2], generated[:2], self.folder / f"step{learner.step:06d}.png")
+        content = [
+            losses.content_loss(x_hat, episode.x_t.flatten(0, 1), learner.extractors).item()
+            for x_hat, episode in zip(generated, self.episodes, strict=True)
+        ]
+        row = {"validation": float(np.mean(content))}
+        return row | (learner.spread(self.validation) if isinstance(learner, MetaLearner) else {})
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Records the configuration and which code trains from which step; an alarm ends the training, not the program.
+
+        An ablation may collapse: its last weights show it.
+        """
+        begin_slice(self.folder, self.step, self.device)
+        profile = self.learner.profile.model_dump(mode="json")
+        configuration = {"key": self.learner.key, "variant": self.name, "profile": profile}
+        write_text(self.folder / CONFIGURATION, json.dumps(configuration, indent=1))
+        try:
+            yield
+        except Collapsed as alarm:
+            print(f"  {self.name}: {alarm}", flush=True)
+            self.collapsed = str(alarm)
+
+    def export(self) -> Path:
+        """Write the weights with their provenance."""
+        metadata = self.metadata | {
+            "steps": self.learner.step,
+            "of": self.learner.total,
+            "commit": commit(),
+            "lineage": slices(self.folder),
+        }
+        if self.collapsed:
+            metadata["collapsed"] = self.collapsed
+        self.learner.export(self.exported, metadata)
+        print(
+            f"  {self.name}: step {self.learner.step}/{self.learner.total}, weights in {self.exported}",
+            flush=True,
+        )
+        return self.exported
+
+
+def train(run: TrainingRun) -> Path:
+    """Train to the end, or go on; returns the exported weights."""
+    if run.finished:
+        print(f"  {run.name}: at its end already, weights in {run.exported}", flush=True)
+        return run.exported
+    with run.recording():
+        loop.train(run.learner, run.folder, watch=run.watch, watch_every=WATCH_EVERY)
+    return run.export()
+
+
+def train_from_corpus(
+    profile: Profile, names: Sequence[str], root: Path, results: Path, device: torch.device
+) -> list[Path]:
+    """``--weights scratch``: train on the profile's own corpus, and start from nothing that was committed.
+
+    A training of other settings or of another version is put aside.
+    """
+    runs, data = Path(results) / profile.name / "runs", corpus_data(profile, root)
+    command = f"./run_all.sh --profile {profile.name} --weights scratch"
+    exported = []
+    for name in names:
+        begin = partial(TrainingRun, profile, name, data, runs, device, command)
+        run = begin()
+        if put_aside(run.folder, run.learner.key):
+            run = begin()
+        exported.append(train(run))
+    return exported
+
+
+# -- provenance -----------------------------------------------------------------------------------
+LINEAGE, CONFIGURATION = "lineage.json", "config.json"
+
+
+def slices(folder: Path) -> list[dict]:
+    """Which code trained which steps: for every slice of a training its first step, its commit and its device.
+
+    The first ones name their ``variant`` where the content steps are another's.
+    """
+    path = folder / LINEAGE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def begin_slice(folder: Path, step: int, device: torch.device) -> None:
+    """Record which code goes on from a step; slices whose steps were all lost are not listed."""
+    earlier = [part for part in slices(folder) if part["from"] < step]
+    if step and not earlier:
+        earlier = [{"from": 0, "commit": NOT_RECORDED, "device": NOT_RECORDED}]
+    current = {"from": step, "commit": commit(), "device": str(device)}
+    write_text(folder / LINEAGE, json.dumps([*earlier, current]))
+
+
+def put_aside(folder: Path, key: str) -> bool:
+    """Rename a training's folder unless it is of ``key``; whether that was done.
+
+    A checkpoint without a configuration beside it is of an earlier version.
+    """
+    path, other = folder / CONFIGURATION, "unknown"
+    if path.exists():
+        other = json.loads(path.read_text(encoding="utf-8"))["key"]
+    elif not (folder / loop.CHECKPOINT).exists():
+        return False
+    if other == key:
+        return False
+    names = (folder.with_name(f"{folder.name}-{other}-{n}") for n in count(1))
+    target = next(name for name in names if not name.exists())
+    reason = "of other settings or another version"
+    print(f"  {folder.name}: {reason}, kept as {target.name}; trains anew", flush=True)
+    folder.rename(target)
+    return True
+
+
+def chapter_folder(runs: Path, learner: MetaLearner, videos: Store) -> Path:
+    """The folder of a chapter's own short training: another one for other settings, identities or feature networks."""
+    extractors = [embedded_digest(name) for name in learner.profile.few_shot.losses.extractors]
+    return Path(runs) / f"chapter-{digest(learner.key, videos.digest(), extractors)}"
+
+
+def save_sheet(episodes: Sequence[Episode], generated: Sequence[Tensor], path: Path) -> None:
+    """A picture of a training's state: for each video the source, the landmarks, the generated and the true target."""
+    strips = []
+    for episode, x_hat in zip(episodes, generated, strict=True):
+        targets = x_hat.unflatten(0, episode.x_t.shape[:2])
+        for frames in (episode.x_s, episode.y_t, targets, episode.x_t):
+            strips.append(np.concatenate(list(to_image(frames[:, 0])), 1))
+    Image.fromarray(np.concatenate(strips)).save(path)
+
+
+# -- the embedded networks ------------------------------------------------------------------------
+def fit_face_shape(profile: Profile, root: Path) -> None:
+    """``python -m talking_heads face-shape``: the linear face model, fitted to the profile's identities."""
+    store = corpora.store(profile, root, "meta")
+    identities = store.identities()
+    tracks = [
+        np.concatenate([store.track(video)["landmarks"] for video in videos])
+        for videos in identities.values()
+    ]
+    metadata = {
+        "profile": profile.name,
+        "people": store.digest(),
+        "commit": commit(),
+        "command": f"python -m talking_heads face-shape --profile {profile.name}",
+    }
+    face_shape.FILE.parent.mkdir(parents=True, exist_ok=True)
+    face_shape.fit(tracks).save(face_shape.FILE, metadata)
+    print(
+        f"  {face_shape.FILE.name}: fitted on {len(identities)} identities of profile {profile.name}",
+        flush=True,
+    )
+
+
+def train_own_judges(profile: Profile, root: Path) -> None:
+    """``--weights scratch``: the judges and the face model, as far as this run has not trained them."""
+    if missing := [name for name in MINUTES if not (WEIGHTS / f"{name}.safetensors").exists()]:
+        train_judges(root / "pools", missing, times=slowness(torch.device("cpu")))  # longer on slow machines
+    if not face_shape.FILE.exists():
+        fit_face_shape(profile, root)

@@ -1,0 +1,171 @@
+"""``./run_all.sh``: the chapters of a profile, from the plan to the report."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from talking_heads.config import Profile
+from talking_heads.data import corpora
+from talking_heads.devices import choose, cores
+from talking_heads.experiments.few_shot.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
+from talking_heads.experiments.few_shot.weights import COMMITTED, describe, weights_path
+from talking_heads.metrics.timing import slowness
+from talking_heads.nn.pretrained import PRETRAINED, path_of, status
+from talking_heads.nn.weight_files import load_weights
+from talking_heads.workbook import runner
+from talking_heads.workbook.report import Report, earlier_run
+from talking_heads.workbook.runner import Run, Step
+
+MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
+ARITHMETIC = 0.6  # the share of a chapter's time that is arithmetic
+OF_PAPER_METRICS = ("inception", "arcface")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where corpora, results and notebooks lie."""
+
+    data: Path
+    results: Path
+    notebooks: Path = Path("notebooks")
+
+
+def resolve_weights(profile: Profile, weights: str | None) -> str:
+    """The kind of weights: "reference" or "scratch". Raises ValueError where a profile has no reference weights."""
+    available = profile.few_shot.trainings.reference_weights
+    weights = weights or ("reference" if available else "scratch")
+    if weights == "reference" and not available:
+        raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
+    return weights
+
+
+def describe_weights(profile: Profile, weights: str, results: Path) -> str:
+    """The provenance of all of a profile's weights."""
+    lines = []
+    for variant in profile.few_shot.trainings.variants:
+        try:
+            path = weights_path(profile, variant, weights, results)
+        except FileNotFoundError:
+            lines.append(f"{variant} weights: not there")
+        else:
+            lines.append(describe(load_weights(path)[1]))
+    kind = "Weights trained from nothing in this run"
+    if weights == "reference":
+        kind = "Committed reference weights"
+    return f"{kind}. {'; '.join(lines)}."
+
+
+def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: int = 1) -> Run:
+    """The run of a profile. Raises ValueError where the notebooks are not there."""
+    notebooks, results = places.notebooks, places.results / profile.name
+    if not notebooks.is_dir():
+        raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
+    section, inputs = profile.few_shot.trainings, []
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    if weights == "reference":
+        stems = [COMMITTED / "weights" / variant for variant in section.variants]
+        inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
+    elif section.reference_weights:  # nothing that was committed, not even the judges
+        environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
+    parameters = {
+        "profile": profile.name,
+        "weights": weights,
+        "device": str(choose(device)),
+        "data": os.path.relpath(places.data, notebooks),
+        "results": os.path.relpath(places.results, notebooks),
+    }
+    return Run(
+        profile,
+        parameters,
+        notebooks,
+        results,
+        CHAPTERS,
+        VERSIONS,
+        tuple(inputs),
+        tuple(name for name in PRETRAINED if path_of(name).exists()),
+        environment,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a profile is run, and how."""
+
+    only: list[str] | None = None
+    jobs: int = 1
+    device: str = "auto"
+    weights: str | None = None
+    rerun: bool = False
+    dry_run: bool = False
+
+
+def run_profile(profile: Profile, options: Options, places: Places) -> int:
+    """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
+    weights = resolve_weights(profile, options.weights)
+    run = make_run(profile, weights, options.device, places, options.jobs)
+    steps = runner.plan(run, options.only, options.rerun)
+    _print_plan(run, weights, steps)
+    if options.dry_run:
+        print_missing(profile, weights, places)
+        return 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    report_line = partial(print, flush=True)
+    outcomes = runner.run_chapters(run, options.only, options.jobs, report_line, options.rerun)
+    report = Report(TITLE, CHAPTERS, CAPTIONS, describe_weights(profile, weights, places.results))
+    page = report.write(profile, run.results, run.parameters["device"])
+    table = run.results / "tables" / "table1.md"
+    if table.exists():
+        print(f"\n{earlier_run('05_comparison', outcomes)}{table.read_text(encoding='utf-8')}")
+    failed = [step.chapter.name for step in steps if outcomes[step.chapter.name].status == "failed"]
+    if failed:
+        print(f"Failed: {', '.join(failed)}")
+    else:
+        print(f"{'These' if options.only else 'All'} chapters are ok.")
+    print(f"Report: {page}")
+    return 1 if failed else 0
+
+
+def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
+    profile, device = run.profile, choose(run.parameters["device"])
+    print(f"Profile {profile.name}: {profile.description}.")
+    print(f"Device {device}; weights: {weights}. Results go to {run.results}.")
+    measured, factor = (profile.name, weights) == MEASURED, 1.0
+    if measured and device.type == "cpu":
+        factor = 1 - ARITHMETIC + ARITHMETIC * slowness(device)
+    for chapter, due, _ in steps:
+        minutes, cost = chapter.minutes * factor, ""
+        if measured and due:
+            cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min"
+        print(f"  {chapter.name:28}{'run' if due else 'ok already':12}{cost:14}{chapter.description}")
+    if not measured:
+        print("  these minutes were not measured; progress lines show the time left")
+        return
+    total = factor * sum(step.chapter.minutes for step in steps if step.due)
+    where = "on two cores; less with this GPU"
+    if device.type == "cpu":
+        where = f"on this machine ({factor:.1f} times as long as on two cores that multiply bf16)"
+    print(f"  together about {total:.0f} minutes {where}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def print_missing(profile: Profile, weights: str, places: Places) -> None:
+    """Print what a run would have to render or train, and what it cannot have."""
+    folder = corpora.folder(profile, places.data)
+    prepared = folder / "prepared"
+    state = "prepared" if (prepared / "manifest.jsonl").exists() else "to be prepared"
+    print(f"  corpus: {state} ({prepared})")
+    if profile.data.source == "videos" and not (folder / "videos").is_dir():
+        print(f"  missing: your videos at {folder / 'videos'}")
+    print(f"  {describe_weights(profile, weights, places.results)}")
+    for name, network in PRETRAINED.items():
+        needed = name in profile.few_shot.losses.extractors or name in OF_PAPER_METRICS
+        if needed and status(name) != "here":
+            command = f"python -m talking_heads weights fetch {name}"
+            print(f"  {status(name)}: {network.file} for {network.used_for}; {command}")

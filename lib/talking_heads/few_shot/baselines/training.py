@@ -1,0 +1,283 @@
+"""Training of the baselines, in the same loop as meta-learning and on the same episodes."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from talking_heads.config import Profile, digest
+from talking_heads.data.episodes import Episode, EpisodeSampler, EpisodeSettings, Videos
+from talking_heads.data.frames import Frames
+from talking_heads.few_shot import losses
+from talking_heads.few_shot.baselines import pix2pixhd
+from talking_heads.few_shot.baselines.pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
+from talking_heads.few_shot.baselines.x2face import X2Face
+from talking_heads.few_shot.fine_tuning import batches
+from talking_heads.few_shot.head import generate
+from talking_heads.few_shot.meta_learning import total_steps
+from talking_heads.nn.perceptual import Extractor
+from talking_heads.nn.weight_files import save_weights
+from talking_heads.training.checkpoints import check_videos
+
+VERSION = 1  # of both baselines: raised when the same settings give other weights or frames
+X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
+VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+PIX2PIXHD_BETAS, X2FACE_BETAS = (0.5, 0.999), (0.9, 0.999)
+
+
+def build_pix2pixhd(profile: Profile) -> tuple[GlobalGenerator, MultiscaleDiscriminator]:
+    """Untrained generator and discriminator of a profile."""
+    section, precision = profile.few_shot.pix2pixhd, profile.few_shot.networks.precision
+    generator = GlobalGenerator(section.channels, section.blocks, precision)
+    discriminator = MultiscaleDiscriminator(
+        section.discriminator_channels, section.halvings, precision=precision
+    )
+    return generator, discriminator
+
+
+def build_x2face(profile: Profile) -> X2Face:
+    """Untrained X2Face of a profile."""
+    section = profile.few_shot.x2face
+    return X2Face(section.channels, section.embedding, section.driving, profile.few_shot.networks.precision)
+
+
+def perceptual_loss(x_hat: Tensor, x: Tensor, extractor: Extractor) -> Tensor:
+    """Pix2pixHD's VGG loss: L1 between the features of one network, in the scale of inputs in [-1, 1].
+
+    Deeper layers of VGG have larger weights. All layers of an embedded network have the same weight, times
+    their gains.
+    """
+    pairs = list(zip(extractor(x_hat), extractor(x), strict=True))
+    weights = [gain / len(pairs) for gain in extractor.gains] if extractor.embedded else VGG_WEIGHTS
+    terms = [
+        weight * F.l1_loss(a.float(), b.detach().float())
+        for weight, (a, b) in zip(weights, pairs, strict=True)
+    ]
+    return 2 / extractor.scale * torch.stack(terms).sum()
+
+
+def pix2pixhd_step(
+    x: Tensor,
+    y: Tensor,
+    generator: GlobalGenerator,
+    discriminator: MultiscaleDiscriminator,
+    extractor: Extractor,
+    optimisers: Sequence[torch.optim.Optimizer],
+) -> dict[str, float]:
+    """One update of D, then of G, on frames x with landmark images y (B, 3, H, W)."""
+    generator_optimiser, discriminator_optimiser = optimisers
+    x_hat = generator(y)
+    fake, real = discriminator(x_hat.detach(), y), discriminator(x, y)
+    loss = 0.5 * (pix2pixhd.least_squares(fake, 0.0) + pix2pixhd.least_squares(real, 1.0))
+    discriminator_optimiser.zero_grad()
+    loss.backward()
+    discriminator_optimiser.step()
+    row = {
+        "dsc": loss.item(),
+        "r_real": real[0][-1].float().mean().item(),
+        "r_fake": fake[0][-1].float().mean().item(),
+    }
+
+    discriminator.requires_grad_(False)
+    fake = discriminator(x_hat, y)
+    with torch.no_grad():
+        real = discriminator(x, y)
+    discriminator.requires_grad_(True)
+    terms = {
+        "adv": pix2pixhd.least_squares(fake, 1.0),
+        "fm": pix2pixhd.feature_matching(fake, real, discriminator.halvings),
+        "cnt": perceptual_loss(x_hat, x, extractor),
+    }
+    generator_optimiser.zero_grad()
+    (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
+    generator_optimiser.step()
+    return row | {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
+
+
+def x2face_step(
+    x_s: Tensor, x_t: Tensor, model: X2Face, identity: Sequence, optimiser: torch.optim.Optimizer
+) -> dict[str, float]:
+    """One update on sources (B, K, 3, H, W) and targets (B, M, 3, H, W); every target is driven by itself.
+
+    The loss of the first stage is L1; the second stage adds the content loss of the extractors ``identity``.
+    """
+    embedded_face, x = model.embed(x_s), x_t.flatten(0, 1)
+    x_hat = model.drive(embedded_face.repeat_interleave(x_t.shape[1], 0), x)
+    terms = {"l1": F.l1_loss(x_hat, x)}
+    if identity:
+        terms["cnt"] = losses.content_loss(x_hat, x, identity)
+    optimiser.zero_grad()
+    torch.stack(list(terms.values())).sum().backward()
+    optimiser.step()
+    return {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
+
+
+def _output_spread(x_hat: Tensor) -> dict[str, float]:
+    return {"output_spread": x_hat.detach().std(0, unbiased=False).mean().item()}
+
+
+class BaselineLearner:
+    """A baseline in the training loop: networks, optimisers and the sampler."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        variant: str,
+        videos: Videos,
+        extractors: Sequence,
+        device: str | torch.device = "cpu",
+    ):
+        torch.manual_seed(profile.seed)
+        self.profile, self.variant, self.device, self.extractors = profile, variant, device, extractors
+        settings = dataclasses.replace(EpisodeSettings.of_profile(profile), pupils=0.0)
+        self.nets: list[torch.nn.Module]
+        if variant == "pix2pixhd":
+            self.nets = list(build_pix2pixhd(profile))
+            self.learning_rate, betas = profile.few_shot.pix2pixhd.learning_rate, PIX2PIXHD_BETAS
+        else:
+            self.nets = [build_x2face(profile)]
+            self.learning_rate, betas = profile.few_shot.x2face.learning_rate, X2FACE_BETAS
+            targets = max(settings.targets, -(-X2FACE_BATCH // settings.batch))
+            settings = dataclasses.replace(settings, targets=targets)
+        self.nets = [net.to(device) for net in self.nets]
+        self.optimisers = [
+            torch.optim.Adam(net.parameters(), lr=self.learning_rate, betas=betas, fused=True)
+            for net in self.nets
+        ]
+        self.sampler = EpisodeSampler(videos, settings, profile.seed)
+        self.key = training_key(profile, variant)
+        self.step, self.content_steps = 0, 0  # shares no steps with another training
+        self.total = total_steps(profile, self.sampler)
+
+    def train_step(self) -> dict[str, float]:
+        """Draw an episode and update; returns the row of the log.
+
+        In the second half of the training the learning rate falls linearly to zero, as in Pix2pixHD.
+        """
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * min(1.0, 2 * (1 - self.step / self.total))
+        episode = self.sampler.next(self.device)
+        if self.variant == "pix2pixhd":
+            x = torch.cat([episode.x_t.flatten(0, 1), episode.x_s.flatten(0, 1)])
+            y = torch.cat([episode.y_t.flatten(0, 1), episode.y_s.flatten(0, 1)])
+            row = pix2pixhd_step(x, y, *self.nets, self.extractors[0], self.optimisers)
+        else:
+            identity = self.extractors[-1:] if self.step >= self.total // 2 else ()
+            row = x2face_step(episode.x_s, episode.x_t, self.nets[0], identity, self.optimisers[0])
+        self.step += 1
+        return {"step": self.step - 1} | row
+
+    @torch.no_grad()
+    def draw(self, episode: Episode) -> Tensor:
+        """The targets of an episode as the baseline generates them: (B * M, 3, H, W)."""
+        net = self.nets[0].eval()
+        if self.variant == "pix2pixhd":
+            x_hat = net(episode.y_t.flatten(0, 1))
+        else:
+            x_hat = net(episode.x_s.repeat_interleave(episode.x_t.shape[1], 0), episode.x_t.flatten(0, 1))
+        net.train()
+        return x_hat
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """Write the networks as fp16 safetensors."""
+        state = {f"{n}.{k}": v for n, net in enumerate(self.nets) for k, v in net.state_dict().items()}
+        save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)
+
+    def state(self) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "key": self.key,
+            "variant": self.variant,
+            "step": self.step,
+            "videos": len(self.sampler.videos),
+            "networks": [net.state_dict() for net in self.nets],
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "sampler": self.sampler.state(),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a state. Raises ValueError for other videos."""
+        check_videos(state["videos"], len(self.sampler.videos))
+        for net, values in zip(self.nets, state["networks"], strict=True):
+            net.load_state_dict(values)
+        for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(values)
+        self.sampler.restore(state["sampler"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step = state["step"]
+
+
+def training_key(profile: Profile, variant: str) -> str:
+    """A digest of every section that the training of a baseline reads, and of :data:`VERSION`."""
+    section = profile.few_shot
+    baseline = section.pix2pixhd if variant == "pix2pixhd" else section.x2face
+    return digest(
+        VERSION,
+        variant,
+        profile.seed,
+        profile.data,
+        section.landmark_images,
+        section.networks.precision,
+        section.losses,
+        section.meta_learning,
+        baseline,
+    )
+
+
+def restore_baseline(
+    profile: Profile, variant: str, state: dict[str, Tensor], device: str | torch.device = "cpu"
+) -> list[torch.nn.Module]:
+    """Pix2pixHD's generator and discriminator, or X2Face, with exported weights.
+
+    Raises ValueError where the weights do not fit the profile.
+    """
+    nets = list(build_pix2pixhd(profile)) if variant == "pix2pixhd" else [build_x2face(profile)]
+    try:
+        for n, net in enumerate(nets):
+            values = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith(f"{n}.")}
+            net.load_state_dict(values)
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit profile {profile.name}: {error}") from error
+    return [net.to(device) for net in nets]
+
+
+def fine_tune_pix2pixhd(
+    nets: Sequence[torch.nn.Module],
+    x: Tensor,
+    y: Tensor,
+    profile: Profile,
+    extractors: Sequence,
+    seed: int = 0,
+) -> GlobalGenerator:
+    """A generator for T training frames x with landmark images y (T, 3, H, W), after as many epochs as ours.
+
+    ``nets`` are the pretrained generator and discriminator, which are copied.
+    """
+    generator, discriminator = (copy.deepcopy(net).train() for net in nets)
+    section = profile.few_shot.fine_tuning
+    learning_rate = profile.few_shot.pix2pixhd.fine_tuning_learning_rate
+    optimisers = [
+        torch.optim.Adam(net.parameters(), lr=learning_rate, betas=PIX2PIXHD_BETAS, fused=True)
+        for net in (generator, discriminator)
+    ]
+    for index in batches(len(x), section.batch, section.epochs, np.random.default_rng(seed)):
+        pix2pixhd_step(x[index], y[index], generator, discriminator, extractors[0], optimisers)
+    return generator.eval()
+
+
+def reenact(model: X2Face, train: Frames, test: Frames) -> np.ndarray:
+    """X2Face's embedded face of T frames, driven by the ground-truth held-out frames: (n, S, S, 3) uint8."""
+    with torch.no_grad():
+        embedded_face = model.eval().embed(train.x[None])
+
+    def drive(x: Tensor) -> Tensor:
+        return model.drive(embedded_face.expand(len(x), -1, -1, -1), x)
+
+    return generate(drive, test.x)

@@ -1,0 +1,361 @@
+"""Meta-learning (section 3.2): episodes of K-shot learning, D against E and G.
+
+A step is :meth:`MetaLearner.train_step`: :func:`discriminator_step`, then :func:`generator_loss` and
+:func:`generator_step`. The loop is :func:`talking_heads.training.loop.train`. Fine-tuning takes the same
+steps with D' and G'.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from talking_heads.config import Profile, digest
+from talking_heads.data.episodes import Episode, EpisodeSampler, EpisodeSettings, Videos
+from talking_heads.data.frames import to_tensor
+from talking_heads.data.landmarks import draw_all
+from talking_heads.few_shot import losses
+from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.nn.weight_files import save_weights
+from talking_heads.training.checkpoints import check_videos
+
+VERSION = 1  # of meta-learning: raised when the same settings give other weights
+CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
+WARM_UP = 100  # steps over which learning rates rise, if they decay later
+ABLATED = ("no-match", "no-match-one-shot")
+WITHOUT_MATCH = ("ff", *ABLATED)  # variants without L_MCH
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of equation (3)."""
+
+    adversarial: float
+    feature_matching: float
+    feature_matching_reduce: str
+    match: float
+
+
+def loss_weights(profile: Profile) -> LossWeights:
+    """The profile's weights in meta-learning."""
+    section = profile.few_shot.losses
+    return LossWeights(
+        section.adversarial_weight,
+        section.feature_matching_weight,
+        section.feature_matching_reduce,
+        section.match_weight,
+    )
+
+
+@dataclass
+class Targets:
+    """Real frames x, generated frames x̂, landmark images y (B, 3, H, W), numbers of their videos i (B,).
+
+    In fine-tuning i is None, because D' has one vector w'.
+    """
+
+    x: Tensor
+    x_hat: Tensor
+    y: Tensor
+    i: Tensor | None = None
+
+
+def discriminator_step(
+    discriminator: Callable, targets: Targets, optimisers: Sequence[torch.optim.Optimizer]
+) -> dict[str, float]:
+    """One update of D on L_DSC, equation (6). E and G get no gradient."""
+    x, y, i = torch.cat([targets.x_hat.detach(), targets.x]), targets.y, targets.i
+    r, _ = discriminator(x, torch.cat([y, y]), None if i is None else torch.cat([i, i]))
+    r_fake, r_real = r.chunk(2)
+    loss = losses.discriminator_loss(r_fake, r_real)
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()
+    parameters = [p for group in optimisers[0].param_groups for p in group["params"]]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if torch.isfinite(norm):
+        for optimiser in optimisers:
+            optimiser.step()
+    return {
+        "dsc": loss.item(),
+        "r_real": r_real.mean().item(),
+        "r_fake": r_fake.mean().item(),
+        "d_grad_norm": norm.item(),
+    }
+
+
+def generator_loss(
+    targets: Targets,
+    discriminator: nn.Module | None,
+    extractors: Sequence,
+    weights: LossWeights,
+    match: Tensor | None = None,
+    real_features: Sequence | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Equation (3), or (9) of fine-tuning: the loss of E and G, and its terms.
+
+    Without ``discriminator`` L_ADV is left out, without ``match``, which is L_MCH, that term is.
+    ``real_features`` are those of :func:`losses.content_loss`. The parameters of D get no gradient.
+    """
+    x, x_hat, y, i = targets.x, targets.x_hat, targets.y, targets.i
+    terms = {"cnt": losses.content_loss(x_hat, x, extractors, real_features)}
+    loss = terms["cnt"]
+    if discriminator is not None:
+        discriminator.requires_grad_(False)
+        r_fake, fake = discriminator(x_hat, y, i)
+        with torch.no_grad():
+            _, real = discriminator(x, y, i)
+        discriminator.requires_grad_(True)
+        terms["adv"] = losses.realism_loss(r_fake)
+        terms["fm"] = losses.feature_matching_loss(fake, real, weights.feature_matching_reduce)
+        loss = loss + weights.adversarial * terms["adv"] + weights.feature_matching * terms["fm"]
+    if match is not None:
+        terms["mch"] = match
+        loss = loss + weights.match * match
+    return loss, terms
+
+
+def generator_step(
+    loss: Tensor, terms: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[str, float]:
+    """One update of E and G (or G') on :func:`generator_loss`, with gradients clipped to ``CLIP``."""
+    optimiser.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], CLIP)
+    if torch.isfinite(norm):  # else the alarm ends the training with the weights of the last step
+        optimiser.step()
+    return {name: term.item() for name, term in terms.items()} | {"grad_norm": float(norm)}
+
+
+def adam(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Adam:
+    """The optimiser of E, G and D (section 3.4: Adam; β and ε as in SAGAN)."""
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=(float(beta1), 0.999), eps=1e-5, fused=True)
+
+
+def total_steps(profile: Profile, sampler: EpisodeSampler) -> int:
+    """Steps of a training: the profile's, or those of its epochs, in which every video has one episode."""
+    section = profile.few_shot.meta_learning
+    return section.epochs * math.ceil(len(sampler.usable) / section.batch_videos) or section.steps
+
+
+def training_key(profile: Profile) -> str:
+    """A digest of every section that meta-learning reads, and of :data:`VERSION`."""
+    section = profile.few_shot
+    return digest(
+        VERSION,
+        profile.seed,
+        profile.data,
+        section.landmark_images,
+        section.networks,
+        section.losses,
+        section.optimiser,
+        section.meta_learning,
+    )
+
+
+class MetaLearner:
+    """Networks, their moving averages, optimisers and the sampler: everything that a checkpoint holds."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        variant: str,
+        videos: Videos,
+        extractors: Sequence,
+        device: str | torch.device = "cpu",
+    ):
+        section, optimiser = profile.few_shot.meta_learning, profile.few_shot.optimiser
+        torch.manual_seed(profile.seed)
+        self.profile, self.variant, self.device, self.extractors = profile, variant, device, extractors
+        self.nets = build_networks(profile.few_shot.networks, len(videos)).to(device)
+        self.ema = copy.deepcopy((self.nets.embedder, self.nets.generator))
+        for net in self.ema:
+            net.requires_grad_(False).eval()
+        e, g, d = self.nets.embedder, self.nets.generator, self.nets.discriminator
+        self.generator_optimiser = adam(
+            [*e.parameters(), *g.parameters()], section.learning_rate, optimiser.beta1
+        )
+        self.discriminator_optimiser = adam(
+            [p for name, p in d.named_parameters() if name != "table.weight"],
+            section.discriminator_learning_rate,
+            optimiser.discriminator_beta1,
+        )
+        self.table_optimiser = torch.optim.SparseAdam(
+            [d.table.weight],
+            lr=section.table_learning_rate,
+            betas=(float(optimiser.discriminator_beta1), 0.999),
+            eps=1e-5,
+        )
+        self.sampler = EpisodeSampler(videos, EpisodeSettings.of_profile(profile), profile.seed)
+        self.key = training_key(profile)
+        self.step, self.content_steps = 0, section.content_steps
+        self.total = total_steps(profile, self.sampler) * (2 if variant == "ff" else 1)
+
+    # -- one step -----------------------------------------------------------------------------
+    def train_step(self) -> dict[str, float]:
+        """Draw an episode, update D, then E and G; returns the row of the log."""
+        section, nets = self.profile.few_shot, self.nets
+        adversarial = self.step >= self.content_steps
+        if self.step == self.content_steps and self._starts_from_embeddings():
+            self._start_table()
+        self._set_learning_rates()
+        row: dict[str, float] = {"step": self.step}
+        rounds = section.optimiser.discriminator_steps if adversarial else 1
+        for round_ in range(rounds):
+            episode = self.sampler.next(self.device)
+            x, y, i = flat_targets(episode)
+            with torch.set_grad_enabled(round_ == rounds - 1):  # E and G learn from the last episode
+                e_each = nets.embedder.embed_each(episode.x_s, episode.y_s)
+                e_hat = e_each.mean(1)
+                x_hat = nets.generator(y, e_hat.repeat_interleave(section.meta_learning.targets, 0))
+            targets = Targets(x, x_hat, y, i)
+            if adversarial:
+                optimisers = (self.discriminator_optimiser, self.table_optimiser)
+                row |= discriminator_step(nets.discriminator, targets, optimisers)
+        match, moves_table = None, False
+        if adversarial and self.variant not in WITHOUT_MATCH:
+            w = nets.discriminator.table(episode.i)
+            moves_table = section.losses.match_pulls == "both"
+            match = losses.match_loss(e_hat, w if moves_table else w.detach())
+            self.table_optimiser.zero_grad()
+        discriminator = nets.discriminator if adversarial else None
+        weights = loss_weights(self.profile)
+        loss, terms = generator_loss(targets, discriminator, self.extractors, weights, match)
+        row |= generator_step(loss, terms, self.generator_optimiser)
+        if moves_table and math.isfinite(row["grad_norm"]):
+            self.table_optimiser.step()
+        self._average()
+        self.step += 1
+        with torch.no_grad():
+            row["e_within"] = e_each.var(1, unbiased=False).mean().item()
+            row["e_between"] = e_hat.var(0, unbiased=False).mean().item()
+            row["output_spread"] = x_hat.std(0).mean().item()
+        return row
+
+    def _starts_from_embeddings(self) -> bool:
+        """Whether W starts as embeddings. Not in the ablation of L_MCH, which would start with a match."""
+        section = self.profile.few_shot.meta_learning
+        return section.table_start == "embeddings" and self.variant not in ABLATED
+
+    @torch.no_grad()
+    def _start_table(self) -> None:
+        """Initialise W with the embeddings of its videos and w₀ with minus their mean.
+
+        With thousands of videos and few episodes of each, random columns would hardly move, and L_MCH would
+        pull ê to noise. With this w₀ the mean score is about 0.
+        """
+        d, videos = self.nets.discriminator, self.sampler.videos
+        for v in range(len(videos)):
+            d.table.weight[v] = self._embedding(videos, v)
+        d.w0.copy_(-d.table.weight.mean(0))
+
+    def _set_learning_rates(self) -> None:
+        section = self.profile.few_shot.meta_learning
+        factor = 1.0
+        if section.learning_rate_decay:
+            factor = min(1.0, (self.step + 1) / WARM_UP)
+            if self.step > section.content_steps:
+                share = (self.step - section.content_steps) / max(1, self.total - section.content_steps)
+                factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        for optimiser, learning_rate in (
+            (self.generator_optimiser, section.learning_rate),
+            (self.discriminator_optimiser, section.discriminator_learning_rate),
+            (self.table_optimiser, section.table_learning_rate),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * factor
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.profile.few_shot.meta_learning.ema, (1 + self.step) / (10 + self.step))
+        for mean, net in zip(self.ema, (self.nets.embedder, self.nets.generator), strict=True):
+            torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
+            for a, b in zip(mean.buffers(), net.buffers(), strict=True):
+                a.copy_(b)
+
+    @torch.no_grad()
+    def draw(self, episode: Episode) -> Tensor:
+        """The targets of an episode as the averaged networks generate them: (B * M, 3, H, W)."""
+        embedder, generator = self.ema
+        e_hat = embedder.embed(episode.x_s, episode.y_s).repeat_interleave(episode.y_t.shape[1], 0)
+        return generator(episode.y_t.flatten(0, 1), e_hat)
+
+    @torch.no_grad()
+    def spread(self, videos: Videos, identities: int = 12) -> dict[str, float]:
+        """Variance of ê: of the means of two videos over identities, and of videos within an identity.
+
+        For an embedder that distinguishes videos but not identities the first is half of the second.
+        """
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for v in range(len(videos)):
+            numbers[videos.identity(v)].append(v)
+        pairs = [n[:2] for n in numbers.values() if len(n) > 1][:identities]
+        if len(pairs) < 2:
+            return {}
+        e_hats = torch.stack([torch.stack([self._embedding(videos, v) for v in pair]) for pair in pairs])
+        return {"e_people": e_hats.mean(1).var(0).mean().item(), "e_videos": e_hats.var(1).mean().item()}
+
+    def _embedding(self, videos: Videos, number: int) -> Tensor:
+        """ê of a video's first K frames, by the averaged embedder: (N,)."""
+        section, size = self.profile.few_shot, self.profile.data.image_size
+        count = min(section.meta_learning.k_shot, videos.frame_count(number))
+        images, points = videos.read(number, np.arange(count))
+        y = draw_all(points, size, section.landmark_images.line_width)
+        return self.ema[0].embed(to_tensor(images, self.device)[None], to_tensor(y, self.device)[None])[0]
+
+    # -- on disk ------------------------------------------------------------------------------
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return (self.nets.embedder, self.nets.generator, self.nets.discriminator)
+
+    def _optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return (self.generator_optimiser, self.discriminator_optimiser, self.table_optimiser)
+
+    def state(self) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "key": self.key,
+            "variant": self.variant,
+            "step": self.step,
+            "networks": [net.state_dict() for net in self._modules()],
+            "ema": [net.state_dict() for net in self.ema],
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers()],
+            "sampler": self.sampler.state(),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a state. Raises ValueError for other videos: W has a column for each."""
+        check_videos(len(state["networks"][2]["table.weight"]), len(self.sampler.videos))
+        for net, values in zip(
+            (*self._modules(), *self.ema), (*state["networks"], *state["ema"]), strict=True
+        ):
+            net.load_state_dict(values)
+        for optimiser, values in zip(self._optimisers(), state["optimisers"], strict=True):
+            optimiser.load_state_dict(values)
+        self.sampler.restore(state["sampler"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step = state["step"]
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """Write what fine-tuning starts from as fp16 safetensors: the averaged E and G, V, w₀ and b.
+
+        Of W only the mean and the standard deviation of its columns are kept.
+        """
+        d = self.nets.discriminator
+        table = d.table.weight.detach().float()
+        parts = {"embedder": self.ema[0], "generator": self.ema[1], "convnet": d.convnet}
+        state = {f"{name}.{k}": v for name, net in parts.items() for k, v in net.state_dict().items()}
+        state |= {"d.w0": d.w0, "d.b": d.b, "w.mean": table.mean(0), "w.std": table.std(0)}
+        save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)
+
+
+def flat_targets(episode: Episode) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets x, y as (B * M, 3, H, W) and the numbers of their videos (B * M,)."""
+    i = episode.i.repeat_interleave(episode.x_t.shape[1])
+    return episode.x_t.flatten(0, 1), episode.y_t.flatten(0, 1), i

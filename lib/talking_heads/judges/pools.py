@@ -1,0 +1,29 @@
+"""Pools of procedural speakers on which the judges are trained and verified."""
+
+from pathlib import Path
+
+import numpy as np
+
+from talking_heads.data.speakers.clips import speaker
+from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
+from talking_heads.data.speakers.traits import NAMES, VOICE, unit_vector
+
+SEED = 1
+# the identities of the pools are distinct, and distinct from those of every profile's corpus
+POOLS = {
+    "features": {"first": 1_000_000, "people": 1400, "videos": 2, "frames": 10},
+    "verification": {"first": 2_000_000, "people": 2400, "videos": 4, "frames": 2},
+    "verification_test": {"first": 3_000_000, "people": 100, "videos": 3, "frames": 8},
+}
+VISIBLE = [number for number, name in enumerate(NAMES) if name not in VOICE]
+
+
+def pool(name: str, folder: Path) -> Pool:
+    """A pool of ``POOLS`` at 64², rendered below ``folder`` where it is missing."""
+    return make_pool(folder / name, PoolSettings(seed=SEED, size=64, **POOLS[name]))
+
+
+def trait_table(name: str) -> np.ndarray:
+    """Visible traits of the identities of a pool, scaled to [0, 1]: (identities, traits) float32."""
+    first, count = POOLS[name]["first"], POOLS[name]["people"]
+    return np.stack([unit_vector(speaker(SEED, first + number))[VISIBLE] for number in range(count)])

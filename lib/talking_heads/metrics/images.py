@@ -1,0 +1,25 @@
+"""Metrics of images."""
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM of Wang et al. 2004 of two images (H, W, 3) uint8."""
+    return float(
+        structural_similarity(
+            a,
+            b,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=-1,
+        )
+    )
+
+
+def sharpness(images: np.ndarray) -> np.ndarray:
+    """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers it."""
+    grey = images.astype(np.float32).mean(-1)
+    return np.hypot(np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]).mean((1, 2))

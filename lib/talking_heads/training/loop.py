@@ -1,0 +1,91 @@
+"""The training loop: it resumes, logs, reports progress, saves checkpoints and raises alarms."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from talking_heads.training.alarms import Alarm
+from talking_heads.training.checkpoints import load_checkpoint, rows_before, save_checkpoint
+
+CHECKPOINT, CONTENT, LOG = "checkpoint.pt", "content.pt", "stats.jsonl"
+SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc")  # losses in progress lines
+
+
+class Learner(Protocol):
+    """The interface of a training."""
+
+    variant: str
+    key: str  # of the checkpoint: a digest of everything that the training depends on
+    step: int  # number of finished steps
+    total: int
+    content_steps: int  # after which a second checkpoint is written, for other variants; 0 for none
+
+    def train_step(self) -> dict[str, float]: ...
+    def state(self) -> dict: ...
+    def restore(self, state: dict) -> None: ...
+
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
+
+
+def train(
+    learner: AnyLearner,
+    folder: Path,
+    *,
+    until: int | None = None,
+    seconds: float = math.inf,
+    save_every: float = 120.0,
+    watch: Callable[[AnyLearner], dict[str, float] | None] | None = None,
+    watch_every: int = 100,
+) -> AnyLearner:
+    """Train to step ``until`` (the learner's last one by default) or for ``seconds``; call again to resume.
+
+    Writes ``checkpoint.pt`` (every ``save_every`` seconds and at the end), ``content.pt`` (after the content
+    steps) and ``stats.jsonl`` (a row for each step) to ``folder``. Every ``watch_every`` steps the row also
+    holds what ``watch(learner)`` returns. Raises :class:`Collapsed`, and ValueError as
+    :func:`load_checkpoint` does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CHECKPOINT).exists():
+        learner.restore(load_checkpoint(folder / CHECKPOINT, learner.key))
+        print(f"  resumed at step {learner.step}", flush=True)
+    rows = rows_before(folder / LOG, learner.step)
+    (folder / LOG).write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    until = learner.total if until is None else until
+    alarm = Alarm()
+    first, start = learner.step, time.time()
+    saved = reported = start
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        while learner.step < until and time.time() - start < seconds:
+            row = learner.train_step()
+            if watch and learner.step % watch_every == 0:
+                row |= watch(learner) or {}
+            log.write(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n")
+            alarm.check(row)
+            now = time.time()
+            if now - reported > 15 or learner.step == until:
+                reported = now
+                print(_progress(learner, row, until, (now - start) / (learner.step - first)), flush=True)
+            if learner.step == learner.content_steps:
+                save_checkpoint(folder / CONTENT, learner.state())
+            if now - saved > save_every:
+                saved = now
+                log.flush()
+                save_checkpoint(folder / CHECKPOINT, learner.state())
+    save_checkpoint(folder / CHECKPOINT, learner.state())
+    return learner
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _progress(learner: Learner, row: dict[str, float], until: int, pace: float) -> str:
+    terms = ", ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
+    left = pace * (until - learner.step) / 60
+    return (
+        f"  {learner.variant} step {learner.step}/{until}, {terms}, {pace:.2f} s a step, {left:.0f} min left"
+    )

@@ -1,0 +1,137 @@
+"""Sheets of pictures and curves of logged values."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PIXELS = 96  # of a picture in a sheet, at least
+COLOURS = ("tab:blue", "tab:orange", "tab:green")
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Small pictures (H, W, 3) enlarged by whole pixels to at least ``PIXELS``."""
+    factor = max(1, -(-PIXELS // image.shape[0]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    title: str = "",
+    captions: Sequence[Sequence[str]] = (),
+) -> Figure:
+    """Rows of pictures (H, W, 3) uint8: titles above the columns, labels left of the rows, captions below pictures."""
+    width, height = max(map(len, rows)), len(rows)
+    aspect = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
+    size = (1.25 * width + 0.6, 1.25 * aspect * height + 0.5)
+    figure, axes = plt.subplots(height, width, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            axes[r, c].imshow(enlarge(picture), interpolation="nearest")
+    for r, row in enumerate(captions):
+        for c, caption in enumerate(row):
+            axes[r, c].set_xlabel(caption, fontsize=6, labelpad=2)
+    for c, column in enumerate(columns[:width]):
+        axes[0, c].set_title(column, fontsize=8)
+    for r, label in enumerate(labels[:height]):
+        axes[r, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center", labelpad=4)
+    top = 1.0
+    if title:
+        figure.suptitle(title, fontsize=10, y=1 - 0.03 / figure.get_figheight(), va="top")
+        top -= 0.2 / figure.get_figheight()
+    figure.tight_layout(pad=0.25, rect=(0, 0, 1, top))
+    return figure
+
+
+def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smooth: int = 25) -> Figure:
+    """Logged values over steps: a panel for each name, or for several that share one.
+
+    Every step is drawn faint, a running mean over ``smooth`` steps strong.
+    """
+    table = pd.DataFrame(rows)
+    groups = [((name,) if isinstance(name, str) else name, title) for name, title in panels.items()]
+    groups = [(names, title) for names, title in groups if set(names) <= set(table)]
+    figure, axes = plt.subplots(1, len(groups), figsize=(2.7 * len(groups), 2.3), squeeze=False)
+    for axis, (names, title) in zip(axes[0], groups, strict=True):
+        for name, colour in zip(names, COLOURS, strict=False):
+            values = table[["step", name]].dropna()
+            mean = values[name].rolling(smooth, min_periods=1).mean()
+            axis.plot(values["step"], values[name], color=colour, alpha=0.25, lw=0.8)
+            axis.plot(values["step"], mean, color=colour, lw=1.5, label=name)
+        if len(names) > 1:
+            axis.legend(fontsize=6)
+        _label_steps(axis, title)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def runs(
+    logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str, str], smooth: int = 5
+) -> Figure:
+    """Several runs in each panel: a panel for each logged value, three in a row, and a line for each run that logged it.
+
+    Where a name has several runs, and so a step several rows, the line is their mean and a band reaches from the
+    lowest to the highest. Lines are smoothed over ``smooth`` rows; bands and the rare validation losses are not.
+    """
+    colours = _run_colours(len(logs))
+    width, height = min(3, len(panels)), -(-len(panels) // 3)
+    size = (3.0 * width + 1.6, 2.6 * height)
+    figure, axes = plt.subplots(height, width, figsize=size, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (value, title) in zip(axes.flat, panels.items(), strict=False):
+        for colour, (name, rows) in zip(colours, logs.items(), strict=True):
+            _draw_run(axis, pd.DataFrame(rows), value, name, colour, smooth)
+        _label_steps(axis, title)
+    legends = [axis.get_legend_handles_labels() for axis in axes.flat]  # not every run logs every value
+    axes[0, -1].legend(
+        *max(legends, key=lambda legend: len(legend[1])),
+        fontsize=6,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+    )
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def _run_colours(count: int) -> list:
+    """Colours of runs; more than ten share a scale from cold to warm."""
+    if count <= 10:
+        return [f"C{n}" for n in range(count)]
+    return list(plt.get_cmap("turbo")(np.linspace(0.05, 0.95, count)))
+
+
+def _draw_run(axis: Axes, table: pd.DataFrame, value: str, name: str, colour: Any, smooth: int) -> None:
+    if value not in table or not len(rows := table[["step", value]].dropna()):
+        return
+    by_step = rows.groupby("step")[value].agg(["mean", "min", "max"])
+    window = 1 if value == "validation" else smooth
+    line = by_step["mean"].rolling(window, min_periods=1).mean()
+    axis.plot(line.index, line, lw=1.2, color=colour, label=name)
+    if len(by_step) < len(rows):
+        axis.fill_between(by_step.index, by_step["min"], by_step["max"], color=colour, alpha=0.12, lw=0)
+
+
+def _label_steps(axis: Axes, title: str) -> None:
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(labelsize=7)
+
+
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write a figure as PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    return path

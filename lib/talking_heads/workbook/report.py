@@ -1,0 +1,83 @@
+"""The report: every table, figure and chapter of a results folder on one page that needs no network."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import torch
+from markupsafe import Markup
+
+from talking_heads.config import Profile
+from talking_heads.files import write_text
+from talking_heads.provenance import commit, device_name
+from talking_heads.workbook.stages import Chapter, Outcome, read_status
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+
+@dataclass
+class Report:
+    """What a report shows beside the results: its title, the chapters, captions of figures, and what the weights are."""
+
+    title: str
+    chapters: Sequence[Chapter]
+    captions: Mapping[str, str]
+    weights: str
+
+    def promised_by(self) -> dict[str, str]:
+        """The chapter that promises each table and figure, in the order of the chapters."""
+        return {Path(p).stem: chapter.name for chapter in self.chapters for p in chapter.promises}
+
+    def sorted_files(self, folder: Path, ending: str) -> list[Path]:
+        """Files of a folder: first those that chapters promise, in their order, then the others by name."""
+        promised = list(self.promised_by())
+        files = {path.stem: path for path in sorted(folder.glob(f"*{ending}"))}
+        first = [files[name] for name in promised if name in files]
+        return first + [path for name, path in files.items() if name not in promised]
+
+    def write(self, profile: Profile, results: Path, device: str | torch.device) -> Path:
+        """``index.html`` of ``results`` = results/<profile>."""
+        outcomes, promised_by = read_status(results), self.promised_by()
+        tables, figures = [], []
+        for path in self.sorted_files(results / "tables", ".md"):
+            text, table = markdown_table(path)
+            stale = earlier_run(promised_by.get(path.stem), outcomes)
+            tables.append((path.stem, stale + text, Markup(table)))
+        for path in self.sorted_files(results / "figures", ".png"):
+            stale = earlier_run(promised_by.get(path.stem), outcomes)
+            caption = self.captions.get(path.stem, path.stem)
+            figures.append((path.stem, stale + caption, base64.b64encode(path.read_bytes()).decode()))
+        environment = jinja2.Environment(autoescape=True)
+        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            title=self.title,
+            profile=profile,
+            device=device_name(device),
+            commit=commit(),
+            weights=self.weights,
+            tables=tables,
+            figures=figures,
+            chapters=[(chapter, outcomes.get(chapter.name)) for chapter in self.chapters],
+        )
+        write_text(results / "index.html", page)
+        return results / "index.html"
+
+
+def markdown_table(path: Path) -> tuple[str, str]:
+    """Caption and HTML of a table in Markdown; what a row shares with the row above is left blank."""
+    text, _, body = path.read_text(encoding="utf-8").partition("\n\n")
+    lines = [line.strip().strip("|").split("|") for line in body.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    table = pd.DataFrame(cells[2:], columns=cells[0])
+    repeated = (table == table.shift()).cummin(axis=1)  # from the left, up to the first column that differs
+    return text, table.mask(repeated, "").to_html(index=False, border=0)
+
+
+def earlier_run(chapter: str | None, outcomes: Mapping[str, Outcome]) -> str:
+    """A note before a result whose chapter has not ended well since: it is of an earlier run."""
+    if chapter is None or (chapter in outcomes and outcomes[chapter].status == "ok"):
+        return ""
+    status = outcomes[chapter].status if chapter in outcomes else "not run"
+    return f"Of an earlier run ({chapter}: {status}). "

@@ -1,0 +1,93 @@
+"""Chapters, their outcomes and their state on disk."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from talking_heads.files import write_text
+
+STATUS, LOCK, OWNER = "status.json", ".lock", ".owner"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook that a run executes."""
+
+    name: str
+    description: str
+    needs: tuple[str, ...] = ()
+    promises: tuple[str, ...] = ()  # files below results/<profile>
+    minutes: float = 1.0  # on two cores with the default profile
+    limit: float = 12 * 3600.0  # seconds
+    reads: str = ""  # pattern of files below results/<profile> that people put there
+    alone: bool = False  # whether it measures time, so that nothing may run beside it
+
+
+@dataclass
+class Outcome:
+    """How a chapter ended."""
+
+    status: str  # ok | failed | running | stale
+    seconds: float = 0.0
+    key: str = ""
+    error: str = ""
+
+
+class Busy(RuntimeError):
+    """Another run works in the same results folder."""
+
+
+@contextmanager
+def locked(results: Path) -> Iterator[None]:
+    """Only one run at a time in a results folder; the lock ends with the process.
+
+    Raises :class:`Busy` for another run, and for chapters that a killed run has left behind.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    owner = results / OWNER
+    try:
+        with FileLock(results / LOCK, timeout=0):
+            if process := left_behind(results):
+                raise Busy(
+                    f"{results}: a chapter of an earlier run (process {process}) still works here; "
+                    "wait for it or end it"
+                )
+            owner.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+    except Timeout as error:
+        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        raise Busy(
+            f"{results}: another run (process {process}) works here; wait for it or choose another --results"
+        ) from error
+
+
+def left_behind(results: Path) -> int | None:
+    """A process that executes a chapter of this folder, of a run that was killed; None where there is none."""
+    staged = f"{results.resolve() / 'notebooks'}{os.sep}."
+    for process in psutil.process_iter(["cmdline"]):
+        command: list[str] = process.info["cmdline"] or []
+        if "papermill" in command and any(word.startswith(staged) for word in command):
+            return process.pid
+    return None
+
+
+def read_status(results: Path) -> dict[str, Outcome]:
+    """Outcomes of earlier runs, by chapter."""
+    path = results / STATUS
+    if not path.exists():
+        return {}
+    entries: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Outcome(**entry) for name, entry in entries.items()}
+
+
+def write_status(results: Path, outcomes: dict[str, Outcome]) -> None:
+    """Write all outcomes; the file appears by rename."""
+    entries = {name: asdict(outcome) for name, outcome in outcomes.items()}
+    write_text(results / STATUS, json.dumps(entries, indent=1))
