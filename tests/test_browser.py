@@ -142,18 +142,23 @@ def drag_a_landmark(page):
         page.mouse.up()
 
 
+LAST_SHAPE = """button => {
+    const image = [...button.closest('.jp-OutputArea').querySelectorAll('.widget-image')].at(-1);
+    return image.naturalWidth / image.naturalHeight || 0;
+}"""
+
+
 def watch_a_fine_tuning(notebook):
     """Start a fine-tuning, stop it after its first epoch, and see its curve."""
-    start = notebook.get_by_role("button", name="fine-tune")
-    stop = notebook.get_by_role("button", name="stop")
+    start = notebook.get_by_role("button", name="fine-tune", exact=True)
+    stop = notebook.get_by_role("button", name="stop", exact=True)
     status = stop.locator("xpath=..")
     with browser.changed_pictures(start, "the first epoch"):
         start.click()
     browser.wait_for(lambda: "epoch" in status.inner_text(), 60, "the first epoch")
     stop.click()
     browser.wait_for(lambda: " after epoch" in status.inner_text(), 60, "the fine-tuning ends")
-    curve = notebook.locator(".jp-OutputArea", has=stop).locator(".widget-image").last
-    assert curve.evaluate("image => image.naturalWidth / image.naturalHeight") > 2, "wider than the pictures"
+    browser.wait_for(lambda: stop.evaluate(LAST_SHAPE) > 2, 60, "the curve, wider than the pictures")
 
 
 def position(page):

@@ -1,50 +1,166 @@
-"""run_all.sh, the command line, profiles, and one list of versions."""
+"""run_all.sh, the command line, profiles, the list of versions, and the installed package."""
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 from talking_heads import config
 from talking_heads.__main__ import arguments, main
-from talking_heads.experiments import run as matrix
+from talking_heads.animation import head_files
+from talking_heads.animation.face_shape import FaceShape
+from talking_heads.data import corpora, video
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.experiments import run
+from talking_heads.experiments.few_shot import trainings
+from talking_heads.experiments.few_shot.chapters import CHAPTERS
+from talking_heads.experiments.run import Options, Places, make_run, resolve_weights, run_profile
+from talking_heads.few_shot.head import Head
+from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.workbook.stages import Outcome
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def run(*words, **more):
-    return subprocess.run(
-        [sys.executable, "-m", "talking_heads", *words], cwd=ROOT, capture_output=True, text=True, **more
-    )
+# -- run_all.sh -------------------------------------------------------------------------------------
+# writes its working folder, name, PYTHONUTF8 and arguments; -m venv and env create make an environment
+STUB = """#!/bin/sh
+{ printf '%s\\t' "$PWD" "$(basename "$0")" "utf8=${PYTHONUTF8:-}" "$@"; echo; } >> "$CALLS"
+case "$1 $2" in
+    "--version ") [ -z "$BROKEN" ] ;;
+    "-m venv" | "env create") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+esac
+"""
+
+
+class Checkout:
+    """A folder with run_all.sh and environment.yml, and programs that only note how they are called."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.programs, self.calls = folder / "checkout", folder / "programs", folder / "calls"
+        self.folder.mkdir()
+        self.programs.mkdir()
+        for name in ("run_all.sh", "environment.yml"):
+            shutil.copy(ROOT / name, self.folder)
+
+    def add_program(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(STUB)
+        path.chmod(0o755)
+
+    def add_environment(self) -> None:
+        """An environment that is up to date."""
+        for name in ("python", "jupyter"):
+            self.add_program(self.folder / ".venv/bin" / name)
+        made_from = subprocess.run(
+            ["cksum"], stdin=(self.folder / "environment.yml").open(), capture_output=True, check=True
+        )
+        (self.folder / ".venv/made-from").write_bytes(made_from.stdout)
+
+    def run(self, *words: str, broken: str = "") -> list[list[str]]:
+        """The calls of programs: name, then arguments. All must come from the checkout."""
+        self.calls.unlink(missing_ok=True)
+        environment = {
+            "PATH": f"{self.programs}:/usr/bin:/bin",
+            "CALLS": str(self.calls),
+            "BROKEN": broken,
+        }
+        subprocess.run([self.folder / "run_all.sh", *words], env=environment, cwd="/", check=True)
+        calls = [line.rstrip("\t").split("\t") for line in self.calls.read_text().splitlines()]
+        assert {folder for folder, *_ in calls} == {str(self.folder)}
+        assert calls[-1][2] == "utf8=1"
+        return [[name, *rest] for _, name, _, *rest in calls]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, call",
+    [
+        ([], ["python", "-m", "talking_heads", "run"]),
+        (
+            ["--profile", "smoke", "--only", "04", "05"],
+            ["python", "-m", "talking_heads", "run", "--profile", "smoke", "--only", "04", "05"],
+        ),
+        (["test", "-k", "a or b"], ["python", "-m", "pytest", "-k", "a or b"]),
+        (["lab", "--no-browser"], ["jupyter", "lab", "notebooks/00_start_here.ipynb", "--no-browser"]),
+    ],
+    ids=["no argument", "options", "test", "lab"],
+)
+def test_run_all_starts_the_run_the_tests_or_jupyterlab(checkout, words, call):
+    checkout.add_environment()
+    calls = checkout.run(*words)
+    made_anew = [words for words in calls if "venv" in words or "pip" in words]
+    assert not made_anew, "the environment is up to date"
+    last = [word for word in calls[-1] if word != "--allow-root"]  # for root, as in containers
+    assert last[: len(call) - len(words)] == call[: len(call) - len(words)]
+    assert last[len(last) - len(words[1:]) :] == call[len(call) - len(words[1:]) :]
 
 
 def pinned() -> dict[str, str]:
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    pip = next(d["pip"] for d in listed if isinstance(d, dict))
+    pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
     return dict(line.split("==") for line in pip)
 
 
-def test_conda_and_pip_install_the_same_list():
-    """run_all.sh cuts its requirements out of environment.yml; what it cuts is exactly conda's pip list, and it is installed."""
-    script = (ROOT / "run_all.sh").read_text()
-    expression = re.search(r"sed -n '([^']+)' environment.yml", script).group(1)
-    cut = subprocess.run(
-        ["sed", "-n", expression, "environment.yml"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    wanted = pinned()
-    assert dict(line.split("==") for line in cut) == wanted and len(cut) == len(wanted)
-    assert "--constraint" in script and "torch" in wanted
-    assert {n: version(n).split("+")[0] for n in wanted} == wanted
-    assert "dependencies" not in (ROOT / "pyproject.toml").read_text(), "a second list would drift"
+def test_pip_installs_the_list_that_conda_installs(checkout):
+    """Without conda, run_all.sh gives pip the same list, as requirements and as constraints."""
+    for name in ("conda", "mamba", "python3.11"):
+        checkout.add_program(checkout.programs / name)
+    calls = checkout.run(broken="conda and mamba")
+    assert ["python3.11", "-m", "venv", ".venv"] in calls
+    assert not any("env" in call for call in calls)
+    (install,) = (call for call in calls if "--requirement" in call)
+    for option in ("--requirement", "--constraint"):
+        path = checkout.folder / install[install.index(option) + 1]
+        lines = path.read_text().split()
+        assert dict(line.split("==") for line in lines) == pinned()
+        assert len(lines) == len(pinned())
+    assert any("--editable" in call for call in calls)
+    assert calls[-1][:4] == ["python", "-m", "talking_heads", "run"]
+    assert not any("pip" in call for call in checkout.run()), "the second time it is there"
 
 
-def test_the_fixed_packages_and_top_level():
-    assert {
+def test_conda_makes_the_environment_where_it_works(checkout):
+    checkout.add_program(checkout.programs / "conda")
+    calls = checkout.run()
+    (create,) = (call for call in calls if "create" in call)
+    assert create[create.index("--file") + 1] == "environment.yml"
+    assert create[create.index("--prefix") + 1] == str(checkout.folder / ".venv")
+    assert not any("venv" in call or "--requirement" in call for call in calls)
+
+
+def test_a_changed_list_makes_the_environment_anew(checkout):
+    checkout.add_environment()
+    checkout.add_program(checkout.programs / "conda")
+    with (checkout.folder / "environment.yml").open("a") as file:
+        file.write("# changed\n")
+    assert any("create" in call for call in checkout.run())
+
+
+def test_installed_versions_are_the_pinned_ones():
+    assert {name: version(name).split("+")[0] for name in pinned()} == pinned()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "dependencies" not in project, "a second list would drift"
+
+
+def test_the_required_packages_and_top_level():
+    required = {
         "torch",
         "jupyterlab",
         "papermill",
@@ -53,203 +169,366 @@ def test_the_fixed_packages_and_top_level():
         "pandas",
         "scikit-image",
         "pytorch-fid",
-    } <= pinned().keys()
+    }
+    assert required <= pinned().keys()
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode == 0 and tracked.stdout:
-        top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
-        assert {t for t in top if not t.startswith(".")} <= {
-            "notebooks",
-            "lib",
-            "results",
-            "environment.yml",
-            "tests",
-            "run_all.sh",
-            "README.md",
-            "pyproject.toml",
-            "LICENSE",
-            "docs",
-            "CHANGELOG.md",
-        }
+    if tracked.returncode:
+        pytest.skip("no git checkout")
+    names = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} <= {
+        "notebooks",
+        "lib",
+        "results",
+        "environment.yml",
+        "tests",
+        "run_all.sh",
+        "README.md",
+        "pyproject.toml",
+        "LICENSE",
+        "docs",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    }
 
 
-def test_the_readmes_own_clips_example(tmp_path, monkeypatch):
-    """The README's code learns a head from a prepared clip and leaves a video; two epochs do here."""
-    import numpy as np
-    from talking_heads.data import video
-    from talking_heads.data.speakers.clips import make_clip
-
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
-    clip = make_clip(4, 2, 0, 64, 12.5, 64)
+# -- the README -------------------------------------------------------------------------------------
+def test_the_readmes_code_learns_a_head_from_a_clip(tmp_path, monkeypatch):
+    """It leaves a video and a head; two epochs do here."""
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    clip = make_clip(4, 2, 0, 96, 12.5, 64)
     (tmp_path / "my_videos").mkdir()
     video.write(tmp_path / "my_videos/me.mp4", clip.frames, clip.fps, clip.sound)
     np.savez(tmp_path / "my_videos/me.npz", landmarks=clip.landmarks)
     monkeypatch.chdir(tmp_path)
-    prepare = (
-        re.search(r"python -m talking_heads (prepare .*)", (ROOT / "README.md").read_text()).group(1).split()
-    )
+    prepare = re.search(r"python -m talking_heads (prepare .*)", README).group(1).split()
     assert main(prepare) == 0
-    load = config.load
-    monkeypatch.setattr(profiles, "load", lambda name: load(name, {"few_shot.fine_tuning.epochs": 2}))
+    short = config.load("laptop", {"few_shot.fine_tuning.epochs": 2})
+    monkeypatch.setattr(config, "load", lambda name: short)
     exec(code, {})
-    assert len(video.read(tmp_path / "head.mp4").frames) == 32 and (tmp_path / "me.head").exists()
+    assert len(video.read(tmp_path / "head.mp4").frames) == short.protocol.holdout_frames
+    assert head_files.load_head(tmp_path / "me.head").card["T"] == 8
 
 
-def test_strings_of_profiles_are_checked():
-    with pytest.raises(ValueError, match="pool is 'max'; there are: sum_relu, relu_sum, relu_mean"):
-        config.load("smoke", {"few_shot.networks.pool": "max"})
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_unknown_profiles_options_and_devices_are_refused_with_what_exists():
-    done = run("run", "--profile", "desktop")
-    assert done.returncode == 2 and all(name in done.stderr for name in config.names())
-    done = run("run", "--only", "99")
-    assert done.returncode == 2 and "03_meta_learning" in done.stderr
-    done = run("run", "--wieghts", "reference")
-    assert done.returncode == 2 and "--weights" in done.stderr
-    done = run("run", "--weights", "stolen")
-    assert done.returncode == 2 and "reference" in done.stderr and "scratch" in done.stderr
-    done = run("run", "--profile", "smoke", "--weights", "reference")
-    assert done.returncode == 2 and "has no reference weights; use --weights scratch" in done.stderr
-    import torch
-
-    if not torch.cuda.is_available():
-        done = run("run", "--device", "cuda")
-        assert done.returncode == 2 and "no usable GPU" in done.stderr
-
-
-def test_dry_run_says_what_would_happen_and_does_nothing(tmp_path):
-    done = run(
-        "--results",
-        str(tmp_path / "r"),
-        "--data",
-        str(tmp_path / "d"),
-        "run",
-        "--profile",
-        "voxceleb1",
-        "--dry-run",
-        check=True,
-    )
-    for word in ("05_comparison", "to be made", "your videos at", "vgg19-d01eb7cb.pth", "weights: not there"):
-        assert word in done.stdout
-    assert not (tmp_path / "r").exists() and not (tmp_path / "d").exists()
-
-
-def test_run_all_knows_its_three_uses():
-    script = (ROOT / "run_all.sh").read_text()
-    for line in (
-        'exec python -m pytest "$@"',
-        "jupyter lab notebooks/00_start_here.ipynb",
-        'exec python -m talking_heads run "$@"',
-    ):
-        assert line in script
-    wanted = subprocess.run(
-        "cksum < environment.yml", shell=True, cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    made = ROOT / ".venv/made-from"
-    if not made.exists() or made.read_text() != wanted:
-        pytest.skip("the tests run in another environment than .venv, which this would make anew")
-    said = subprocess.run(
-        ["./run_all.sh", "lab", "--version"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    assert said.startswith("4."), "JupyterLab starts in the environment"
-
-
-def test_readme_names_the_commands_that_exist():
-    text = (ROOT / "README.md").read_text()
-    assert "./run_all.sh\n" in text and "./run_all.sh test" in text and "./run_all.sh lab" in text
-    commands = [line.split("#")[0].split() for line in re.findall(r"python -m talking_heads ([^`\n]*)", text)]
-    assert len(commands) >= 8
-    for command in commands:
-        arguments([word for word in command if word not in ("|", "NAME")])
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_documents_name_commands_and_profiles_that_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for line in re.findall(r"python -m talking_heads ([^`\n]*)", text):
+        arguments([word for word in line.split("#")[0].split() if word not in ("|", "NAME")])
+    for line in re.findall(r"\./run_all\.sh (--[^`\n]*)", text):
+        if "|" not in line and "<" not in line:
+            arguments(["run", *line.split("#")[0].split()])
     for name in re.findall(r"--profile ([a-z][\w-]+)", text):
         assert name in config.names()
 
 
+def test_the_readme_shows_the_three_uses():
+    assert all(f"./run_all.sh{words}\n" in README for words in ("", " test"))
+    assert "./run_all.sh lab" in README
+    assert len(re.findall(r"python -m talking_heads ", README)) >= 8
+
+
+# -- profiles ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", config.names())
-def test_profiles_load_and_say_what_they_are_for(name):
-    assert len(config.load(name).about) > 20 and (config.FOLDER / f"{name}.yaml").read_text().startswith(
-        "# ./run_all.sh"
+def test_a_profile_states_its_command_and_what_it_is_for(name):
+    first, _ = (config.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)
+    options = re.match(r"# \./run_all\.sh((?: --[\w-]+ [\w-]+)*)", first)
+    assert options, first
+    assert arguments(["run", *options.group(1).split()]).profile == name
+    assert len(config.load(name).description) > 20
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"few_shot.networks.pool": "max"}, "section few_shot.networks: pool is 'max': .*'sum_relu'"),
+        ({"few_shot.networks.pool": 3}, "section few_shot.networks: pool is 3"),
+        ({"protocol.shots": [1, "8"]}, r"section protocol.shots: 1 is '8'"),
+        ({"protocol.shots": 8}, "section protocol: shots is 8"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"few_shot.fine_tuning.learning_rate": True}, "section few_shot.fine_tuning: learning_rate is True"),
+        ({"colour": "red"}, "unknown key colour"),
+        ({"protocol.colour": "red"}, "section protocol: unknown key colour"),
+        ({"protokoll.shots": [1]}, "there is no section protokoll"),
+    ],
+)
+def test_profiles_refuse_unknown_keys_and_wrong_types(change, message):
+    with pytest.raises(ValueError, match=f"profile smoke: {message}"):
+        config.load("smoke", change)
+
+
+def test_profiles_refuse_missing_keys():
+    with pytest.raises(ValueError, match="profile x: missing key .*description"):
+        config.validate("x", {})
+
+
+# -- the command line -------------------------------------------------------------------------------
+def execute(capsys, *words: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command in this process."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as end:
+        status = end.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "words, hints",
+    [
+        (["--profile", "desktop"], config.names()),
+        (["--only", "99"], ["03_meta_learning"]),
+        (["--wieghts", "reference"], ["--weights"]),
+        (["--weights", "stolen"], ["reference", "scratch"]),
+        (
+            ["--profile", "smoke", "--weights", "reference"],
+            ["has no reference weights; use --weights scratch"],
+        ),
+        (["--notebooks", "nowhere"], ["nowhere: no such folder; run from the top of the checkout"]),
+        (["--jobs", "0"], ["a whole number of at least 1"]),
+    ],
+)
+def test_unknown_values_are_refused_with_what_exists(monkeypatch, capsys, words, hints):
+    monkeypatch.chdir(ROOT)
+    status, _, error = execute(capsys, "run", *words)
+    assert status == 2
+    assert all(hint in error for hint in hints), error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    status, _, error = execute(capsys, "run", "--device", "cuda")
+    assert status == 2
+    assert "no usable GPU" in error
+
+
+def test_a_dry_run_shows_what_would_happen_and_writes_nothing(tmp_path):
+    process = subprocess.run(
+        [
+            *[sys.executable, "-m", "talking_heads"],
+            *["--results", str(tmp_path / "r"), "--data", str(tmp_path / "d")],
+            *["run", "--profile", "voxceleb1", "--dry-run"],
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    for text in (
+        "05_comparison",
+        "to be prepared",
+        "your videos at",
+        "vgg19-d01eb7cb.pth",
+        "weights: not there",
+    ):
+        assert text in process.stdout
+    assert not list(tmp_path.iterdir())
 
 
-def test_profiles_refuse_unknown_keys_wrong_types_and_missing_keys():
-    with pytest.raises(ValueError, match="unknown keys colour"):
-        config.load("smoke", colour="red")
-    for change in ({"shots": [1, "8"]}, {"seed": 1.5}, {"rate": True}, {"pool": 3}, {"shots": 8}):
-        with pytest.raises(ValueError, match=f"profile smoke: {next(iter(change))} is"):
-            config.load("smoke", **change)
-    with pytest.raises(ValueError, match="missing keys about"):
-        config.make("x", {})
-    assert config.key(config.load("smoke"), "seed") != config.key(config.load("smoke", {"seed": 1}), "seed")
+def test_the_plan_accounts_for_a_slower_machine(tmp_path, monkeypatch, capsys):
+    places = Places(tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
 
-
-def test_the_plan_reckons_with_a_slower_machine(tmp_path, monkeypatch, capsys):
     def minutes(slowness: float) -> float:
-        monkeypatch.setattr(matrix, "slowness", lambda device: slowness)
-        matrix.run_matrix(
-            "laptop", None, 1, True, "cpu", None, tmp_path / "d", tmp_path / "r", ROOT / "notebooks"
-        )
+        monkeypatch.setattr(run, "slowness", lambda device: slowness)
+        run_profile(config.load("laptop"), Options(device="cpu", dry_run=True), places)
         return float(re.search(r"together about (\d+) minutes", capsys.readouterr().out).group(1))
 
     assert minutes(3.0) == pytest.approx(2.2 * minutes(1.0), rel=0.05)
 
 
+@pytest.mark.parametrize("failed, status", [(set(), 0), ({"05_comparison", "08_claims"}, 1)])
+def test_the_exit_status_tells_whether_chapters_failed(tmp_path, monkeypatch, capsys, failed, status):
+    def run_chapters(run_, *_):
+        names = [chapter.name for chapter in run_.chapters]
+        return {name: Outcome("failed" if name in failed else "ok") for name in names}
+
+    monkeypatch.setattr(run.runner, "run_chapters", run_chapters)
+    terminate = signal.getsignal(signal.SIGTERM)
+    places = Places(tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
+    try:
+        assert run_profile(config.load("smoke"), Options(device="cpu"), places) == status
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+    told = capsys.readouterr().out
+    assert ("Failed: 05_comparison, 08_claims" in told) == bool(failed)
+    assert ("All chapters are ok." in told) != bool(failed)
+    assert (tmp_path / "r/smoke/index.html").exists()
+
+
+def test_rerun_is_passed_on(tmp_path, monkeypatch):
+    options = []
+    monkeypatch.setattr(run, "run_profile", lambda profile, given, places: options.append(given) or 0)
+    assert main(["run", "--profile", "smoke", "--only", "05", "--rerun", "--jobs", "2"]) == 0
+    assert options == [Options(only=["05"], jobs=2, rerun=True)]
+
+
+# -- weights ----------------------------------------------------------------------------------------
 def test_weights_default_to_what_the_profile_has():
-    assert (
-        matrix.resolve_weights(config.load("laptop"), None) == "reference"
-        and matrix.resolve_weights(config.load("smoke"), None) == "scratch"
-    )
+    assert resolve_weights(config.load("laptop"), None) == "reference"
+    assert resolve_weights(config.load("smoke"), None) == "scratch"
 
 
-def test_scratch_measures_by_judges_of_its_own(tmp_path):
-    def judges(name, weights):
-        run_ = matrix.the_run(
-            config.load(name), weights, "cpu", tmp_path / "data", tmp_path / "results", ROOT / "notebooks"
-        )
-        return run_.environment.get("TALKING_HEADS_OWN_JUDGES")
+def test_a_run_has_its_chapters_parameters_and_inputs(tmp_path):
+    places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
+    laptop = make_run(config.load("laptop"), "reference", "cpu", places, jobs=2)
+    assert laptop.chapters == CHAPTERS
+    assert laptop.parameters["device"] == "cpu"
+    assert (laptop.notebooks / laptop.parameters["results"]).resolve() == tmp_path / "results"
+    assert {path.name for path in laptop.inputs} >= {"ft.safetensors", "ft.json", "pix2pixhd.safetensors"}
+    assert all(path.exists() for path in laptop.inputs)
+    assert not make_run(config.load("smoke"), "scratch", "cpu", places).inputs
+
+
+def test_scratch_measures_with_its_own_judges(tmp_path):
+    places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
+
+    def judges(name: str, weights: str) -> str | None:
+        environment = make_run(config.load(name), weights, "cpu", places).environment
+        return environment.get("TALKING_HEADS_OWN_JUDGES")
 
     own = str(tmp_path / "results/laptop/runs/judges")
-    assert (
-        judges("laptop", "scratch") == own
-        and judges("laptop", "reference") is None
-        and judges("smoke", "scratch") is None
-    )
+    assert judges("laptop", "scratch") == own
+    assert judges("laptop", "reference") is None
+    assert judges("smoke", "scratch") is None
     code = (
-        "from talking_heads.judges.networks import WEIGHTS; from talking_heads.driving.face_shape import FILE\n"
-        "from talking_heads.perceptual import embedded_digest; print(WEIGHTS, FILE, embedded_digest('people'))"
+        "from talking_heads.nn.feature_networks import WEIGHTS\n"
+        "from talking_heads.animation.face_shape import FILE\n"
+        "from talking_heads.nn.perceptual import embedded_digest\n"
+        "print(WEIGHTS, FILE, embedded_digest('people'))"
     )
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "TALKING_HEADS_OWN_JUDGES": own},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.split() == [own, f"{own}/face_shape.safetensors", "fetched"]
+    assert process.stdout.split() == [own, f"{own}/face_shape.safetensors", "fetched"]
 
 
-def test_judges_of_ones_own_are_made_once(tmp_path, monkeypatch):
-    from talking_heads.animation.face_shape import FaceShape
-    from talking_heads.data import corpora as build
-    from talking_heads.experiments.few_shot import trainings
-
-    profile, trained = config.load("smoke"), []
-    build.ensure(profile, tmp_path)
-    monkeypatch.setattr(trainings, "WEIGHTS", tmp_path / "own")
-    monkeypatch.setattr(trainings.face_shape, "FILE", tmp_path / "own/face_shape.safetensors")
-    monkeypatch.setattr(
-        trainings, "train_judges", lambda folder, names, times: trained.append((folder, names))
-    )
+def test_own_judges_are_trained_once(tmp_path, monkeypatch):
+    profile, calls = config.load("smoke"), []
+    corpora.ensure(profile, tmp_path)
+    weights, face_shape = tmp_path / "own", tmp_path / "own/face_shape.safetensors"
+    monkeypatch.setattr(trainings, "WEIGHTS", weights)
+    monkeypatch.setattr(trainings.face_shape, "FILE", face_shape)
+    monkeypatch.setattr(trainings, "train_judges", lambda folder, names, times: calls.append((folder, names)))
+    names = ["attributes", "people", "identity", "landmarks", "lids", "gaze"]
     trainings.train_own_judges(profile, tmp_path)
-    assert trained == [
-        (tmp_path / "pools", ["attributes", "people", "identity", "landmarks", "lids", "gaze"])
-    ]
-    model = FaceShape.load(tmp_path / "own/face_shape.safetensors")
-    assert model.mean.shape == (68, 3) and np.isfinite(model.identity).all()
-    for name in trained[0][1][:-1]:
-        (tmp_path / f"own/{name}.safetensors").touch()
-    before = (tmp_path / "own/face_shape.safetensors").stat().st_mtime_ns
+    assert calls == [(tmp_path / "pools", names)]
+    model = FaceShape.load(face_shape)
+    assert model.mean.shape == (68, 3)
+    assert np.isfinite(model.identity).all()
+    for name in names[:-1]:
+        (weights / f"{name}.safetensors").touch()
+    before = face_shape.stat().st_mtime_ns
     trainings.train_own_judges(profile, tmp_path)
-    assert (
-        trained[1][1] == ["gaze"] and (tmp_path / "own/face_shape.safetensors").stat().st_mtime_ns == before
+    assert calls[1][1] == ["gaze"]
+    assert face_shape.stat().st_mtime_ns == before
+
+
+# -- the installed package --------------------------------------------------------------------------
+DATA_FILES = (
+    "profiles/*.yaml",
+    "weights/*.safetensors",
+    "experiments/few_shot/*.csv",
+    "animation/*.csv",
+    "widgets/*.html",
+    "workbook/*.html",
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The project's wheel, built from a copy of the sources."""
+    pytest.importorskip("setuptools", minversion="70.1", reason="builds a wheel without the network")
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "lib", source / "lib", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, source)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def pip(command: str, *words: str | Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "pip", command, "--quiet", "--no-deps", "--no-index", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     )
+    assert process.returncode == 0, process.stderr[-2000:]
+
+
+def test_the_wheel_contains_every_file_of_the_package(wheel):
+    package = ROOT / "lib/talking_heads"
+    paths = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.suffix for path in paths} == {".py", ".yaml", ".safetensors", ".csv", ".html"}
+    for pattern in DATA_FILES:
+        assert list(package.glob(pattern)), f"{pattern}: no such files"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    missing = {str(path.relative_to(package.parent)) for path in paths} - names
+    assert not missing
+
+
+class Installed:
+    """The wheel, installed into a folder outside the checkout."""
+
+    def __init__(self, folder: Path, library: Path):
+        self.folder, self.library = folder, library
+
+    def python(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.library)},
+            capture_output=True,
+            text=True,
+        )
+
+    def animate(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "talking_heads", "animate", "--device", "cpu", "--driver", "you.mp4"]
+        return self.python(*command, "--out", "me.mp4", *words)
+
+
+@pytest.fixture
+def installed(wheel, tmp_path, profile, few) -> Installed:
+    """With a kept head, a photograph and a driver's clip in the folder where it is used."""
+    library, folder = tmp_path / "library", tmp_path / "elsewhere"
+    pip("install", "--target", library, wheel)
+    folder.mkdir()
+    torch.manual_seed(0)
+    nets = build_networks(profile.few_shot.networks, 1)
+    with torch.no_grad():
+        head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
+    card = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
+    head_files.keep_head(folder / "p.head", head, few, profile, card)
+    clip = make_clip(8, 2, 0, 12, 12.5, 96)
+    video.write(folder / "you.mp4", clip.frames, clip.fps, clip.sound)
+    np.savez(folder / "you.npz", landmarks=clip.landmarks)
+    Image.fromarray(clip.frames[0]).save(folder / "me.png")
+    np.savez(folder / "me.npz", landmarks=clip.landmarks[:1])
+    return Installed(folder, library)
+
+
+def test_animate_works_from_the_installed_wheel(installed):
+    """A kept head is driven, and landmark adaptation finds its face model."""
+    where = installed.python("-c", "import talking_heads; print(talking_heads.__file__)").stdout.strip()
+    assert Path(where).is_relative_to(installed.library)
+    process = installed.animate("--head", "p.head")
+    assert process.returncode == 0, process.stderr
+    assert len(video.read(installed.folder / "me.mp4").frames) == 12
+
+
+def test_animate_without_reference_weights_names_the_remedy(installed):
+    """The reference weights lie in the checkout."""
+    process = installed.animate("--photo", "me.png")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert "checkout" in process.stderr
+    assert not (installed.folder / "me.mp4").exists()

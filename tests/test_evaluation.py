@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex
 from scipy import stats
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data import corpora, prepare, video
+from talking_heads.data import prepare, video
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.store import Store
 from talking_heads.devices import choose
@@ -294,13 +294,27 @@ def untrained_methods(profile, extractors, device="cpu"):
     return rows + [method for method in ablations if method.name in methods.ABLATIONS]
 
 
+def film(folder, clip, count=None):
+    """Write a clip, or its first frames, as a video of one identity with its landmarks."""
+    path = folder / "00001.mp4"
+    video.write(path, clip.frames[:count], clip.fps)
+    np.savez(path.with_suffix(".npz"), landmarks=clip.landmarks[:count])
+
+
+def prepare_store(folder, frames_per_video):
+    """The store of the videos in ``folder/in``, 32²."""
+    settings = prepare.Settings(32, frames_per_video)
+    prepare.prepare(folder / "in", folder / "out", settings, quiet=True)
+    return Store(folder / "out", "test")
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, profile, extractors):
-    """Every method on a corpus of two identities with one video each."""
-    root = tmp_path_factory.mktemp("evaluation")
-    profile = profile.override({"data.speakers.meta_identities": 0, "data.speakers.evaluation_videos": 1})
-    corpora.ensure(profile, root)
-    store, rows = corpora.store(profile, root, "test"), untrained_methods(profile, extractors)
+    """Every method on two identities with one video each; four held-out frames of each."""
+    root, profile = tmp_path_factory.mktemp("evaluation"), profile.override({"protocol.holdout_frames": 4})
+    for number, name in enumerate(("ada", "ben")):
+        film(root / "in" / name / "talk", make_clip(0, 200_000 + number, 0, 24, 6.0, 32, sound=False))
+    store, rows = prepare_store(root, 24), untrained_methods(profile, extractors)
 
     def compute(chosen=tuple(rows)):
         shots, device = profile.protocol.shots, torch.device("cpu")
@@ -340,28 +354,30 @@ def test_random_starts_have_the_mean_and_deviation_of_what_they_replace(profile)
 
 
 def test_every_ablation_changes_one_thing(profile, extractors, few, monkeypatch):
-    changed = {}
+    set_up, calls = methods.set_up, []
 
-    def set_up(nets, x, y, profile, extractors, **changes):
-        adversarial = changes.pop("adversarial")
-        changed[method.name] = (*changes, *(() if adversarial else ("L'_ADV",)))
-        return real_set_up(nets, x, y, profile, extractors)
+    def record_changes(nets, x, y, profile, extractors, **changes):
+        calls.append(changes)
+        return set_up(nets, x, y, profile, extractors)
 
-    real_set_up = methods.set_up
-    monkeypatch.setattr(methods, "set_up", set_up)
+    monkeypatch.setattr(methods, "set_up", record_changes)
     monkeypatch.setattr(methods, "fine_tune", lambda tuning, seed: tuning.head.eval())
-    for method in untrained_methods(profile, extractors):
-        if method.name in (*methods.ABLATIONS, methods.OURS):
-            method.generate(few, few, 0)
-    assert changed == {
-        methods.OURS: (),
-        methods.RANDOM_E: ("e_new",),
-        methods.RANDOM_PSI: ("psi",),
-        methods.NORMAL_PSI: ("psi",),
-        methods.OTHERS_E: ("e_new",),
-        methods.NO_ADVERSARIAL: ("L'_ADV",),
-        methods.NO_MATCH: ("w",),
+    compared = (methods.OURS, *methods.ABLATIONS)
+    rows = [method for method in untrained_methods(profile, extractors) if method.name in compared]
+    for method in rows:
+        method.generate(few, few, 0)
+    changes = {method.name: call for method, call in zip(rows, calls, strict=True)}
+    assert {name: set(call) - {"adversarial"} for name, call in changes.items()} == {
+        methods.OURS: set(),
+        methods.RANDOM_E: {"e_new"},
+        methods.RANDOM_PSI: {"psi"},
+        methods.NORMAL_PSI: {"psi"},
+        methods.OTHERS_E: {"e_new"},
+        methods.NO_ADVERSARIAL: set(),
+        methods.NO_MATCH: {"w"},
     }
+    without = [name for name, call in changes.items() if not call["adversarial"]]
+    assert without == [methods.NO_ADVERSARIAL]
 
 
 def test_the_nearest_training_frame_is_the_one_with_the_nearest_landmarks(few):
@@ -461,12 +477,9 @@ def test_tasks_follow_the_protocol(evaluated):
 def test_the_longest_video_of_an_identity_comes_first(tmp_path, profile):
     """Both keep equally many frames; the length of the sources ranks them."""
     clip = make_clip(3, 1, 0, 24, 2.5, 32, sound=False)
-    for name, count in (("brief", 12), ("long", 24)):
-        path = tmp_path / "in" / "ada" / name / "00001.mp4"
-        video.write(path, clip.frames[:count], clip.fps)
-        np.savez(path.with_suffix(".npz"), landmarks=clip.landmarks[:count])
-    prepare.prepare(tmp_path / "in", tmp_path / "out", prepare.Settings(32, 8), quiet=True)
-    store = Store(tmp_path / "out", "test")
+    film(tmp_path / "in" / "ada" / "brief", clip, 12)
+    film(tmp_path / "in" / "ada" / "long", clip)
+    store = prepare_store(tmp_path, 8)
     assert [store.frame_count(number) for number in range(len(store))] == [8, 8]
     few = {"protocol.shots": [2], "protocol.holdout_frames": 2, "protocol.test_videos": 2}
     tasks = protocol.tasks(store, profile.override(few))
@@ -901,20 +914,10 @@ def fetched(network_files, monkeypatch):
         load.cache_clear()
 
 
-def shorten(path, folder, count):
-    """A copy of a cell with its first ``count`` held-out frames."""
-    with np.load(path) as cell:
-        frames = len(cell["truth"])
-        arrays = {name: a[:count] if a.shape[:1] == (frames,) else a for name, a in dict(cell).items()}
-    protocol.save_cell(folder / path.name, arrays)
-    return folder / path.name
-
-
 @pytest.fixture
-def short_cells(evaluated, tmp_path):
-    """Cells of two identities at T = 8 with four held-out frames each."""
-    paths = [path for path in evaluated.paths if protocol.Cell.of(path).t == 8]
-    return [shorten(path, tmp_path / "short", 4) for path in paths]
+def cells(evaluated):
+    """Cells of two identities at T = 8."""
+    return [path for path in evaluated.paths if protocol.Cell.of(path).t == 8]
 
 
 def test_inception_gets_pixels_between_0_and_1(few):
@@ -936,30 +939,30 @@ def test_arcface_reads_the_face_alone(few, fetched):
     assert not np.allclose(together[0], together[1], rtol=0.1)
 
 
-def test_a_damaged_inception_is_refused_and_csim_measured_without_it(
-    fetched, short_cells, monkeypatch, capsys
-):
+def test_a_damaged_inception_is_refused_and_csim_measured_without_it(fetched, cells, monkeypatch, capsys):
     entry = dataclasses.replace(pretrained.PRETRAINED["inception"], prefix="6726825d")
     monkeypatch.setitem(pretrained.PRETRAINED, "inception", entry)
     with pytest.raises(ValueError, match="damaged or another one"):
         inception.inception()
-    paper = paper_metrics.measure(short_cells, [methods.AFTER])
+    paper = paper_metrics.measure(cells, [methods.AFTER])
     assert "not measured: " in capsys.readouterr().out
     assert not paper.inception and list(paper.csim) == [(methods.AFTER, 8)]
     assert list(paper.summary()) == [(methods.AFTER, 8, "CSIM")]
 
 
-def test_fid_needs_the_papers_number_of_frames(fetched, short_cells, monkeypatch):
-    """Eight frames give no FID, but not an error."""
-    monkeypatch.setattr(inception, "arcface_features", lambda images, points, session: np.ones((4, 512)))
-    values = paper_metrics.measure(short_cells, [methods.NEAREST]).summary()
+def test_too_few_frames_give_no_fid(cells, monkeypatch):
+    """Nor KID; CSIM has a value for every identity."""
+    monkeypatch.setattr(inception, "inception", lambda device: "a network")
+    monkeypatch.setattr(inception, "arcface", lambda device: "a session")
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(inception, "inception_features", lambda images, _: rng.random((len(images), 2048)))
+    monkeypatch.setattr(inception, "arcface_features", lambda images, points, _: np.ones((len(images), 512)))
+    values = paper_metrics.measure(cells, [methods.NEAREST]).summary()
     assert np.isnan(values[methods.NEAREST, 8, "FID"]) and np.isnan(values[methods.NEAREST, 8, "KID"])
     assert values[methods.NEAREST, 8, "CSIM"] == pytest.approx([1, 1])
 
 
-def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(
-    fetched, short_cells, profile, monkeypatch, capsys
-):
+def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(fetched, cells, profile, monkeypatch, capsys):
     """Every step that the paper's own metrics take, with few frames and random weights."""
     assert main(["weights", "verify", "inception", "arcface"]) == 0
     output = capsys.readouterr().out
@@ -976,10 +979,10 @@ def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(
         return features[:, ::64]
 
     monkeypatch.setattr(inception, "inception_features", narrow_features)
-    monkeypatch.setattr(metrics, "PAPER_FRAMES", 4)  # what remains without one of the two identities
+    monkeypatch.setattr(metrics, "PAPER_FRAMES", 4)  # frames that remain without one of the two identities
     names, t = [methods.OURS, methods.AFTER], 8
-    frames, features = protocol.measure(short_cells, names)
-    paper = paper_metrics.measure(short_cells, names)
+    frames, features = protocol.measure(cells, names)
+    paper = paper_metrics.measure(cells, names)
     table = tables.table1(tables.Measured(frames, features, paper.summary()), profile, "run", names)
 
     rows = table[table["metric"].isin(["FID", "KID", "CSIM"])].set_index(["method", "metric"])
@@ -1004,9 +1007,9 @@ def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(
 
 
 @pytest.mark.cuda
-def test_the_papers_metrics_on_a_gpu(fetched, short_cells):
+def test_the_papers_metrics_on_a_gpu(fetched, cells):
     names = [methods.OURS, methods.AFTER]
-    on_gpu, on_cpu = (paper_metrics.measure(short_cells, names, device) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (paper_metrics.measure(cells, names, device) for device in ("cuda", "cpu"))
     assert next(inception.inception("cuda").parameters()).device.type == "cuda"
     for key, features in on_cpu.inception.items():
         scale = np.abs(features.generated).max()
@@ -1051,20 +1054,21 @@ def test_the_laptop_evaluates_some_identities_and_the_reference_all():
 
 
 # -- the observer ---------------------------------------------------------------------------------
-def test_observer_finds_noise_and_is_at_chance_with_real_frames():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_observer_finds_noise_and_is_at_chance_with_real_frames(device):
     """Noise is found by an observer that was trained on other noise; real frames as fakes are not found."""
     rng = np.random.default_rng(0)
     identities = [f"p{i}" for i in range(6)]
-    faces = {i: rng.integers(60, 200, (1, 4, 4, 3)).repeat(8, 1).repeat(8, 2) for i in identities}
+    faces = {i: rng.integers(60, 200, (1, 4, 4, 3)).repeat(4, 1).repeat(4, 2) for i in identities}
 
     def draw_frames(identity, n, noise):
-        frames = faces[identity].repeat(n, 0) + rng.normal(0, noise, (n, 32, 32, 3))
+        frames = faces[identity].repeat(n, 0) + rng.normal(0, noise, (n, 16, 16, 3))
         return frames.clip(0, 255).astype(np.uint8)
 
     reals = {i: [draw_frames(i, 4, 4), draw_frames(i, 4, 4)] for i in identities}
     levels = {"noisy": 60, "noisier": 80, "perfect": 4}
     fakes = {name: {i: draw_frames(i, 8, noise) for i in identities} for name, noise in levels.items()}
-    settings = ObserverSettings(steps=30, triplets=24)
+    settings = ObserverSettings(steps=30, triplets=24, device=device)
     rates = observe(fakes, reals, real_groups=["perfect"], settings=settings)
     rates = rates.groupby("method")["USER-proxy"].mean()
     assert rates["noisy"] > 0.8 and rates["noisier"] > 0.8

@@ -189,7 +189,9 @@ def test_a_clip_that_was_cut_without_encoding_is_whole(clip, tmp_path):
 
 @pytest.mark.parametrize("longer", [-0.6, 0.0, 0.5])
 def test_joined_clips_go_on_one_after_the_other_with_their_sound(clip, tmp_path, longer):
-    """Clock and layout of the sound begin anew; the first part's sound is shorter or longer than its pictures."""
+    """Clock and layout of the sound begin anew; the first part's sound is shorter or longer than its
+    pictures.
+    """
     times, parts = np.arange(24) / 12.5, []
     for name, layout, seconds in (("a", "mono", 1.92 + longer), ("b", "stereo", 1.92)):
         path = film(tmp_path / f"{name}.ts", clip.frames, times, click(seconds, 1.12), layout=layout)

@@ -18,11 +18,8 @@ from talking_heads.nn.perceptual import (
 )
 from torch.nn import functional as F
 
-WIDTHS = {
-    "vgg19": (64, 64, 128, 128, *[256] * 4, *[512] * 8),
-    "vggface": (64, 64, 128, 128, *[256] * 3, *[512] * 6),
-}
-DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}
+DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}  # convolutions of each block
+WIDTHS = (64, 128, 256, 512, 512)
 
 
 def test_hinge_is_equation_6():
@@ -39,8 +36,7 @@ def test_realism_match_and_feature_matching():
 
 
 def test_content_loss_sums_layers_and_gives_the_real_frame_no_gradient(extractors):
-    x, x_hat = torch.rand(2, 1, 3, 8, 8, requires_grad=True).unbind()
-    x, x_hat = x.detach().requires_grad_(), x_hat.detach().requires_grad_()
+    x, x_hat = (torch.rand(1, 3, 8, 8, requires_grad=True) for _ in range(2))
     loss = losses.content_loss(x_hat, x, extractors)
     expected = (x - x_hat).abs().mean() + F.avg_pool2d(x - x_hat, 4).abs().mean()
     torch.testing.assert_close(loss, expected)
@@ -94,14 +90,14 @@ def vgg_state():
     """Random weights by the names of torchvision's or Caffe's published files."""
 
     def make(name: str, style: str) -> dict[str, torch.Tensor]:
-        blocks = [(block, n) for block, depth in enumerate(DEPTHS[name], 1) for n in range(1, depth + 1)]
         state, previous, position = {}, 3, 0
-        for (block, n), width in zip(blocks, WIDTHS[name], strict=True):
-            position += 1 if n == 1 and block > 1 else 0  # a pooling layer
-            prefix = f"features.{position}" if style == "torchvision" else f"conv{block}_{n}"
-            state[f"{prefix}.weight"] = torch.randn(width, previous, 3, 3) * (2 / previous / 9) ** 0.5
-            state[f"{prefix}.bias"] = torch.zeros(width)
-            previous, position = width, position + 2
+        for block, (depth, width) in enumerate(zip(DEPTHS[name], WIDTHS, strict=True), start=1):
+            for n in range(1, depth + 1):
+                prefix = f"features.{position}" if style == "torchvision" else f"conv{block}_{n}"
+                state[f"{prefix}.weight"] = torch.randn(width, previous, 3, 3) * (2 / previous / 9) ** 0.5
+                state[f"{prefix}.bias"] = torch.zeros(width)
+                previous, position = width, position + 2  # a convolution and its ReLU
+            position += 1  # pooling
         return state | {"fc6.weight": torch.zeros(2, 2)}
 
     torch.manual_seed(0)
@@ -115,13 +111,8 @@ def test_vgg_files_of_the_published_layout(tmp_path, vgg_state, name, style):
     torch.save(state, tmp_path / "file.pth")
     extractor = vgg_extractor(name, tmp_path / "file.pth", 0.01)
     features = extractor(torch.rand(1, 3, 32, 32) * 2 - 1)
-    assert [f.shape[1:] for f in features] == [
-        (64, 32, 32),
-        (128, 16, 16),
-        (256, 8, 8),
-        (512, 4, 4),
-        (512, 2, 2),
-    ]
+    sides = (32, 16, 8, 4, 2)
+    assert [f.shape[1:] for f in features] == [(w, s, s) for w, s in zip(WIDTHS, sides, strict=True)]
     assert all((f >= 0).all() and (f == 0).any() for f in features)
     first, bias = state[next(iter(state))], torch.zeros(64)
     x = torch.rand(1, 3, 32, 32) * 2 - 1

@@ -1,4 +1,4 @@
-"""Meta-learning: episodes, the two updates, resuming, and the alarm."""
+"""Meta-learning: episodes, the two updates, checkpoints, alarms, and trainings in their folders."""
 
 import copy
 import dataclasses
@@ -7,468 +7,534 @@ import math
 import multiprocessing
 import signal
 import time
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from talking_heads import config
-from talking_heads.data.episodes import EpisodeSampler
-from talking_heads.experiments.few_shot import keep, training_curves
+from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings, Subset
+from talking_heads.data.frames import to_tensor
+from talking_heads.data.landmarks import draw_all
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.pool import LiveVideos
+from talking_heads.experiments.few_shot import keep, stability, training_curves, trainings
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.meta_learning import (
     MetaLearner,
+    Targets,
     discriminator_step,
-    export,
     flat_targets,
+    generator_loss,
     generator_step,
     loss_weights,
 )
-from talking_heads.few_shot.networks.build import restore_weights
-from talking_heads.nn.precision import autocast
+from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.nn.weight_files import load_weights
+from talking_heads.training import loop
 from talking_heads.training.alarms import Alarm, Collapsed
-from talking_heads.training.checkpoints import load_checkpoint, save_checkpoint
-from talking_heads.training.loop import meta_learn
+from talking_heads.training.checkpoints import load_checkpoint, rows_before, save_checkpoint
+
+CPU = torch.device("cpu")
+WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
 
 
-def learner(profile, videos, extractors, variant="ft", **changes):
-    return MetaLearner(profile.override({**changes}), variant, videos, extractors)
+def override(profile, changes):
+    """The profile with changes in its section ``few_shot``."""
+    return profile.override({f"few_shot.{name}": value for name, value in changes.items()})
 
 
-def test_target_is_never_among_the_k(videos):
-    sampler = EpisodeSampler(videos, 1, 4, 5, 3, 32, 1.0, seed=0)
+def make_learner(profile, videos, extractors, variant="ft", changes=None):
+    return MetaLearner(override(profile, changes or {}), variant, videos, extractors)
+
+
+def equal_parameters(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / loop.LOG).read_text().splitlines()]
+
+
+# -- episodes ---------------------------------------------------------------------------------------
+def settings(k_min=2, k_max=2, targets=1, batch=2):
+    return EpisodeSettings(k_min, k_max, targets, batch, size=32, line_width=1.0)
+
+
+def test_targets_are_never_among_the_k_frames(videos):
+    sampler = EpisodeSampler(videos, settings(k_min=1, k_max=4, targets=5, batch=3), seed=0)
+    counts = set()
     for _ in range(50):
-        for video, shown, targets in sampler.draw():
-            assert not set(shown) & set(targets) and len(set(shown)) == len(shown) and len(targets) == 5
+        for _, few, targets in sampler.draw():
+            assert not set(few) & set(targets) and len(set(few)) == len(few) and len(targets) == 5
+            counts.add(len(few))
+    assert counts == {1, 2, 3, 4}
 
 
-def test_an_epoch_is_one_episode_a_video(videos):
-    sampler = EpisodeSampler(videos, 2, 2, 1, 2, 32, 1.0, seed=0)
-    assert sorted(v for _ in range(2) for v, _, _ in sampler.draw()) == [0, 1, 2, 3]
+def test_an_epoch_is_one_episode_of_each_video(videos):
+    sampler = EpisodeSampler(videos, settings(), seed=0)
+    assert sorted(video for _ in range(2) for video, _, _ in sampler.draw()) == [0, 1, 2, 3]
 
 
-def test_videos_too_short_for_an_episode_are_left_out_or_refused(videos):
+def test_videos_too_short_for_an_episode_are_refused(videos):
     with pytest.raises(ValueError, match="9 frames"):
-        EpisodeSampler(videos, 8, 8, 1, 1, 32, 1.0, seed=0)
+        EpisodeSampler(videos, settings(k_min=8, k_max=8), seed=0)
 
 
-def test_generator_step_has_an_adversarial_gradient_and_leaves_d_untouched(profile, videos, extractors):
-    m = learner(profile, videos, [], content_steps=0)
-    x, y, i = flat_targets(m.sampler.next())
-    e, g, d = m.nets.embedder, m.nets.generator, m.nets.discriminator
+def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors):
+    """The training videos of a GPU: no pool, the same frames."""
+    size = profile.data.image_size
+    live = LiveVideos(5, 10, 2, 2, 9, size, "cpu")
+    frames, points = live.read(3, np.array([6, 2]), pupils=True)
+    clip = make_clip(5, 11, 1, 9, 2.5, size, sound=False)
+    assert len(live) == 4 and live.identity(3) == "11" and live.frame_count(3) == 9
+    assert np.array_equal(frames, clip.frames[[6, 2]])
+    np.testing.assert_allclose(points, np.concatenate([clip.landmarks, clip.pupils], 1)[[6, 2]])
+    row = make_learner(profile, live, extractors).train_step()
+    assert all(math.isfinite(value) for value in row.values())
+
+
+# -- the two updates --------------------------------------------------------------------------------
+@pytest.fixture
+def learner(profile, videos):
+    """A learner without extractors, whose D takes part from the first step."""
+    return make_learner(profile, videos, [], changes=WITH_D)
+
+
+def draw_targets(learner):
+    """Real frames of an episode, and black ones in place of x̂ that record their gradient."""
+    x, y, i = flat_targets(learner.sampler.next())
+    return Targets(x, torch.zeros_like(x, requires_grad=True), y, i)
+
+
+def test_the_generator_step_has_an_adversarial_gradient_and_leaves_d_untouched(profile, learner):
+    e, g, d = learner.nets.embedder, learner.nets.generator, learner.nets.discriminator
+    d.eval()  # the power iteration of spectral norm would change buffers
     before = copy.deepcopy(d.state_dict())
-    d.eval()  # a power iteration is no learning, but it would change buffers
-    x_hat = g(
-        y,
-        e.embed(*(v[:, :2] for v in (m.sampler.next().x_s, m.sampler.next().y_s))).repeat_interleave(
-            profile.few_shot.meta_learning.targets, 0
-        ),
-    )
-    alone = dataclasses.replace(loss_weights(profile), feature_matching=0.0)
-    row = generator_step(x, x_hat, y, i, d, [], alone, m.generator_optimiser, autocast("fp32", "cpu"))
-    assert row["cnt"] == 0 and row["grad_norm"] > 0, "all of the gradient is that of the score"
-    assert all(torch.equal(v, before[k]) for k, v in d.state_dict().items())
-    assert all(p.grad is None for p in d.parameters()) and all(p.requires_grad for p in d.parameters())
+    episode = learner.sampler.next()
+    x, y, i = flat_targets(episode)
+    e_hat = e.embed(episode.x_s, episode.y_s).repeat_interleave(episode.x_t.shape[1], 0)
+    adversarial_alone = dataclasses.replace(loss_weights(profile), feature_matching=0.0)
+    loss, terms = generator_loss(Targets(x, g(y, e_hat), y, i), d, [], adversarial_alone)
+    row = generator_step(loss, terms, learner.generator_optimiser)
+    assert row["cnt"] == 0 and row["grad_norm"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in d.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in d.parameters())
 
 
-def test_a_joint_backward_would_cancel_the_adversarial_gradient(profile, videos):
-    m = learner(profile, videos, [])
-    x, y, i = flat_targets(m.sampler.next())
-    d = m.nets.discriminator.eval()
+def test_equation_3_is_the_weighted_sum_of_its_terms(profile, learner, extractors):
+    targets, weights = draw_targets(learner), loss_weights(profile)
+    match = torch.tensor(0.25)
+    loss, terms = generator_loss(targets, learner.nets.discriminator, extractors, weights, match)
+    assert set(terms) == {"cnt", "adv", "fm", "mch"}
+    expected = terms["cnt"] + 0.1 * terms["adv"] + 10 * terms["fm"] + 1 * match
+    torch.testing.assert_close(loss, expected)
+    assert (weights.adversarial, weights.feature_matching, weights.match) == (0.1, 10.0, 1.0)
+
+
+def test_a_joint_backward_pass_would_cancel_the_adversarial_gradient(learner):
+    targets, d = draw_targets(learner), learner.nets.discriminator.eval()
     with torch.no_grad():  # scores near 0: every hinge is active
-        d.table.weight.zero_(), d.w0.mul_(1e-3)
-    x_hat = torch.zeros_like(x, requires_grad=True)
-    r, _ = d(x_hat, y, i)
-    (losses.realism_loss(r) + losses.discriminator_loss(r, d(x, y, i)[0])).backward()
-    assert x_hat.grad.abs().max() < 1e-6
+        d.table.weight.zero_()
+        d.w0.mul_(1e-3)
+    r_fake, _ = d(targets.x_hat, targets.y, targets.i)
+    r_real, _ = d(targets.x, targets.y, targets.i)
+    (losses.realism_loss(r_fake) + losses.discriminator_loss(r_fake, r_real)).backward()
+    assert targets.x_hat.grad.abs().max() < 1e-6
 
 
-def test_discriminator_step_gives_the_generator_nothing(profile, videos):
-    m = learner(profile, videos, [])
-    x, y, i = flat_targets(m.sampler.next())
-    x_hat = torch.zeros_like(x, requires_grad=True)
-    before = m.nets.discriminator.w0.clone()
-    row = discriminator_step(
-        m.nets.discriminator,
-        x,
-        x_hat,
-        y,
-        i,
-        (m.discriminator_optimiser, m.table_optimiser),
-        autocast("fp32", "cpu"),
-    )
-    assert x_hat.grad is None and not torch.equal(before, m.nets.discriminator.w0) and row["dsc"] > 0
+def test_the_discriminator_step_gives_the_generator_no_gradient(learner):
+    targets, d = draw_targets(learner), learner.nets.discriminator
+    before = d.w0.detach().clone()
+    row = discriminator_step(d, targets, (learner.discriminator_optimiser, learner.table_optimiser))
+    assert targets.x_hat.grad is None and not torch.equal(before, d.w0) and row["dsc"] > 0
 
 
 @pytest.mark.parametrize("pulls", ["embedder", "both"])
-def test_a_row_of_w_moves_only_when_its_video_was_drawn(profile, videos, extractors, pulls):
-    """With momentum, a dense Adam would go on moving the rows of earlier steps."""
-    m = learner(
-        profile,
-        videos,
-        extractors,
-        content_steps=0,
-        discriminator_beta1=0.5,
-        batch_videos=1,
-        table_start="random",
-        match_pulls=pulls,
-    )
+def test_a_column_of_w_changes_only_in_steps_that_draw_its_video(profile, videos, extractors, pulls):
+    """With momentum, a dense Adam would go on changing the columns of earlier steps."""
+    changes = {
+        "optimiser.discriminator_beta1": 0.5,
+        "meta_learning.batch_videos": 1,
+        "meta_learning.table_start": "random",
+        "losses.match_pulls": pulls,
+    }
+    learner = make_learner(profile, videos, extractors, changes=WITH_D | changes)
+    table = learner.nets.discriminator.table.weight
     for _ in range(6):
-        before = m.nets.discriminator.table.weight.detach().clone()
-        drawn = []
-        draw = m.sampler.draw
-        m.sampler.draw = lambda: drawn.extend(d := draw()) or d
-        m.train_step()
-        m.sampler.draw = draw
-        moved = (m.nets.discriminator.table.weight.detach() != before).any(1).nonzero().ravel().tolist()
-        assert moved == sorted({v for v, _, _ in drawn})
+        before = table.detach().clone()
+        preview = EpisodeSampler(videos, learner.sampler.settings, 0)
+        preview.restore(learner.sampler.state())
+        drawn = sorted(video for video, _, _ in preview.draw())
+        learner.train_step()
+        changed = (table.detach() != before).any(1).nonzero().ravel().tolist()
+        assert changed == drawn
 
 
 @pytest.mark.parametrize("pulls", ["embedder", "both"])
-def test_match_term_pulls_whom_it_is_told_to(profile, videos, extractors, pulls):
-    """Against FF, which has no L_MCH and is the same otherwise: E moves elsewhere, W only where it is pulled too."""
-    ft, ff = (
-        learner(
-            profile,
-            videos,
-            extractors,
-            v,
-            content_steps=0,
-            match_pulls=pulls,
-            match_weight=100.0,
-            table_start="random",
-        )
-        for v in ("ft", "ff")
-    )
+def test_the_match_term_pulls_e_and_w_as_configured(profile, videos, extractors, pulls):
+    """Against FF, which has no L_MCH and is the same otherwise."""
+    changes = {
+        "losses.match_pulls": pulls,
+        "losses.match_weight": 100.0,
+        "meta_learning.table_start": "random",
+    }
+    ft, ff = (make_learner(profile, videos, extractors, v, WITH_D | changes) for v in ("ft", "ff"))
     row, other = ft.train_step(), ff.train_step()
     assert row["mch"] > 0 and "mch" not in other
-    embedders = [torch.cat([p.ravel() for p in m.nets.embedder.parameters()]) for m in (ft, ff)]
-    assert not torch.equal(*embedders)
-    tables = [m.nets.discriminator.table.weight for m in (ft, ff)]
-    assert torch.equal(*tables) == (pulls == "embedder")
+    assert not equal_parameters(ft.nets.embedder, ff.nets.embedder)
+    tables = (learner.nets.discriminator.table for learner in (ft, ff))
+    assert equal_parameters(*tables) == (pulls == "embedder")
 
 
-def test_w_starts_as_the_embeddings_and_the_score_undecided(profile, videos, extractors):
-    m = learner(profile, videos, extractors, content_steps=1, table_start="embeddings")
-    m.train_step()
-    m._start_table()
+def embedding(learner, videos, number):
+    """ê of the first K frames of a video."""
+    images, points = videos.read(number, np.arange(min(learner.profile.few_shot.meta_learning.k_shot, 7)))
+    line_width = learner.profile.few_shot.landmark_images.line_width
+    y = to_tensor(draw_all(points, learner.profile.data.image_size, line_width))
     with torch.no_grad():
-        e = m.ema[0].embed(*(v[None] for v in _frames(m, videos, 2)))[0]
-    torch.testing.assert_close(m.nets.discriminator.table.weight[2], e)
-    torch.testing.assert_close(m.nets.discriminator.w0, -m.nets.discriminator.table.weight.mean(0))
+        return learner.ema[0].embed(to_tensor(images)[None], y[None])[0]
 
 
-def _frames(m, videos, number):
-    from talking_heads.data.frames import to_tensor
-    from talking_heads.data.landmarks import draw_all
+def test_w_starts_as_the_embeddings_and_the_mean_score_at_zero(profile, videos, extractors):
+    changes = {"meta_learning.content_steps": 1, "meta_learning.table_start": "embeddings"}
+    rates = {"meta_learning.table_learning_rate": 1e-9, "meta_learning.discriminator_learning_rate": 1e-9}
+    learner = make_learner(profile, videos, extractors, changes=changes | rates)
+    learner.train_step()
+    e_hats = torch.stack([embedding(learner, videos, number) for number in range(4)])
+    learner.train_step()
+    d = learner.nets.discriminator
+    torch.testing.assert_close(d.table.weight.detach(), e_hats)
+    torch.testing.assert_close(d.w0.detach(), -e_hats.mean(0))
 
-    x, points = videos.read(number, np.arange(min(m.profile.k_shot, 7)))
-    return to_tensor(x), to_tensor(draw_all(points, m.profile.image_size, m.profile.line_width))
+
+def test_the_spread_of_embeddings_over_and_within_identities(profile, videos, extractors):
+    learner = make_learner(profile, videos, extractors)
+    e_hats = torch.stack([embedding(learner, videos, number) for number in range(4)]).unflatten(0, (2, 2))
+    expected = {
+        "e_people": e_hats.mean(1).var(0).mean().item(),
+        "e_videos": e_hats.var(1).mean().item(),
+    }
+    assert learner.spread(videos) == pytest.approx(expected, rel=1e-4)
 
 
-def test_ff_is_twice_as_long_and_shares_the_content_steps(profile, videos, extractors):
-    ft, ff = (learner(profile, videos, extractors, v, table_start="random") for v in ("ft", "ff"))
+def test_ff_takes_twice_the_steps_and_has_the_same_content_steps(profile, videos, extractors):
+    ft, ff = (make_learner(profile, videos, extractors, variant) for variant in ("ft", "ff"))
     assert ff.total == 2 * ft.total
-    for _ in range(profile.few_shot.meta_learning.content_steps):
-        ft.train_step(), ff.train_step()
-    assert all(
-        torch.equal(a, b) for a, b in zip(ft.nets.generator.parameters(), ff.nets.generator.parameters())
-    )
+    for _ in range(ft.content_steps):
+        ft.train_step()
+        ff.train_step()
+    assert equal_parameters(ft.nets.generator, ff.nets.generator)
 
 
-def _train(profile, videos, extractors, folder, threads):
+def test_gradients_that_are_not_finite_are_not_applied(profile, videos, extractors):
+    learner = make_learner(profile, videos, extractors, changes={"meta_learning.content_steps": 10})
+    learner.train_step()
+    before = copy.deepcopy(learner.nets.generator)
+    next(learner.nets.embedder.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    assert not math.isfinite(learner.train_step()["grad_norm"])
+    assert equal_parameters(before, learner.nets.generator)
+
+
+@pytest.mark.cuda
+def test_training_on_a_gpu_with_speakers_rendered_there(profile, extractors):
+    live = LiveVideos(5, 10, 2, 2, 9, profile.data.image_size, "cuda")
+    learner = MetaLearner(profile, "ft", live, extractors, "cuda")
+    rows = [learner.train_step() for _ in range(learner.content_steps + 2)]
+    assert all(math.isfinite(value) for row in rows for value in row.values()) and "dsc" in rows[-1]
+
+
+@pytest.mark.cuda
+def test_a_step_on_a_gpu_is_that_on_a_cpu(profile, videos, extractors):
+    first = override(profile, WITH_D)
+    rows = [MetaLearner(first, "ft", videos, extractors, device).train_step() for device in ("cpu", "cuda")]
+    assert rows[1] == pytest.approx(rows[0], rel=0.02, abs=1e-3)
+
+
+# -- the loop and its checkpoints -------------------------------------------------------------------
+def train_in_a_process(profile, videos, extractors, folder, threads):
     torch.set_num_threads(threads)
-    meta_learn(learner(profile, videos, extractors), folder, save_every=0)
+    loop.train(make_learner(profile, videos, extractors), folder, save_every=0)
 
 
 @pytest.mark.parametrize("stop", [2, 9])
-def test_killed_and_resumed_training_ends_at_the_same_weights(profile, videos, extractors, tmp_path, stop):
-    p = profile.override({"few_shot.meta_learning.steps": 60, "few_shot.meta_learning.content_steps": 6})
-    whole = meta_learn(learner(p, videos, extractors), tmp_path / "whole")
-    process = multiprocessing.get_context("spawn").Process(
-        target=_train, args=(p, videos, extractors, tmp_path / "parts", torch.get_num_threads())
-    )
+def test_a_killed_and_resumed_training_ends_with_the_same_weights(
+    profile, videos, extractors, tmp_path, stop
+):
+    profile = override(profile, {"meta_learning.steps": 60, "meta_learning.content_steps": 6})
+    whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
+    arguments = (profile, videos, extractors, tmp_path / "parts", torch.get_num_threads())
+    process = multiprocessing.get_context("spawn").Process(target=train_in_a_process, args=arguments)
     process.start()
-    log, deadline = tmp_path / "parts/stats.jsonl", time.time() + 180
+    log, deadline = tmp_path / "parts" / loop.LOG, time.time() + 180
     while not log.exists() or len(log.read_text().splitlines()) < stop:
         assert time.time() < deadline and process.is_alive()
         time.sleep(0.005)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with open(
-        log, "a"
-    ) as out:  # steps after the last checkpoint, lost with the process; the last was being written
-        out.write('{"step": 99}\n{"ste')
-    parts = meta_learn(learner(p, videos, extractors), tmp_path / "parts")
-    for a, b in zip(
-        (whole.nets.embedder, whole.nets.generator, whole.nets.discriminator, *whole.ema),
-        (parts.nets.embedder, parts.nets.generator, parts.nets.discriminator, *parts.ema),
-    ):
-        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
-    assert (tmp_path / "whole/stats.jsonl").read_text() == log.read_text()
+    with log.open("a") as file:  # steps after the last checkpoint, the last one incomplete
+        file.write('{"step": 99}\n{"ste')
+    resumed = loop.train(make_learner(profile, videos, extractors), tmp_path / "parts")
+    for a, b in zip(whole.state()["networks"], resumed.state()["networks"], strict=True):
+        assert all(torch.equal(value, b[name]) for name, value in a.items())
+    for a, b in zip(whole.ema, resumed.ema, strict=True):
+        assert equal_parameters(a, b)
+    assert (tmp_path / "whole" / loop.LOG).read_text() == log.read_text()
 
 
-def test_checkpoint_of_other_people_is_refused(profile, videos, extractors):
-    from talking_heads.data.episodes import Subset
+def test_a_training_goes_on_where_it_was_stopped(profile, videos, extractors, tmp_path):
+    """And keeps a checkpoint of its content steps, for other variants."""
+    stopped = loop.train(make_learner(profile, videos, extractors), tmp_path, until=4)
+    assert stopped.step == 4 and len(read_log(tmp_path)) == 4
+    finished = loop.train(make_learner(profile, videos, extractors), tmp_path)
+    assert [row["step"] for row in read_log(tmp_path)] == list(range(finished.total))
+    content = load_checkpoint(tmp_path / loop.CONTENT, finished.key)
+    assert content["step"] == profile.few_shot.meta_learning.content_steps
+    assert {path.name for path in tmp_path.iterdir()} == {loop.CHECKPOINT, loop.CONTENT, loop.LOG}
 
+
+def test_a_training_of_no_seconds_takes_no_step(profile, videos, extractors, tmp_path):
+    learner = loop.train(make_learner(profile, videos, extractors), tmp_path, seconds=0.0)
+    assert learner.step == 0 and read_log(tmp_path) == []
+
+
+def test_the_rows_of_a_log_before_a_step(tmp_path):
+    log = tmp_path / loop.LOG
+    assert rows_before(log, 5) == []
+    log.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    assert rows_before(log, 2) == ['{"step": 0}', '{"step": 1}']
+    assert len(rows_before(log, 9)) == 3
+
+
+def test_a_checkpoint_of_other_videos_is_refused(profile, videos, extractors):
+    state = make_learner(profile, videos, extractors).state()
+    fewer = make_learner(profile, Subset(videos, [0, 1, 2]), extractors)
     with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
-        learner(profile, Subset(videos, [0, 1, 2]), extractors).restore(
-            learner(profile, videos, extractors).state()
-        )
+        fewer.restore(state)
 
 
-def test_spread_of_embeddings_between_and_within_people(profile, videos, extractors):
-    m = learner(profile, videos, extractors)
-    found = m.spread(videos)
-    with torch.no_grad():
-        e = torch.stack(
-            [m.ema[0].embed(*(v[None] for v in _frames(m, videos, n)))[0] for n in range(4)]
-        ).unflatten(0, (2, 2))
-    assert found["e_people"] == pytest.approx(e.mean(1).var(0).mean().item(), rel=1e-4)
-    assert found["e_videos"] == pytest.approx(e.var(1).mean().item(), rel=1e-4)
+def test_a_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):
+    loop.train(make_learner(profile, videos, extractors), tmp_path, until=1)
+    other = make_learner(profile, videos, extractors, changes={"meta_learning.learning_rate": 0.5})
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: belongs to other settings"):
+        loop.train(other, tmp_path)
 
 
-def test_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):
-    save_checkpoint(tmp_path / "c.pt", learner(profile, videos, extractors).state())
-    with pytest.raises(ValueError, match="other settings"):
-        load_checkpoint(tmp_path / "c.pt", profile.override({"few_shot.meta_learning.learning_rate": 0.5}))
+def test_a_damaged_checkpoint_is_refused(profile, videos, extractors, tmp_path):
+    learner = make_learner(profile, videos, extractors)
+    save_checkpoint(tmp_path / loop.CHECKPOINT, learner.state())
+    content = (tmp_path / loop.CHECKPOINT).read_bytes()
+    (tmp_path / loop.CHECKPOINT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="a damaged checkpoint"):
+        load_checkpoint(tmp_path / loop.CHECKPOINT, learner.key)
 
 
-def test_export_is_what_fine_tuning_starts_from(profile, videos, extractors, tmp_path):
-    m = meta_learn(learner(profile, videos, extractors), tmp_path)
-    export(m, tmp_path / "w.safetensors", {"profile": "smoke"})
-    state, about = load_weights(tmp_path / "w.safetensors")
-    nets = restore_weights(profile, state)
-    assert about["variant"] == "ft" and about["step"] == m.total
-    for a, b in zip(m.ema[1].parameters(), nets.generator.parameters()):
-        torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-4)  # fp16
-    with pytest.raises(ValueError, match="do not fit"):
-        restore_weights(profile.override({"few_shot.networks.embedding": 8}), state)
+def test_exported_weights_are_what_fine_tuning_starts_from(profile, videos, extractors, tmp_path):
+    learner = loop.train(make_learner(profile, videos, extractors), tmp_path)
+    learner.export(tmp_path / "w.safetensors", {"profile": "smoke"})
+    state, metadata = load_weights(tmp_path / "w.safetensors")
+    nets = restore_networks(profile, state)
+    assert metadata == {"profile": "smoke", "variant": "ft", "step": learner.total}
+    averages = [*learner.ema, learner.nets.discriminator.convnet]
+    restored = [nets.embedder, nets.generator, nets.discriminator.convnet]
+    for a, b in zip(averages, restored, strict=True):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=2e-3, atol=1e-4)  # fp16
+    with pytest.raises(ValueError, match="do not fit profile smoke"):
+        restore_networks(override(profile, {"networks.embedding": 8}), state)
 
 
-def test_alarm_on_nan_on_a_lost_game_and_on_equal_outputs():
-    fine = {"step": 0, "cnt": 1.0, "dsc": 1.5, "r_real": 1.0, "r_fake": -1.0, "output_spread": 0.2}
-    for row, why in (
-        ({**fine, "cnt": float("nan")}, "cnt not finite"),
-        ({**fine, "dsc": 0.0, "r_real": 30.0, "r_fake": -30.0}, "tells real from fake"),
-        ({**fine, "r_real": 0.1, "r_fake": 0.1}, "has died"),
-        ({**fine, "output_spread": 0.0}, "alike"),
-    ):
-        alarm = Alarm(window=5)
-        with pytest.raises(Collapsed, match=why):
-            for _ in range(5):
-                alarm.check(row)
+# -- alarms -----------------------------------------------------------------------------------------
+USUAL = {"step": 0, "cnt": 1.0, "dsc": 1.5, "r_real": 1.0, "r_fake": -1.0, "output_spread": 0.2}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"cnt": float("nan")}, "cnt not finite"),
+        ({"dsc": 0.0, "r_real": 30.0, "r_fake": -30.0}, "above generated ones by more than 20"),
+        ({"r_real": 0.1, "r_fake": 0.1}, "it has died"),
+        ({"output_spread": 0.0}, "all generated frames are equal"),
+    ],
+)
+def test_an_alarm_names_the_symptom(changes, message):
     alarm = Alarm(window=5)
-    for _ in range(20):
-        alarm.check(fine)
+    with pytest.raises(Collapsed, match=message):
+        for _ in range(5):
+            alarm.check(USUAL | changes)
 
 
-def test_a_game_that_really_collapses_raises_the_alarm(profile, videos, extractors, tmp_path):
-    """A discriminator that sums over space and is forty times too fast dies within a hundred steps and scores everything alike."""
-    m = learner(
-        profile,
-        videos,
-        extractors,
-        pool_discriminator="relu_sum",
-        content_steps=0,
-        meta_steps=400,
-        discriminator_rate=0.02,
-        rate=0.0,
-        table_rate=0.1,
-        rate_decay=False,
-    )
+def test_an_alarm_needs_a_whole_window():
+    alarm = Alarm(window=5)
+    for step in range(40):
+        alarm.check(USUAL | ({} if step % 5 == 0 else {"output_spread": 0.0}))
+
+
+def test_a_training_that_collapses_raises_the_alarm(profile, videos, extractors, tmp_path):
+    """A D that sums over space, with a learning rate 40 times too high, dies within 100 steps."""
+    changes = {
+        "networks.pool_discriminator": "relu_sum",
+        "meta_learning.steps": 400,
+        "meta_learning.learning_rate": 0.0,
+        "meta_learning.discriminator_learning_rate": 0.02,
+        "meta_learning.table_learning_rate": 0.1,
+        "meta_learning.learning_rate_decay": False,
+    }
+    learner = make_learner(profile, videos, extractors, changes=WITH_D | changes)
     with pytest.raises(Collapsed, match="it has died"):
-        meta_learn(m, tmp_path)
+        loop.train(learner, tmp_path)
 
 
-def test_a_training_is_judged_on_people_with_no_more_frames_than_k(
-    profile, videos, extractors, tmp_path, monkeypatch
-):
-    """The reference's validation people are such: one of their frames must be left to be drawn."""
-    from talking_heads.experiments.few_shot import trainings
+# -- trainings in their folders ---------------------------------------------------------------------
+@pytest.fixture
+def begin(videos, extractors, tmp_path, monkeypatch):
+    """Begins or resumes a training of a profile in ``tmp_path``."""
+    monkeypatch.setattr(trainings, "make_extractors", lambda profile: extractors)
 
-    class Few:
-        person, read, __len__ = videos.person, videos.read, lambda self: len(videos)
+    def run(profile, name="ft", validation=None, runs=tmp_path):
+        data = trainings.TrainingData(videos, validation or videos, {"people": 2})
+        return trainings.TrainingRun(profile, name, data, runs, CPU)
 
-        def frame_count(self, video):
-            return profile.few_shot.meta_learning.k_shot
+    return run
 
-    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
-    path = trainings.train(profile, "ft", videos, Few(), tmp_path, {"people": 2})
+
+def test_every_variant_has_a_training():
+    assert set(trainings.TRAININGS) == set(config.VARIANTS)
+
+
+class KFrames:
+    """Validation videos with no more than K frames, as those of the reference weights have."""
+
+    def __init__(self, videos, k):
+        self.videos, self.k = videos, k
+        self.identity, self.read = videos.identity, videos.read
+
+    def __len__(self):
+        return len(self.videos)
+
+    def frame_count(self, video):
+        return self.k
+
+
+def test_validation_videos_may_have_no_more_than_k_frames(profile, videos, begin):
+    """One of their frames must remain as a target."""
+    run = begin(profile, validation=KFrames(videos, profile.few_shot.meta_learning.k_shot))
+    path = trainings.train(run)
     assert load_weights(path)[1]["step"] == profile.few_shot.meta_learning.steps
 
 
-def test_a_training_leaves_sheets_and_is_watched(profile, videos, extractors, tmp_path, monkeypatch):
-    from talking_heads.experiments.few_shot import trainings
-
+def test_a_training_leaves_validation_losses_and_sheets(profile, begin, tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "WATCH_EVERY", 2)
     monkeypatch.setattr(trainings, "SHEET_EVERY", 4)
-    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
-    trainings.train(
-        profile.override(
-            {
-                "few_shot.meta_learning.steps": 4,
-                "few_shot.meta_learning.content_steps": 2,
-                "few_shot.losses.extractors": [],
-            }
-        ),
-        "ft",
-        videos,
-        videos,
-        tmp_path,
-        {},
-    )
-    rows = [json.loads(line) for line in (tmp_path / "meta-ft/stats.jsonl").read_text().splitlines()]
-    assert ["validation" in r for r in rows] == [False, True, False, True]
-    assert rows[3]["e_people"] > 0 and rows[3]["e_videos"] > 0 and rows[3]["validation"] > 0
-    (sheet,) = (tmp_path / "meta-ft").glob("*.png")
-    picture = plt.imread(sheet)
-    assert (
-        sheet.name == "step000004.png"
-        and picture.shape[0] == 8 * profile.data.image_size
-        and picture.std() > 0.05
-    )
-
-
-def test_a_training_says_which_code_trained_which_steps_and_is_kept_at_its_end(
-    profile, videos, extractors, tmp_path, monkeypatch
-):
-    from talking_heads.experiments.few_shot import trainings
-    from talking_heads.experiments.few_shot import weights as reference
-
-    assert set(trainings.TRAININGS) == set(config.VARIANTS)
-    p, runs = (
-        profile.override({"few_shot.meta_learning.content_steps": 2}),
-        tmp_path / profile.name / "runs/reference",
-    )
-    monkeypatch.setattr(trainings, "make_extractors", lambda _: extractors)
-    monkeypatch.setattr(reference, "COMMITTED", tmp_path / "committed")
-    commits = iter(["aaa", "aaa", "bbb", "bbb", "ccc", "ccc"])
-    monkeypatch.setattr(trainings, "commit", lambda: next(commits))
-    half = p.override({"few_shot.meta_learning.steps": 4})
-    meta_learn(learner(half, videos, extractors), runs / "meta-ft", until=3)
-    with pytest.raises(FileNotFoundError, match="no such weights"):
-        keep.keep_weights(p, "ft", tmp_path)
-    path = trainings.train(half, "ft", videos, videos, runs, {}, seconds=0.0)
-    with pytest.raises(ValueError, match="step 3 of 4; python -m talking_heads meta-learn --variant ft"):
-        keep.keep_weights(p, "ft", tmp_path)
-    trainings.train(half, "ft", videos, videos, runs, {})
-    made = path.read_bytes()
-    assert [(s["from"], s["commit"]) for s in load_weights(path)[1]["lineage"]] == [
-        (0, "not recorded"),
-        (3, "bbb"),
-    ], "a slice without steps is none"
-    trainings.train(half, "ft", videos, videos, runs, {})
-    assert path.read_bytes() == made, "at its end nothing changes"
-    trainings.train(half, "ff", videos, videos, runs, {})
-    shared = load_weights(runs / "meta-ff/weights.safetensors")[1]["lineage"]
-    assert [(s["from"], s.get("variant")) for s in shared] == [(0, "ft"), (2, None)], (
-        "the content steps are those of ft"
-    )
-    kept = keep.keep_weights(half, "ft", tmp_path)
-    assert kept.read_bytes() == made and [
-        r["step"] for r in training_curves.curves(half, "reference", tmp_path)["ft"]
-    ] == [0]
-
-
-def test_what_other_code_trained_is_put_aside_and_nothing_is_lost(tmp_path, capsys):
-    from talking_heads.experiments.few_shot.trainings import put_aside
-
+    short = override(profile, {"meta_learning.steps": 4, "meta_learning.content_steps": 2})
+    trainings.train(begin(short))
     folder = tmp_path / "meta-ft"
-    for code in ("aaa", "aaa", "bbb", "aaa", "bbb"):
-        put_aside(folder, code)
-        (folder / "checkpoint.pt").write_text(code)
-    put_aside(folder, "bbb")
-    assert (folder / "checkpoint.pt").read_text() == "bbb"
-    assert {p.name: (p / "checkpoint.pt").read_text() for p in tmp_path.glob("meta-ft-*")} == {
-        "meta-ft-aaa-1": "aaa",
-        "meta-ft-bbb-1": "bbb",
-        "meta-ft-aaa-2": "aaa",
-    }
-    assert "meta-ft: trained by other code, kept as meta-ft-aaa-1; trains anew" in capsys.readouterr().out
+    rows = read_log(folder)
+    assert ["validation" in row for row in rows] == [False, True, False, True]
+    assert all(rows[3][name] > 0 for name in ("e_people", "e_videos", "validation"))
+    (sheet,) = folder.glob("*.png")
+    picture = plt.imread(sheet)
+    assert sheet.name == "step000004.png" and picture.std() > 0.05
+    assert picture.shape[0] == 8 * profile.data.image_size
+    assert json.loads((folder / "config.json").read_text())["key"] == begin(short).learner.key
 
 
-def test_gradients_that_are_not_finite_are_not_stepped(profile, videos, extractors):
-    m = learner(profile, videos, extractors, content_steps=10)
-    m.train_step()
-    before = [p.detach().clone() for p in m.nets.generator.parameters()]
-    next(iter(m.nets.embedder.parameters())).register_hook(lambda g: g * float("nan"))
-    assert not math.isfinite(m.train_step()["grad_norm"])
-    assert all(torch.equal(a, b) for a, b in zip(before, m.nets.generator.parameters()))
+def lineage(path):
+    return [(part["from"], part["commit"]) for part in load_weights(path)[1]["lineage"]]
 
 
-def test_videos_rendered_as_they_are_read_are_the_clips(profile, extractors):
-    """What a GPU trains on: no pool, the same frames."""
-    from talking_heads.data.speakers.clips import make_clip
-    from talking_heads.data.speakers.pool import LiveVideos
-
-    live = LiveVideos(5, 10, 2, 2, 9, profile.data.image_size, "cpu")
-    frames, points = live.read(3, np.array([6, 2]), pupils=True)
-    clip = make_clip(5, 11, 1, 9, 2.5, profile.data.image_size, sound=False)
-    assert len(live) == 4 and live.person(3) == "11" and live.frame_count(3) == 9
-    assert np.array_equal(frames, clip.frames[[6, 2]]) and np.allclose(
-        points, np.concatenate([clip.landmarks, clip.pupils], 1)[[6, 2]]
-    )
-    m = learner(profile, live, extractors)
-    assert all(math.isfinite(v) for v in m.train_step().values())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_training_runs_on_cuda_with_speakers_rendered_there(profile, extractors):
-    from talking_heads.data.speakers.pool import LiveVideos
-
-    m = MetaLearner(
-        profile, "ft", LiveVideos(5, 10, 2, 2, 9, profile.data.image_size, "cuda"), extractors, "cuda"
-    )
-    rows = [m.train_step() for _ in range(profile.few_shot.meta_learning.content_steps + 2)]
-    assert all(math.isfinite(v) for row in rows for v in row.values()) and "dsc" in rows[-1]
+def test_weights_name_the_commit_of_every_slice(profile, begin, videos, extractors, tmp_path, monkeypatch):
+    half = override(profile, {"meta_learning.steps": 4, "meta_learning.content_steps": 2})
+    folder = tmp_path / "meta-ft"
+    loop.train(make_learner(half, videos, extractors), folder, until=3)  # without a record
+    monkeypatch.setattr(trainings, "commit", lambda: "aaa")
+    run = begin(half)
+    with run.recording():
+        loop.train(run.learner, run.folder, seconds=0.0)
+    monkeypatch.setattr(trainings, "commit", lambda: "bbb")
+    path = trainings.train(begin(half))
+    assert lineage(path) == [(0, "not recorded"), (3, "bbb")], "a slice without steps is not listed"
+    content = path.read_bytes()
+    assert trainings.train(begin(half)) == path and path.read_bytes() == content
 
 
-def test_a_training_without_feature_matching_that_was_stopped_stays_stopped(
-    profile, videos, monkeypatch, tmp_path
-):
-    """And the table says since when its content loss stayed above the start."""
-    from talking_heads.experiments.few_shot import trainings
+def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
+    trainings.train(begin(profile))
+    assert begin(profile, "ff").step == profile.few_shot.meta_learning.content_steps
+    path = trainings.train(begin(profile, "ff"))
+    parts = load_weights(path)[1]["lineage"]
+    steps = profile.few_shot.meta_learning.content_steps
+    assert [(part["from"], part.get("variant")) for part in parts] == [(0, "ft"), (steps, None)]
 
-    p = profile.override({"protocol.stability_steps": 15, "protocol.stability_seeds": 1})  # D joins at step 6
-    monkeypatch.setattr(trainings.build, "store", lambda *_: videos)
-    monkeypatch.setattr(
-        trainings,
-        "chapter_folder",
-        lambda runs, p, people: tmp_path / f"fm{p.few_shot.losses.feature_matching_weight:g}",
-    )
-    monkeypatch.setattr(trainings, "MetaLearner", lambda p, *_: p)
-    ran = []
 
-    def fake(p, folder):
-        ran.append(folder.name)
+def test_weights_are_kept_once_they_are_finished(profile, begin, tmp_path, monkeypatch):
+    for module in (keep, training_curves):
+        monkeypatch.setattr(module, "COMMITTED", tmp_path / "committed")
+    runs = tmp_path / profile.name / "runs" / "reference"
+    with pytest.raises(FileNotFoundError, match="no such weights"):
+        keep.keep_weights(profile, "ft", tmp_path)
+    run = begin(profile, runs=runs)
+    with run.recording():
+        loop.train(run.learner, run.folder, until=3)
+    run.export()
+    with pytest.raises(ValueError, match="step 3 of 6; python -m talking_heads meta-learn --variant ft"):
+        keep.keep_weights(profile, "ft", tmp_path)
+    path = trainings.train(begin(profile, runs=runs))
+    assert keep.keep_weights(profile, "ft", tmp_path).read_bytes() == path.read_bytes()
+    assert [row["step"] for row in training_curves.curves(profile, "reference", tmp_path)["ft"]] == [0]
+
+
+def test_a_training_of_another_key_is_put_aside_and_nothing_is_lost(tmp_path, capsys):
+    folder = tmp_path / "meta-ft"
+    for key in ("aaa", "aaa", "bbb", "aaa", "bbb"):
+        trainings.put_aside(folder, key)
         folder.mkdir(exist_ok=True)
-        losses = (
-            [2.0] * 5 + [1.0] * 5 + [3.0] * 2
-            if not p.few_shot.losses.feature_matching_weight
-            else [2.0] * 5 + [1.5] * 10
-        )
-        rows = [
-            {"step": s, "cnt": v, **({"r_real": 1.0, "r_fake": 0.0} if s >= 5 else {})}
-            for s, v in enumerate(losses)
-        ]
-        (folder / "stats.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        if not p.few_shot.losses.feature_matching_weight:
-            raise Collapsed("step 12: all generated frames are alike")
+        (folder / "config.json").write_text(json.dumps({"key": key}))
+        (folder / "checkpoint.pt").write_text(key)
+    assert not trainings.put_aside(folder, "bbb") and (folder / "checkpoint.pt").read_text() == "bbb"
+    kept = {path.name: (path / "checkpoint.pt").read_text() for path in tmp_path.glob("meta-ft-*")}
+    assert kept == {"meta-ft-aaa-1": "aaa", "meta-ft-bbb-1": "bbb", "meta-ft-aaa-2": "aaa"}
+    assert "meta-ft: of other settings or another version, kept as meta-ft-aaa-1" in capsys.readouterr().out
 
-    monkeypatch.setattr(trainings, "meta_learn", fake)
-    (first, _), (again, logs) = (
-        trainings.stability(p, tmp_path, tmp_path, torch.device("cpu")) for _ in range(2)
-    )
-    assert (
-        ran.count("fm0") == 1
-        and first.equals(again)
-        and set(logs) == {"with L_FM, seed 0", "without L_FM, seed 0"}
-    )
-    table = first.set_index("feature_matching")
-    assert table["diverged"].to_dict() == {"with": False, "without": True} and table.loc[
-        "without", ["step", "since"]
-    ].tolist() == [12, 12]
-    assert table.loc["with", "apart"] == 1.0 and math.isnan(table.loc["with", "since"])
+
+# -- stability --------------------------------------------------------------------------------------
+@pytest.fixture
+def simulated_trainings(videos, tmp_path, monkeypatch):
+    """Trainings whose loss rises, and which collapse, without L_FM; the names of those that ran."""
+    names = []
+
+    def train(learner, folder):
+        names.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        collapses = not learner.profile.few_shot.losses.feature_matching_weight
+        content_loss = [2.0] * 5 + ([1.0] * 5 + [3.0] * 2 if collapses else [1.5] * 10)
+        scores = {"r_real": 1.0, "r_fake": 0.0}
+        rows = [{"step": s, "cnt": v, **(scores if s >= 5 else {})} for s, v in enumerate(content_loss)]
+        (folder / loop.LOG).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if collapses:
+            raise Collapsed("step 12: all generated frames are equal")
+
+    def chapter_folder(runs, learner, store):
+        return tmp_path / f"fm{learner.profile.few_shot.losses.feature_matching_weight:g}"
+
+    monkeypatch.setattr(stability.corpora, "store", lambda *arguments: videos)
+    monkeypatch.setattr(stability, "MetaLearner", lambda profile, *rest: SimpleNamespace(profile=profile))
+    monkeypatch.setattr(stability, "chapter_folder", chapter_folder)
+    monkeypatch.setattr(stability.loop, "train", train)
+    return names
+
+
+def test_a_training_without_feature_matching_that_collapsed_is_not_repeated(
+    profile, tmp_path, simulated_trainings
+):
+    profile = profile.override({"protocol.stability_steps": 15, "protocol.stability_seeds": 1})
+    table, logs = stability.stability(profile, tmp_path, tmp_path, CPU)
+    again, _ = stability.stability(profile, tmp_path, tmp_path, CPU)
+    assert simulated_trainings.count("fm0") == 1 and table.equals(again)
+    assert set(logs) == {"with L_FM, seed 0", "without L_FM, seed 0"}
+    rows = table.set_index("feature_matching")
+    assert rows["diverged"].to_dict() == {"with": False, "without": True}
+    assert rows.loc["without", ["step", "since"]].tolist() == [12, 12]
+    assert rows.loc["with", "apart"] == 1.0 and math.isnan(rows.loc["with", "since"])

@@ -1,4 +1,6 @@
-"""The chapters as sources, and all of them executed once at the smoke profile with the exact set of files they leave."""
+"""The chapters as sources, and all of them executed once at the smoke profile with the exact set of files
+they leave.
+"""
 
 import json
 import re
@@ -145,7 +147,9 @@ def test_running_again_does_nothing_and_dry_run_says_so(smoke):
 
 
 def test_a_corpus_with_one_variant_comes_to_its_end(pools, tmp_path):
-    """As voxceleb2-ff: nothing is fine-tuned in Table 1, and its ablations are of another model than Table 1's "Ours"."""
+    """As voxceleb2-ff: nothing is fine-tuned in Table 1, and its ablations are of another model than Table
+    1's "Ours".
+    """
     (tmp_path / "data").mkdir()
     (tmp_path / "data/pools").symlink_to(pools)
     command = [

@@ -17,6 +17,14 @@ CPU = torch.device("cpu")
 PROFILE = config.load("smoke")
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with the profile's corpus."""
+    folder = tmp_path_factory.mktemp("data")
+    corpora.ensure(PROFILE, folder)
+    return folder
+
+
 @pytest.fixture
 def small_search(monkeypatch, extractors):
     """Searches over one identity and two numbers of epochs."""
@@ -30,7 +38,7 @@ def load_only(monkeypatch, loaded: LoadedWeights) -> None:
     monkeypatch.setattr(search, "load_all", lambda *_: loaded)
 
 
-def test_an_interrupted_search_continues(monkeypatch, tmp_path, small_search):
+def test_an_interrupted_search_continues(monkeypatch, tmp_path, data, small_search):
     networks = build_networks(PROFILE.few_shot.networks, 1)
     load_only(monkeypatch, LoadedWeights({"ft": networks}, {"ft": "test"}, {}))
     choices = [{RATE: rate, D_RATE: 1e-4} for rate in (1e-4, 1e-3)]
@@ -46,8 +54,8 @@ def test_an_interrupted_search_continues(monkeypatch, tmp_path, small_search):
     monkeypatch.setattr(search, "fine_tune", interrupted_fine_tune)
     results = tmp_path / "results"
     with pytest.raises(KeyboardInterrupt):
-        search.search(PROFILE, "ours", 1, tmp_path, results, CPU)
-    table = search.search(PROFILE, "ours", 1, tmp_path, results, CPU)
+        search.search(PROFILE, "ours", 1, data, results, CPU)
+    table = search.search(PROFILE, "ours", 1, data, results, CPU)
     assert rates == [1e-4, 1e-3, 1e-3], "the first head is not fine-tuned again"
     rows = zip(table["tune_rate"], table["epochs"], strict=True)
     assert sorted(rows) == [(1e-4, 0), (1e-4, 2), (1e-3, 0), (1e-3, 2)]
@@ -55,19 +63,19 @@ def test_an_interrupted_search_continues(monkeypatch, tmp_path, small_search):
     assert best == sorted(best, reverse=True)
     assert (results / "smoke/tables/tuning_search_ours_T1.csv").exists()
 
-    validation = corpora.store(PROFILE, tmp_path, "validation")
-    evaluation = corpora.store(PROFILE, tmp_path, "test")
+    validation = corpora.store(PROFILE, data, "validation")
+    evaluation = corpora.store(PROFILE, data, "test")
     (log,) = (results / "smoke/runs").glob("search_ours_T1_*.jsonl")
     text = log.read_text()
     assert all(f'"{task.identity}"' in text for task in protocol.tasks(validation, PROFILE, 1))
     assert not any(f'"{identity}"' in text for identity in evaluation.identities())
 
 
-def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, small_search):
+def test_pix2pixhd_is_searched_too(monkeypatch, tmp_path, data, small_search):
     """Every rate once, after all epochs."""
     loaded = LoadedWeights({"pix2pixhd": build_pix2pixhd(PROFILE)}, {"pix2pixhd": "test"}, {})
     load_only(monkeypatch, loaded)
-    table = search.search(PROFILE, "pix2pixhd", 1, tmp_path, tmp_path / "results", CPU)
+    table = search.search(PROFILE, "pix2pixhd", 1, data, tmp_path / "results", CPU)
     assert sorted(table["pix2pixhd_tune_rate"]) == [2e-4, 5e-4, 1e-3, 2e-3]
     assert set(table["epochs"]) == {2}
 
@@ -79,7 +87,7 @@ def test_a_search_without_weights_ends_before_any_work(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, videos, small_search):
+def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, data, videos, small_search):
     """Each has its own weights and schedule; they come in order, the reference's among them."""
     lengths = []
 
@@ -99,7 +107,7 @@ def test_pretrainings_of_several_lengths_are_compared(monkeypatch, tmp_path, vid
     monkeypatch.setattr(search, "TrainingRun", UntrainedRun)
     monkeypatch.setattr(search, "train", lambda run: export_untrained(run.profile))
     monkeypatch.setattr(search, "weights_path", lambda profile, *_: export_untrained(profile))
-    table = search.pretraining(PROFILE, [2, 1], 1, tmp_path, tmp_path / "results", CPU)
+    table = search.pretraining(PROFILE, [2, 1], 1, data, tmp_path / "results", CPU)
     assert table["pretraining"].tolist() == lengths == [1, 2, PROFILE.few_shot.trainings.small_steps]
     assert table["weights"].nunique() == 3
     assert table["SSIM"].nunique() == 3

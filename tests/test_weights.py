@@ -1,50 +1,67 @@
-"""Files on disk and over the wire: provenance, digests, the downloader against a server on loopback."""
+"""Weight files and downloads: provenance, digests, and the downloader against a server on loopback."""
 
-import functools
 import hashlib
 import http.server
 import threading
 import zipfile
+from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from talking_heads.__main__ import main
-from talking_heads.nn import pretrained as weights
+from talking_heads.nn import pretrained
+from talking_heads.nn.perceptual import vgg_extractor
 from talking_heads.nn.weight_files import load_weights, save_weights
 
 
-@pytest.fixture
-def homes(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path / "own"))
-    return tmp_path
+    monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path / "weights"))
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files quietly; of a file named ``short`` it announces ten bytes more than it sends."""
+
+    def log_message(self, *args):
+        pass
+
+    def send_header(self, keyword, value):
+        if keyword == "Content-Length" and self.path.endswith("short"):
+            value = str(int(value) + 10)
+        super().send_header(keyword, value)
 
 
 @pytest.fixture
 def server(tmp_path):
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *_: None
+    handler = partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
 
-def test_weights_carry_what_made_them(tmp_path):
-    save_weights(
-        tmp_path / "w.safetensors",
-        {"a": torch.tensor([0.1, 2.0]), "n": torch.tensor(3)},
-        {"seed": 1},
-        half=True,
-    )
-    state, about = load_weights(tmp_path / "w.safetensors")
-    assert about == {"seed": 1} and state["a"].dtype == torch.float32 and state["n"].item() == 3
-    assert (
-        state["a"].tolist() == pytest.approx([0.1, 2.0], abs=1e-4)
-        and (tmp_path / "w.safetensors").stat().st_size < 300
-    )
+@pytest.fixture
+def register(monkeypatch):
+    """Adds a network to those that can be fetched."""
+
+    def add(name, file, url, **fields):
+        network = pretrained.Pretrained(file, url, "none", "test", **fields)
+        monkeypatch.setitem(pretrained.PRETRAINED, name, network)
+
+    return add
+
+
+# -- weight files -----------------------------------------------------------------------------------
+def test_weights_carry_their_provenance(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.tensor([0.1, 2.0]), "n": torch.tensor(3)}, {"seed": 1}, half=True)
+    state, metadata = load_weights(path)
+    assert metadata == {"seed": 1} and state["a"].dtype == torch.float32 and state["n"].item() == 3
+    assert state["a"].tolist() == pytest.approx([0.1, 2.0], abs=1e-4) and path.stat().st_size < 300
 
 
 def test_foreign_or_damaged_files_are_refused(tmp_path):
@@ -53,92 +70,127 @@ def test_foreign_or_damaged_files_are_refused(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_weights(tmp_path / "bad.safetensors")
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match="provenance"):
         load_weights(tmp_path / "foreign.safetensors")
 
 
-def test_a_pickle_with_code_is_never_executed(homes, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "pwned"), "w"))
+class Malicious:
+    """A pickled object that writes a file when it is loaded."""
 
-    path = weights.path_of("vggface")
-    path.parent.mkdir(parents=True)
-    torch.save({"conv1_1.weight": Evil()}, path)
-    from talking_heads.nn.perceptual import vgg_extractor
+    def __init__(self, path):
+        self.path = path
 
-    with pytest.raises(Exception, match="[Ww]eights"):
-        vgg_extractor("vggface", path, 1.0)
-    assert not (tmp_path / "pwned").exists()
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
 
 
-def test_fetch_checks_the_prefix_in_the_name(homes, server, monkeypatch):
+def test_a_pickle_with_code_is_never_executed(tmp_path):
+    torch.save({"conv1_1.weight": Malicious(tmp_path / "executed")}, tmp_path / "vggface.pth")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        vgg_extractor("vggface", tmp_path / "vggface.pth", 1.0)
+    assert not (tmp_path / "executed").exists()
+
+
+# -- downloads --------------------------------------------------------------------------------------
+def test_fetch_checks_the_prefix_in_the_name(server, register):
     folder, url = server
-    content = b"network"
-    digest = hashlib.sha256(content).hexdigest()
-    (folder / "net.pth").write_bytes(content)
-    one = weights.Pretrained(f"net-{digest[:8]}.pth", f"{url}/net.pth", "none", "test", digest[:8])
-    monkeypatch.setitem(weights.PRETRAINED, "net", one)
-    assert weights.status("net") == "missing"
-    path = weights.fetch("net")
-    assert (
-        path.read_bytes() == content and weights.status("net") == "here" and path.parent.name == "checkpoints"
-    )
+    digest = hashlib.sha256(b"network").hexdigest()
+    (folder / "net.pth").write_bytes(b"network")
+    register("net", f"net-{digest[:8]}.pth", f"{url}/net.pth", prefix=digest[:8])
+    assert pretrained.status("net") == "missing"
+    path = pretrained.fetch("net")
+    assert path.read_bytes() == b"network" and path.parent.name == "checkpoints"
+    assert pretrained.status("net") == "here"
     path.write_bytes(b"changed")
-    assert weights.status("net") == "damaged"
+    assert pretrained.status("net") == "damaged"
     with pytest.raises(ValueError, match="damaged or another one"):
-        weights.find("net")
-    monkeypatch.setitem(
-        weights.PRETRAINED,
-        "net",
-        weights.Pretrained("other-00000000.pth", f"{url}/net.pth", "none", "test", "00000000"),
-    )
+        pretrained.find("net")
+
+
+def test_a_file_of_another_digest_is_not_put_in_place(server, register):
+    folder, url = server
+    (folder / "net.pth").write_bytes(b"network")
+    register("net", "other-00000000.pth", f"{url}/net.pth", prefix="00000000")
     with pytest.raises(ValueError, match="sha256"):
-        weights.fetch("net")
-    assert not weights.path_of("net").exists(), "a wrong file is not put in place"
+        pretrained.fetch("net")
+    assert not pretrained.path_of("net").exists()
 
 
-def test_an_unpublished_digest_is_recorded_once_and_held_ever_after(homes, server, monkeypatch):
+def test_an_unpublished_digest_is_recorded_once_and_checked_from_then_on(server, register):
     folder, url = server
     (folder / "dag.pth").write_bytes(b"first")
-    monkeypatch.setitem(
-        weights.PRETRAINED, "dag", weights.Pretrained("dag.pth", f"{url}/dag.pth", "none", "test", hub=False)
-    )
-    weights.fetch("dag").unlink()
+    register("dag", "dag.pth", f"{url}/dag.pth", hub=False)
+    pretrained.fetch("dag").unlink()
     (folder / "dag.pth").write_bytes(b"second")
     with pytest.raises(ValueError, match="damaged or another one"):
-        weights.fetch("dag")
+        pretrained.fetch("dag")
 
 
-def test_a_member_of_an_archive_and_a_dead_link(homes, server, monkeypatch):
+@pytest.mark.parametrize("member", ["models/net.onnx", "net.onnx"])
+def test_a_member_of_an_archive_is_extracted(server, register, member):
+    """Also one with the name that the file has afterwards, which must not overwrite the archive."""
     folder, url = server
-    with zipfile.ZipFile(folder / "pack.zip", "w") as z:
-        z.writestr("models/net.onnx", b"onnx")
-    monkeypatch.setitem(
-        weights.PRETRAINED,
-        "packed",
-        weights.Pretrained("net.onnx", f"{url}/pack.zip", "none", "test", hub=False, member="net.onnx"),
-    )
-    assert weights.fetch("packed").read_bytes() == b"onnx"
-    monkeypatch.setitem(
-        weights.PRETRAINED,
-        "gone",
-        weights.Pretrained("gone.pth", f"{url}/gone.pth", "none", "test", hub=False),
-    )
-    with pytest.raises(OSError):
-        weights.fetch("gone")
-    assert not weights.path_of("gone").exists()
+    content = torch.randn(200_000).numpy().tobytes()
+    with zipfile.ZipFile(folder / "pack.zip", "w") as archive:
+        archive.writestr(member, content)
+    register("packed", "net.onnx", f"{url}/pack.zip", hub=False, member="net.onnx")
+    assert pretrained.fetch("packed").read_bytes() == content
 
 
-def test_commands_say_what_is_there_and_what_is_missing(homes, capsys):
+def test_an_archive_without_the_member_and_a_file_that_is_no_archive_are_refused(server, register):
+    folder, url = server
+    with zipfile.ZipFile(folder / "pack.zip", "w") as archive:
+        archive.writestr("other.onnx", b"onnx")
+    (folder / "page.zip").write_bytes(b"<html>")
+    register("packed", "net.onnx", f"{url}/pack.zip", hub=False, member="net.onnx")
+    with pytest.raises(ValueError, match=r"pack\.zip: the archive holds no net\.onnx"):
+        pretrained.fetch("packed")
+    register("packed", "net.onnx", f"{url}/page.zip", hub=False, member="net.onnx")
+    with pytest.raises(ValueError, match=r"page\.zip: not a readable zip archive"):
+        pretrained.fetch("packed")
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [("missing.pth", "the download failed.*404"), ("short", "(5 of 15 bytes arrived|the download failed)")],
+)
+def test_a_failed_download_names_its_address_and_leaves_nothing(server, register, file, message):
+    folder, url = server
+    (folder / "short").write_bytes(b"bytes")
+    register("net", "net.pth", f"{url}/{file}", hub=False)
+    with pytest.raises(OSError, match=f"{url}/{file}: {message}"):
+        pretrained.fetch("net")
+    path = pretrained.path_of("net")
+    assert not path.exists() and not list(path.parent.iterdir())
+
+
+def test_a_server_that_cannot_be_reached_is_named(register):
+    register("net", "net.pth", "http://127.0.0.1:9/net.pth", hub=False)
+    with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9/net\.pth: the download failed"):
+        pretrained.fetch("net")
+
+
+def test_a_damaged_record_of_digests_is_named(tmp_path, register):
+    register("net", "net.pth", "http://127.0.0.1:9/net.pth", hub=False)
+    path = pretrained.path_of("net")
+    path.parent.mkdir()
+    path.write_bytes(b"network")
+    (path.parent / "digests.json").write_text('{"net.pth": 1}')
+    with pytest.raises(ValueError, match=r"digests\.json: damaged"):
+        pretrained.verify("net")
+
+
+# -- the command ------------------------------------------------------------------------------------
+def test_the_command_lists_every_network_with_its_licence_and_place(capsys):
     assert main(["weights", "list"]) == 0
-    said = capsys.readouterr().out
-    for name, one in weights.PRETRAINED.items():
-        assert (
-            name in said and one.file in said and one.licence in said and str(weights.path_of(name)) in said
-        )
-    assert said.count("missing") == len(weights.PRETRAINED)
-    assert main(["weights", "fetch", "nothing"]) == 2 and "vgg19" in capsys.readouterr().err
+    printed = capsys.readouterr().out
+    for name, network in pretrained.PRETRAINED.items():
+        for text in (name, network.file, network.licence, str(pretrained.path_of(name))):
+            assert text in printed
+    assert printed.count("missing") == len(pretrained.PRETRAINED)
+
+
+def test_the_command_refuses_an_unknown_name(capsys):
+    assert main(["weights", "fetch", "nothing"]) == 2
+    assert "no pretrained network 'nothing'; there are: vgg19" in capsys.readouterr().err

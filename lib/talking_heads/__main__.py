@@ -340,7 +340,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ImportError as error:
         print(
-            f"error: {error}; make the environment anew with ./run_all.sh (it installs the OpenCV that needs no libGL)",
+            f"error: {error}; make the environment anew with ./run_all.sh "
+            "(it installs the OpenCV that needs no libGL)",
             file=sys.stderr,
         )
         return 2

@@ -220,9 +220,10 @@ class Profile(Section):
             *path, key = name.split(".")
             section = plain
             for part in path:
-                section = section.get(part)
-                if not isinstance(section, dict):
+                inner = section.get(part)
+                if not isinstance(inner, dict):
                     raise ValueError(f"profile {self.name}: there is no section {'.'.join(path)}")
+                section = inner
             section[key] = value
         return validate(self.name, plain)
 

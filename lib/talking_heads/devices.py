@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def choose(device: str) -> "torch.device":
-    """The named device; "auto" is a GPU where there is one. Raises ValueError for a device that is not there."""
+    """The named device; "auto" is a GPU where there is one. Raises ValueError for one that is not there."""
     import torch  # processes that only count cores do without it
 
     if device == "auto":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,9 +74,9 @@ def animate(
     check_kind(request.kind)
     photos = find_photos(request.photos, request.driver)
     person = (request.person or request.photos[0].stem) if photos else None
-    keep = (request.keep or appended(request.out, ".head")) if photos else None
+    keep = request.keep or appended(request.out, ".head")
     inputs = [*photos, *([request.head] if request.head else []), request.driver]
-    outputs = check_files(request.out, keep, inputs, person)
+    outputs = check_files(request.out, keep if photos else None, inputs, person)
     before = _modified(keep)
     try:
         device = choose(device_name)
@@ -104,7 +105,7 @@ def animate(
         return export(request.out, frames, driver, head.card, mark=request.mark)
     except KeyboardInterrupt as interrupt:
         message = "interrupted; nothing was written"
-        if keep and _modified(keep) != before:
+        if photos and _modified(keep) != before:
             message = f"interrupted; the head is kept: go on with --head {keep} in place of --photo"
         raise Interrupted(message) from interrupt
 
@@ -370,7 +371,7 @@ def write_photograph(path: Path, image: np.ndarray, points: np.ndarray) -> Path:
     with replacing(path) as temporary:
         if not cv2.imwrite(str(temporary), image[..., ::-1]):
             raise OSError(f"{path}: the photograph cannot be written")
-    pupils = {"pupils": points[None, 68:].astype(np.float32)} if len(points) == 70 else {}
+    pupils: dict[str, Any] = {"pupils": points[None, 68:].astype(np.float32)} if len(points) == 70 else {}
     with replacing(appended(path, ".npz")) as temporary:
         np.savez(temporary, landmarks=points[None, :68].astype(np.float32), **pupils)
     return path

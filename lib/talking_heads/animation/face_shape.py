@@ -170,7 +170,7 @@ def carry(point: Array, before: Array, after: Array) -> Array:
 
 def _ridge(a: Array, b: Array, weight: float) -> Array:
     """Ridge regression: x that minimises |a x - b|² + weight |x|²."""
-    return np.linalg.solve(a.T @ a + weight * np.eye(a.shape[1]), a.T @ b)
+    return np.linalg.solve(a.T @ a + weight * np.eye(a.shape[1]), a.T @ b).astype(np.float64)
 
 
 def fit(tracks: Sequence[Array], rounds: int = 3) -> FaceShape:

@@ -65,7 +65,7 @@ class KeptHead:
         return np.concatenate([generate(self.head, y) for y in images])
 
 
-def check_card(card: dict) -> dict:
+def check_card(card: Any) -> dict:
     """The card of a head, unchanged.
 
     It has the fields of ``CARD``: the person and their kind, the origin of the frames, T and the meta-learned
@@ -167,7 +167,8 @@ def _square(square: Any) -> tuple[float, float, float] | None:
         return None
     if not fits(square, list[float]) or len(square) != 3 or not np.abs(square).max() < 1e5 or square[2] < 1:
         raise ValueError(f"square is {square!r}, not x, y and a side of at least 1")
-    return tuple(float(v) for v in square)
+    x, y, side = (float(v) for v in square)
+    return x, y, side
 
 
 def _array(state: dict[str, Tensor], name: str) -> Tensor:

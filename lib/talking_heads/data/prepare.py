@@ -6,7 +6,7 @@ parallel; an interrupted run continues where it stopped.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -409,7 +409,7 @@ Job = tuple[Unit, Path, Settings]
 
 def _prepare_all(
     complete: list[Job], incomplete: list[Job], detect: Detect | None, workers: int | None
-) -> Iterator[list[dict]]:
+) -> Generator[list[dict]]:
     """Prepare the videos with landmarks in parallel, then the others in this process.
 
     The detector uses the device and batches frames, so it is not shared among workers.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ def read_sound(
     with open_file(path) as container:
         stream = sound_stream(container)
         for frame in [] if stream is None else _sound_frames(container, stream):
-            base = frame.time_base or stream.time_base
+            base: Any = frame.time_base or getattr(stream, "time_base", None)
             seconds = run.next if frame.pts is None and run else float((frame.pts or 0) * base)
             if seconds - start > end:
                 break

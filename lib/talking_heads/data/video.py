@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -111,7 +111,8 @@ class VideoFile:
         assert self.path is not None
         with open_file(self.path) as container:
             decoded = enumerate(decode(container, video_stream(container), Scan()))
-            position, image = -1, None
+            position = -1
+            image: Any = None
             for number in selected:
                 while position < number:
                     position, (frame, _) = next(decoded, (-1, (None, False)))

@@ -35,7 +35,9 @@ class Places:
 
 
 def resolve_weights(profile: Profile, weights: str | None) -> str:
-    """The kind of weights: "reference" or "scratch". Raises ValueError where a profile has no reference weights."""
+    """The kind of weights: "reference" or "scratch". Raises ValueError where a profile has no reference
+    weights.
+    """
     available = profile.few_shot.trainings.reference_weights
     weights = weights or ("reference" if available else "scratch")
     if weights == "reference" and not available:

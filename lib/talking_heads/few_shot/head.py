@@ -22,7 +22,9 @@ class Head(nn.Module):
         super().__init__()
         self.generator = copy.deepcopy(generator)
         with torch.no_grad():
-            psi = self.generator.project(e_new.reshape(1, -1)) if psi is None else psi.clone()
+            if psi is None:
+                assert e_new is not None, "an embedding or ψ' is needed"
+                psi = self.generator.project(e_new.reshape(1, -1))
         self.psi = nn.Parameter(psi)
         self.generator.projection.requires_grad_(False)  # P is not used again
 

@@ -174,7 +174,7 @@ class MetaLearner:
         torch.manual_seed(profile.seed)
         self.profile, self.variant, self.device, self.extractors = profile, variant, device, extractors
         self.nets = build_networks(profile.few_shot.networks, len(videos)).to(device)
-        self.ema = copy.deepcopy((self.nets.embedder, self.nets.generator))
+        self.ema: tuple[nn.Module, nn.Module] = copy.deepcopy((self.nets.embedder, self.nets.generator))
         for net in self.ema:
             net.requires_grad_(False).eval()
         e, g, d = self.nets.embedder, self.nets.generator, self.nets.discriminator
@@ -274,7 +274,9 @@ class MetaLearner:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.profile.few_shot.meta_learning.ema, (1 + self.step) / (10 + self.step))
-        for mean, net in zip(self.ema, (self.nets.embedder, self.nets.generator), strict=True):
+        pairs: list[tuple[nn.Module, nn.Module]]
+        pairs = list(zip(self.ema, (self.nets.embedder, self.nets.generator), strict=True))
+        for mean, net in pairs:
             torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
             for a, b in zip(mean.buffers(), net.buffers(), strict=True):
                 a.copy_(b)
@@ -349,7 +351,11 @@ class MetaLearner:
         """
         d = self.nets.discriminator
         table = d.table.weight.detach().float()
-        parts = {"embedder": self.ema[0], "generator": self.ema[1], "convnet": d.convnet}
+        parts: dict[str, nn.Module] = {
+            "embedder": self.ema[0],
+            "generator": self.ema[1],
+            "convnet": d.convnet,
+        }
         state = {f"{name}.{k}": v for name, net in parts.items() for k, v in net.state_dict().items()}
         state |= {"d.w0": d.w0, "d.b": d.b, "w.mean": table.mean(0), "w.std": table.std(0)}
         save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)

@@ -25,7 +25,7 @@ def eye_strip(images: Tensor, points: np.ndarray) -> Tensor:
     theta = torch.zeros(len(images), 2, 3, device=images.device)
     theta[:, 0, 0], theta[:, 1, 1] = 2 * half / size, 2 * half * HIGH / WIDE / size
     theta[:, :, 2] = 2 * (centre + 0.5) / size - 1
-    grid = F.affine_grid(theta, (len(images), 3, HIGH, WIDE), align_corners=False)
+    grid = F.affine_grid(theta, [len(images), 3, HIGH, WIDE], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -1,8 +1,8 @@
 """Training of the embedded judges: ``python -m talking_heads judges``.
 
 The weights of every judge are an fp16 safetensors file in the package, with their provenance in the header.
-The content networks and the landmark, lids and gaze judges are trained on one pool of procedural speakers, the
-identity judge on a second one. The judges are tested on a third pool. The pools have no identity in common.
+The content networks and the landmark, lids and gaze judges are trained on one pool of procedural speakers,
+the identity judge on a second one. The judges are tested on a third pool. No identity is in two pools.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Distances between features. A name carries the protocol: FID and KID are on Inception, CSIM on ArcFace; on the
-embedded judges they are FD-judge, KD-judge and CSIM-judge.
+"""Distances between features. A name carries the protocol: FID and KID are on Inception, CSIM on ArcFace; on
+the embedded judges they are FD-judge, KD-judge and CSIM-judge.
 """
 
 import numpy as np
@@ -59,7 +59,8 @@ def samples_without_one(identities: np.ndarray, seeds: np.ndarray) -> int:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
-    """Unbiased squared MMD with the kernel (x·y/d + 1)³ of features (n, d) and (m, d) (Bińkowski et al. 2018).
+    """Unbiased squared MMD with the kernel (x·y/d + 1)³ of features (n, d) and (m, d) (Bińkowski et al.
+    2018).
 
     Where the i-th of one shows what the i-th of the other does, they are ``paired``: such pairs resemble each
     other, and counted, as KID counts them, they put the distance of a good copy below zero.

@@ -20,6 +20,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
-    """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers it."""
+    """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers
+    it.
+    """
     grey = images.astype(np.float32).mean(-1)
     return np.hypot(np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]).mean((1, 2))

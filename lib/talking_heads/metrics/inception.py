@@ -1,4 +1,4 @@
-"""FID and KID on Inception, CSIM on ArcFace: the paper's own metrics, where their networks have been fetched."""
+"""Features for FID and KID (Inception) and CSIM (ArcFace), where their networks have been fetched."""
 
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ import torch
 
 from talking_heads.nn import pretrained
 
-# Five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al. 2019)
+# five points of the 112² face that ArcFace was trained on: eyes, nose, corners of the mouth (Deng et al.)
 ARCFACE_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     np.float32,
@@ -18,11 +18,11 @@ _keep_alive: list[torch.library.Library] = []
 def torchvision_beside_cpu_torch() -> None:
     """Let torchvision be imported where its compiled operators do not load.
 
-    Its wheels are built against a CUDA torch; beside another one its import fails on two missing operators, which no
-    feature network needs. Only then they are declared.
+    Its wheels are built against a CUDA torch; beside another one its import fails on two missing operators,
+    which no feature network needs. Only then they are declared.
     """
     try:
-        import torchvision  # noqa: F401
+        pass
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -34,12 +34,13 @@ def torchvision_beside_cpu_torch() -> None:
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _keep_alive.append(library)
-        import torchvision  # noqa: F401
 
 
 @lru_cache
 def inception(device: str | torch.device = "cpu") -> torch.nn.Module:
-    """pytorch-fid's Inception, pool features of 2048. Raises FileNotFoundError, with the remedy, without its weights."""
+    """pytorch-fid's Inception, pool features of 2048. Raises FileNotFoundError, with the remedy, without its
+    weights.
+    """
     pretrained.find("inception")
     torchvision_beside_cpu_torch()
     from pytorch_fid.inception import InceptionV3
@@ -94,7 +95,7 @@ def aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 def arcface_features(images: np.ndarray, points: np.ndarray, session=None) -> np.ndarray:
     """(n, H, W, 3) uint8 with landmarks (n, 68, 2) -> (n, 512)."""
     session = session or arcface()
-    faces = np.stack([aligned(i, p) for i, p in zip(images, points)]).astype(np.float32)
+    faces = np.stack([aligned(i, p) for i, p in zip(images, points, strict=True)]).astype(np.float32)
     x = ((faces - 127.5) / 127.5).transpose(0, 3, 1, 2)
     return np.concatenate(
         [session.run(None, {session.get_inputs()[0].name: x[k : k + 32]})[0] for k in range(0, len(x), 32)]

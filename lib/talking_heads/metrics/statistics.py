@@ -1,7 +1,7 @@
 """Estimates with 95 % intervals over identities, never over frames; comparisons whose error rate is held.
 
-Means have Student's interval on per-identity means (percentile bootstrap intervals of 12 to 24 identities cover
-the mean in 91 to 93 of 100 cases), statistics of pooled frames the jackknife's over identities.
+Means have Student's interval on per-identity means (percentile bootstrap intervals of 12 to 24 identities
+cover the mean in 91 to 93 of 100 cases), statistics of pooled frames the jackknife's over identities.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,8 @@ def paired(a: np.ndarray, b: np.ndarray) -> Estimate:
 
 
 def jackknife(statistic: Statistic, parts: Sequence[np.ndarray], groups: int = 0) -> Estimate:
-    """A statistic of all identities' pooled rows, ``parts`` (n_i, k) each, with the interval of leaving one out at a time.
+    """A statistic of all identities' pooled rows, ``parts`` (n_i, k) each, with the interval of leaving one
+    out at a time.
 
     Resampling whole identities would bias statistics that rise when identities repeat, such as Fréchet
     distances. Of a slow statistic at most ``groups`` are left out, of several identities each. Raises

@@ -74,13 +74,14 @@ def measure(
     seconds: float = 20.0,
     warm_up: int = 2,
 ) -> Timing:
-    """Time ``work`` after a warm-up, at most ``repetitions`` times and, from the third on, for ``seconds``."""
+    """Time ``work`` after a warm-up: at most ``repetitions`` times and, from the third on, ``seconds``."""
     for _ in range(warm_up):
         work()
         synchronise(device)
     synchronise(device)
     reset_peak(device)
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     while len(times) < repetitions and (len(times) < 3 or time.perf_counter() - start < seconds):
         before = time.perf_counter()
         work()
@@ -135,7 +136,7 @@ class Machine:
 
 
 def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Machine:
-    """The device's measured rates: a 3×3 convolution of 128 channels for arithmetic, a large copy for memory."""
+    """Measured rates of a device: a 3×3 convolution of 128 channels for arithmetic, a copy for memory."""
     x = torch.randn(8, 128, size, size, device=device)
     conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(device)
     big = torch.randn(2**24, device=device)

@@ -1,8 +1,8 @@
 """Executed notebooks: whether they are complete, and their form for readers.
 
-papermill alone cannot be trusted: a killed kernel, a cell past its limit or ``SystemExit`` leave a notebook that
-looks complete. A notebook is complete if every code cell has an execution count and a closing cell, which is
-added before the execution, has printed its line.
+papermill alone cannot be trusted: a killed kernel, a cell past its limit or ``SystemExit`` leave a notebook
+that looks complete. A notebook is complete if every code cell has an execution count and a closing cell,
+which is added before the execution, has printed its line.
 """
 
 import json
@@ -75,7 +75,9 @@ def find_fault(path: Path, returncode: int, stderr: str) -> str:
 
 
 def publish(executed: Path, folder: Path, name: str) -> None:
-    """Put an executed notebook, without the closing cell and paths of this machine, into ``folder``, also as HTML."""
+    """Put an executed notebook, without the closing cell and paths of this machine, into ``folder``, also as
+    HTML.
+    """
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(executed, 4)

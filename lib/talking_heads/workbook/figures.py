@@ -27,7 +27,9 @@ def sheet(
     title: str = "",
     captions: Sequence[Sequence[str]] = (),
 ) -> Figure:
-    """Rows of pictures (H, W, 3) uint8: titles above the columns, labels left of the rows, captions below pictures."""
+    """Rows of pictures (H, W, 3) uint8: titles above the columns, labels left of the rows, captions below
+    pictures.
+    """
     width, height = max(map(len, rows)), len(rows)
     aspect = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
     size = (1.25 * width + 0.6, 1.25 * aspect * height + 0.5)
@@ -39,8 +41,8 @@ def sheet(
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             axes[r, c].imshow(enlarge(picture), interpolation="nearest")
-    for r, row in enumerate(captions):
-        for c, caption in enumerate(row):
+    for r, texts in enumerate(captions):
+        for c, caption in enumerate(texts):
             axes[r, c].set_xlabel(caption, fontsize=6, labelpad=2)
     for c, column in enumerate(columns[:width]):
         axes[0, c].set_title(column, fontsize=8)
@@ -79,10 +81,12 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
 def runs(
     logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str, str], smooth: int = 5
 ) -> Figure:
-    """Several runs in each panel: a panel for each logged value, three in a row, and a line for each run that logged it.
+    """Several runs in each panel: a panel for each logged value, three in a row, and a line for each run that
+    logged it.
 
-    Where a name has several runs, and so a step several rows, the line is their mean and a band reaches from the
-    lowest to the highest. Lines are smoothed over ``smooth`` rows; bands and the rare validation losses are not.
+    Where a name has several runs, and so a step several rows, the line is their mean and a band reaches from
+    the lowest to the highest. Lines are smoothed over ``smooth`` rows; bands and the rare validation losses
+    are not.
     """
     colours = _run_colours(len(logs))
     width, height = min(3, len(panels)), -(-len(panels) // 3)

@@ -20,7 +20,9 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass
 class Report:
-    """What a report shows beside the results: its title, the chapters, captions of figures, and what the weights are."""
+    """What a report shows beside the results: its title, the chapters, captions of figures, and what the
+    weights are.
+    """
 
     title: str
     chapters: Sequence[Chapter]

@@ -41,7 +41,9 @@ class Run:
     processes: set[subprocess.Popen] = field(default_factory=set)
 
     def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
-        """Changes with the notebook, the profile, the parameters, the versions, the inputs and the chapters needed."""
+        """Changes with the notebook, the profile, the parameters, the versions, the inputs and the chapters
+        needed.
+        """
         notebook = nbformat.read(self.notebooks / f"{chapter.name}.ipynb", 4)
         read = sorted(self.results.glob(chapter.reads)) if chapter.reads else []
         parts = [
@@ -69,15 +71,16 @@ def plan(run: Run, only: list[str] | None = None, rerun: bool = False) -> list[S
     """What a run would do, in order.
 
     ``only`` names chapters, whole or by their number; what they need comes along if it is not ok. With
-    ``rerun`` the chapters that are named (all by default) are due even if they are ok. Raises ValueError for a
-    name that does not exist.
+    ``rerun`` the chapters that are named (all by default) are due even if they are ok. Raises ValueError for
+    a name that does not exist.
     """
     named = _select(run.chapters, only)
     selected = set(named)
     for chapter in reversed(run.chapters):
         if chapter.name in selected:
             selected.update(chapter.needs)
-    outcomes, keys, steps = read_status(run.results), {}, []
+    outcomes, steps = read_status(run.results), []
+    keys: dict[str, str] = {}
     for chapter in run.chapters:
         keys[chapter.name] = run.key(chapter, keys)
         if chapter.name not in selected:
@@ -155,10 +158,12 @@ def _start(run: Run, staged: Path, executed: Path, log: Path) -> subprocess.Pope
 
 
 def _follow(process: subprocess.Popen, log: Path, limit: float, report: Report) -> str:
-    """Wait for the process, passing on progress lines of the library; its stderr. Raises TimeoutError past the limit."""
+    """Wait for the process, passing on progress lines of the library; its stderr. Raises TimeoutError past
+    the limit.
+    """
     passed, deadline = 0, time.time() + limit
     while True:
-        stderr = None
+        stderr: str | None = None
         with suppress(subprocess.TimeoutExpired):
             _, stderr = process.communicate(timeout=1.0)
         ended = stderr is not None
@@ -168,7 +173,7 @@ def _follow(process: subprocess.Popen, log: Path, limit: float, report: Report) 
             if line.startswith("  ") and line.strip():
                 report(line)
         passed = max(passed, complete)
-        if ended:
+        if stderr is not None:
             log.unlink(missing_ok=True)
             return stderr
         if time.time() > deadline:
@@ -276,7 +281,7 @@ def run_chapters(
 
 @contextmanager
 def _ending_chapters(run: Run) -> Iterator[None]:
-    """An interrupt ends running chapters too; what they have saved stays, and the next run goes on from it."""
+    """An interrupt ends running chapters too; the next run goes on from what they have saved."""
     try:
         yield
     except BaseException:

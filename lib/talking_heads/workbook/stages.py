@@ -54,9 +54,9 @@ def locked(results: Path) -> Iterator[None]:
     owner = results / OWNER
     try:
         with FileLock(results / LOCK, timeout=0):
-            if process := left_behind(results):
+            if left := left_behind(results):
                 raise Busy(
-                    f"{results}: a chapter of an earlier run (process {process}) still works here; "
+                    f"{results}: a chapter of an earlier run (process {left}) still works here; "
                     "wait for it or end it"
                 )
             owner.write_text(str(os.getpid()), encoding="utf-8")
@@ -69,7 +69,7 @@ def locked(results: Path) -> Iterator[None]:
 
 
 def left_behind(results: Path) -> int | None:
-    """A process that executes a chapter of this folder, of a run that was killed; None where there is none."""
+    """A process that executes a chapter of this folder for a run that was killed, or None."""
     staged = f"{results.resolve() / 'notebooks'}{os.sep}."
     for process in psutil.process_iter(["cmdline"]):
         command: list[str] = process.info["cmdline"] or []

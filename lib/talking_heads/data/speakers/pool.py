@@ -56,6 +56,7 @@ def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) 
     done = _rendered(folder, metadata)
     if not done:
         complete.unlink(missing_ok=True)
+        (folder / "done.json").unlink(missing_ok=True)  # of other settings, whose arrays are overwritten
         shape = (settings.people, settings.videos, settings.frames)
         pixels = (*shape, settings.size, settings.size, 3)
         np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, pixels).flush()

@@ -25,7 +25,8 @@ class Selection(NamedTuple):
 def select_cells(cells: Sequence[Path], shots: Sequence[int]) -> Selection:
     """Cells of the first fine-tuning seed for the figures."""
     by_t = {t: [c for c in cells if Cell.of(c).t == t and Cell.of(c).seed == 0] for t in shots}
-    each = [by_t[t][k % len(by_t[t])] for k, t in enumerate(np.repeat(shots, 2).tolist())]
+    repeated: list[int] = np.repeat(shots, 2).tolist()
+    each = [by_t[t][k % len(by_t[t])] for k, t in enumerate(repeated)]
     two = [by_t[t][0] for t in shots] + [by_t[t][-1] for t in shots]
     return Selection(each, two, by_t[shots[len(shots) // 2]][:MOST])
 

@@ -46,11 +46,12 @@ def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
 
 
 def keep(run: Run) -> Path:
-    """Copy a finished run's tables, figures, chapters and report, without its trainings, to ``results/reference``.
+    """Copy a finished run's tables, figures, chapters and report, without its trainings, to
+    ``results/reference``.
 
     Records of the committed weights are kept; ``weights.json`` names these, the commit of the run and the
-    versions of the code. Raises ValueError where a chapter is not ok, or the records are of several commits or
-    of changed files.
+    versions of the code. Raises ValueError where a chapter is not ok, or the records are of several commits
+    or of changed files.
     """
     profile, source, target = run.profile, run.results, COMMITTED
     command = f"./run_all.sh --profile {profile.name}"
@@ -81,7 +82,9 @@ def keep(run: Run) -> Path:
 
 
 def _page_of_links(report: Path, figures: Path) -> str:
-    """The report with links to the figures and notebooks beside it: embedded copies would double what git holds."""
+    """The report with links to the figures and notebooks beside it: embedded copies would double what git
+    holds.
+    """
     page = report.read_text(encoding="utf-8").replace('.html">', '.ipynb">')
     for figure in figures.glob("*.png"):
         embedded = f"data:image/png;base64,{base64.b64encode(figure.read_bytes()).decode()}"

@@ -67,7 +67,9 @@ class Method:
 
 @dataclass
 class FineTunedMethod:
-    """Fine-tunes and drives a head; ``changes(seed of the identity)`` are what an ablation passes to :func:`set_up`."""
+    """Fine-tunes and drives a head; ``changes(seed of the identity)`` are what an ablation passes to
+    :func:`set_up`.
+    """
 
     nets: Networks
     profile: Profile
@@ -163,7 +165,9 @@ def resembling(mean: Tensor, std: Tensor, seed: int) -> Tensor:
 
 
 def random_starts(full: Networks, e_hats: Tensor) -> dict[str, Changes]:
-    """Other starts of fine-tuning than ê_NEW; ``e_hats`` (identities, N) are embeddings of validation identities."""
+    """Other starts of fine-tuning than ê_NEW; ``e_hats`` (identities, N) are embeddings of validation
+    identities.
+    """
     psi_hats = full.generator.project(e_hats).detach()
 
     def random_e(seed: int) -> dict:
@@ -210,7 +214,9 @@ def ablation_methods(
 
 
 def ablation_cells(runs: Path, variant: str) -> Path:
-    """Where the ablations' cells lie: among Table 1's where the full model is the small corpus's, whose rows are there."""
+    """Where the ablations' cells lie: among Table 1's where the full model is the small corpus's, whose rows
+    are there.
+    """
     return runs / ("cells" if variant == "small" else f"cells-{variant}")
 
 

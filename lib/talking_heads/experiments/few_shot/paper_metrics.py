@@ -18,7 +18,8 @@ DISTANCES = {"FID": distances.frechet_distance, "KID": distances.kernel_distance
 
 @dataclass
 class PaperMetrics:
-    """Inception's features and ArcFace's similarities of every frame, by (method, T); empty where a network is missing.
+    """Inception's features and ArcFace's similarities of every frame, by (method, T); empty where a network
+    is missing.
 
     Frames come in the order of :func:`protocol.measure`.
     """

@@ -1,4 +1,5 @@
-"""Self-reenactment (section 4): T frames of a video's first half to learn from, held-out frames of its second half.
+"""Self-reenactment (section 4): T frames of a video's first half to learn from, held-out frames of its second
+half.
 
 A *cell* is one identity at one T and one fine-tuning seed, for all methods on the same frames. Cells are
 written as soon as they are computed, so an evaluation may be interrupted and goes on; metrics are computed
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,8 @@ class Task:
 
 
 def split_halves(clip: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a video's first and second half, with ``GAP`` seconds between them where they meet in one clip.
+    """Frames of a video's first and second half, with ``GAP`` seconds between them where they meet in one
+    clip.
 
     ``clip`` and ``seconds`` (n,) are the number of every frame's clip and its time in it.
     """
@@ -75,14 +77,16 @@ def split_halves(clip: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def tasks(store: Store, profile: Profile, count: int | None = None) -> list[Task]:
-    """``count`` videos (the profile's number by default): every identity's longest one, then the second longest ones, ...
+    """``count`` videos (the profile's number by default): every identity's longest one, then the second
+    longest ones, ...
 
     Few-shot frames come in random order from the first half, held-out frames are evenly spaced in the second
     (see :func:`split_halves`). Videos too short for the largest T or the held-out set are
     passed over. Raises ValueError, naming the longest one, where none is left.
     """
     section, count = profile.protocol, count or profile.protocol.test_videos
-    most, chosen = max(section.shots), []
+    most = max(section.shots)
+    chosen: list[Task] = []
     for identity, number in _by_length(store):
         if store.frame_count(number) < most + section.holdout_frames:
             continue
@@ -99,7 +103,7 @@ def tasks(store: Store, profile: Profile, count: int | None = None) -> list[Task
         longest = max(range(len(store)), key=store.frame_count)
         raise ValueError(
             f"{store.folder(longest)}: {store.frame_count(longest)} frames are too few for T = {most} and "
-            f"{section.holdout_frames} held-out frames with {GAP:g} s between them, and this is the longest video"
+            f"{section.holdout_frames} held-out frames, {GAP:g} s apart, and this is the longest video"
         )
     return chosen
 
@@ -243,7 +247,7 @@ def losses_of(name: str) -> str:
 def save_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a cell; it appears by rename."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **dict[str, Any](arrays))
 
 
 def drop_stale(path: Path, methods: Sequence[Method]) -> None:
@@ -274,7 +278,9 @@ def find_cells(folder: Path, store: Store, profile: Profile) -> list[Path]:
 
 
 def pose_distance(train: Frames, test: Frames) -> np.ndarray:
-    """Distance (n,) of each held-out frame's landmarks to the nearest training frame's, over that between the eyes."""
+    """Distance (n,) of each held-out frame's landmarks to the nearest training frame's, over that between the
+    eyes.
+    """
     distances = np.linalg.norm(train.points[None] - test.points[:, None], axis=-1).mean(-1).min(1)
     return distances / interocular(test.points)
 
@@ -311,7 +317,7 @@ def scores(
 
 
 class Features(NamedTuple):
-    """Features (n, d) of generated and true frames, and the identity and the fine-tuning seed (n,) of each."""
+    """Features (n, d) of generated and true frames, and the identity and fine-tuning seed (n,) of each."""
 
     generated: np.ndarray
     true: np.ndarray
@@ -327,7 +333,8 @@ def measured_in(cell: Mapping[str, np.ndarray], names: Sequence[str], seed: int)
 def measure(
     paths: Sequence[Path], names: Sequence[str], device: str | torch.device = "cpu"
 ) -> tuple[pd.DataFrame, dict[tuple[str, int], Features]]:
-    """One row for every method, T, identity, video, seed and held-out frame; and the judge's features by (method, T).
+    """One row for every method, T, identity, video, seed and held-out frame; and the judge's features by
+    (method, T).
 
     Methods that do not depend on the seed are measured once, and so are true frames.
     """
@@ -376,7 +383,7 @@ def concatenate(parts: Sequence[Features]) -> Features:
 
 
 def tuning_logs(paths: Sequence[Path], names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Losses of the fine-tunings of cells, by method: a row for every step of every identity, video and seed."""
+    """Losses of the fine-tunings of cells, by method: a row for each step, identity, video and seed."""
     logs: dict[str, list[pd.DataFrame]] = {}
     for path in paths:
         which = Cell.of(path)

@@ -1,7 +1,7 @@
 """Learning rates and epochs of fine-tuning, and a baseline's pretraining, chosen on validation identities.
 
-``python -m talking_heads search`` reads no identity of the evaluation set. The table has a row for each choice
-of rates and number of epochs: the metrics on held-out frames, whether mouth and eyes still follow the
+``python -m talking_heads search`` reads no identity of the evaluation set. The table has a row for each
+choice of rates and number of epochs: the metrics on held-out frames, whether mouth and eyes still follow the
 landmarks, and whether D' still tells real from generated frames. The first row has the highest mean of
 ``SELECTED_BY``.
 """
@@ -50,7 +50,9 @@ SELECTED_BY = ("SSIM", "CSIM-judge", "mouth correlation", "eyes correlation")
 
 @dataclass
 class Snapshot:
-    """Held-out frames (n, S, S, 3) uint8 after some epochs, and how much higher D' scores real frames than generated ones."""
+    """Held-out frames (n, S, S, 3) uint8 after some epochs, and how much higher D' scores real frames than
+    generated ones.
+    """
 
     epochs: int
     images: np.ndarray
@@ -143,7 +145,7 @@ class Search:
     def _rows(
         self, choice: dict[str, float], identity: str, train: Frames, test: Frames, extractors: Sequence
     ) -> list[dict]:
-        tune = {"ours": tune_ours, "pix2pixhd": tune_pix2pixhd}[self.method]
+        tune = tune_ours if self.method == "ours" else tune_pix2pixhd
         profile = self.profile.override({**choice, "few_shot.fine_tuning.epochs": max(EPOCHS)})
         rates = {COLUMNS[name]: value for name, value in choice.items()}
         rows = []
@@ -193,7 +195,8 @@ def save_table(table: pd.DataFrame, profile: Profile, results: Path, name: str) 
 def search(
     profile: Profile, method: str, t: int, root: Path, results: Path, device: torch.device
 ) -> pd.DataFrame:
-    """A search from the reference weights over all of a method's ``CHOICES``: ``tuning_search_<method>_T<t>.csv``.
+    """A search from the reference weights over all of a method's ``CHOICES``:
+    ``tuning_search_<method>_T<t>.csv``.
 
     Raises FileNotFoundError where the method's weights are not there.
     """
@@ -210,7 +213,8 @@ def search(
 def pretraining(
     profile: Profile, lengths: Sequence[int], t: int, root: Path, results: Path, device: torch.device
 ) -> pd.DataFrame:
-    """The value of Pix2pixHD's pretraining, which its validation loss does not show: heads after ``lengths`` steps of it.
+    """The value of Pix2pixHD's pretraining, which its validation loss does not show: heads after ``lengths``
+    steps of it.
 
     Each length is a training with its own schedule of learning rates, on the identities of the reference
     weights, whose length has a row of ``pretraining_pix2pixhd_T<t>.csv`` too.

@@ -1,4 +1,5 @@
-"""A profile from end to end, with its real networks and almost no data: ``python -m talking_heads smoke-test``.
+"""A profile from end to end, with its real networks and almost no data: ``python -m talking_heads
+smoke-test``.
 
 What takes days is done once: prepare, two meta-learning steps, one fine-tuning, one evaluation, the table. It
 prints what each took, so that a machine is known to be able to run a profile before the days begin.
@@ -69,7 +70,8 @@ def available_extractors(profile: Profile, device: torch.device) -> list[Extract
 
 
 def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch.device) -> pd.DataFrame:
-    """Go through a profile in ``folder``, on ``clips`` (videos with or without landmark sidecars) or rendered speakers.
+    """Go through a profile in ``folder``, on ``clips`` (videos with or without landmark sidecars) or rendered
+    speakers.
 
     Returns the stages; the table is written to ``folder``. Raises what the stages do.
     """
@@ -97,7 +99,7 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
         cells = protocol.run_cells(folder / "cells", store, small, rows, small.protocol.shots, device)
         frames, features = protocol.measure(cells, [method.name for method in rows], device)
         table = tables.table1(tables.Measured(frames, features), small, "smoke test")
-        shown = tables.with_arrows(tables.wide(table, tables.SHOWN))
+        shown = tables.add_arrows(tables.wide_table(table))
         caption = f"A smoke test of {profile.name}: two steps of training, no result."
         write_table(table, shown, folder / "tables", "table1", caption)
     return pd.DataFrame(stopwatch.rows)

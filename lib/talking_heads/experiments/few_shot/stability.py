@@ -27,9 +27,9 @@ def stability(
 
     L_ADV has the paper's weight of 1 in them. Columns: feature_matching ("with", "without"), seed, start and
     end (content loss when D joins and over the last steps), step (the last one, where the alarm stopped it),
-    apart (how much higher D scores real frames than generated ones over the last steps), diverged (stopped, or
-    ended higher than it started), and since (the first step from which the running content loss stays above
-    the start, or the one where it was stopped). Also the logged rows of each training, by name.
+    apart (how much higher D scores real frames than generated ones over the last steps), diverged (stopped,
+    or ended higher than it started), and since (the first step from which the running content loss stays
+    above the start, or the one where it was stopped). Also the logged rows of each training, by name.
     """
     videos = corpora.store(profile, root, "meta")
     small = share(videos, profile.few_shot.trainings.small_share)

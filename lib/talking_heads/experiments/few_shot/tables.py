@@ -414,7 +414,7 @@ def parameter_counts(profile: Profile) -> dict[str, int]:
     with torch.device("meta"):  # counted, never filled
         networks, x2face = build_networks(profile.few_shot.networks, 1), build_x2face(profile)
         pix2pixhd, patches = build_pix2pixhd(profile)
-    modules = {
+    modules: dict[str, torch.nn.Module] = {
         "embedder": networks.embedder,
         "discriminator_convnet": networks.discriminator.convnet,
         "generator": networks.generator,

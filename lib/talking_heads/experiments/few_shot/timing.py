@@ -1,13 +1,15 @@
 """Table 2 (section A.1): the time of few-shot learning and of inference, predicted and measured.
 
-Weights do not matter for time, so the paper's sizes are timed on untrained networks. A fine-tuning is the median
-of some of its steps, multiplied, and its row says so; inference has spectral norms folded into the weights.
+Weights do not matter for time, so the paper's sizes are timed on untrained networks. A fine-tuning is the
+median of some of its steps, multiplied, and its row says so; inference has spectral norms folded into the
+weights.
 """
 
 import copy
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from torch import Tensor
 from talking_heads.config import Profile
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
 from talking_heads.few_shot.fine_tuning import set_up, steps_per_epoch
-from talking_heads.few_shot.networks.build import build_generator, build_networks
+from talking_heads.few_shot.networks.build import Networks, build_generator, build_networks
 from talking_heads.metrics.timing import Machine, Timing, measure, operations
 from talking_heads.nn.spectral_norm import fold
 
@@ -28,7 +30,8 @@ Work = Callable[[], object]
 
 @dataclass
 class Case:
-    """A row of Table 2: ``work`` is one step (or one frame) on ``batch`` frames, of which the row counts ``steps``.
+    """A row of Table 2: ``work`` is one step (or one frame) on ``batch`` frames, of which the row counts
+    ``steps``.
 
     ``once`` comes before them.
     """
@@ -50,6 +53,10 @@ def without_gradients(work: Work) -> Work:
             return work()
 
     return run
+
+
+def _psi_hat(nets: Networks, x: Tensor, y: Tensor) -> Tensor:
+    return nets.generator.project(nets.embedder.embed(x, y))
 
 
 @dataclass
@@ -92,13 +99,14 @@ class Cases:
         model = build_x2face(self.profile).to(self.device).eval()
         for t in self.shots:
             x = self.frames(t)[None]
-            yield Case("X2Face", LEARNING, t, 1, t, without_gradients(lambda x=x: model.embed(x)))
+            yield Case("X2Face", LEARNING, t, 1, t, without_gradients(partial(model.embed, x)))
         x, driver = self.frames(1), self.frames(1)
-        yield Case("X2Face", INFERENCE, 1, 1, 1, without_gradients(lambda: model.drive(x, driver)))
+        yield Case("X2Face", INFERENCE, 1, 1, 1, without_gradients(partial(model.drive, x, driver)))
 
     def pix2pixhd(self) -> Iterator[Case]:
         """Fine-tuning of a copy, and translation."""
-        nets = [net.to(self.device) for net in build_pix2pixhd(self.profile)]
+        generator, discriminator = (net.to(self.device) for net in build_pix2pixhd(self.profile))
+        nets = [generator, discriminator]
         optimisers = [
             torch.optim.Adam(net.parameters(), lr=1e-6, betas=(0.5, 0.999), fused=True) for net in nets
         ]
@@ -111,20 +119,21 @@ class Cases:
                 t,
                 self.steps(t),
                 batch,
-                lambda x=x, y=y: pix2pixhd_step(x, y, *nets, self.extractors[0], optimisers),
-                lambda: copy.deepcopy(nets),
+                partial(pix2pixhd_step, x, y, generator, discriminator, self.extractors[0], optimisers),
+                partial(copy.deepcopy, nets),
             )
-        generator, y = nets[0].eval(), self.frames(1)
-        yield Case("Pix2pixHD", INFERENCE, 1, 1, 1, without_gradients(lambda: generator(y)))
+        generator.eval()
+        y = self.frames(1)
+        yield Case("Pix2pixHD", INFERENCE, 1, 1, 1, without_gradients(partial(generator, y)))
 
     def feed_forward(self) -> Iterator[Case]:
         """Embedding of T frames and the projection."""
         nets = build_networks(self.profile.few_shot.networks, 1).to(self.device)
-        embedder, generator = nets.embedder.eval(), nets.generator.eval()
+        for net in (nets.embedder, nets.generator):
+            net.eval()
         for t in self.shots:
             x, y = self.frames(t)[None], self.frames(t)[None]
-            work = without_gradients(lambda x=x, y=y: generator.project(embedder.embed(x, y)))
-            yield Case("Ours-FF", LEARNING, t, 1, t, work)
+            yield Case("Ours-FF", LEARNING, t, 1, t, without_gradients(partial(_psi_hat, nets, x, y)))
 
     def fine_tuning(self) -> Iterator[Case]:
         """ê_NEW, copies of G and D and features of the T frames, then the steps."""
@@ -140,8 +149,8 @@ class Cases:
                 t,
                 self.steps(t),
                 batch,
-                lambda tuning=tuning, index=index: tuning.step(index),
-                lambda x=x, y=y: set_up(nets, x, y, self.profile, self.extractors),
+                partial(tuning.step, index),
+                partial(set_up, nets, x, y, self.profile, self.extractors),
             )
 
     def inference(self) -> Iterator[Case]:
@@ -150,7 +159,7 @@ class Cases:
         psi, y = torch.zeros(1, generator.person_parameters, device=self.device), self.frames(1)
         for method in ("Ours", "Ours-FF"):
             if method in self.methods:
-                work = without_gradients(lambda: generator.synthesise(y, psi))
+                work = without_gradients(partial(generator.synthesise, y, psi))
                 yield Case(method, INFERENCE, 1, 1, 1, work)
 
 
@@ -160,7 +169,8 @@ def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
     Equal steps are counted once. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and
     arithmetic, its share of them.
     """
-    rows, counted = [], {}
+    rows: list[dict] = []
+    counted: dict[tuple[str, str, int], np.ndarray] = {}
     for case in cases:
         step = case.method, case.phase, case.batch
         if step not in counted:
@@ -187,13 +197,15 @@ def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
 
 
 def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -> pd.DataFrame:
-    """The rows of ``predicted`` with the median and quartiles of measured seconds. Equal steps are measured once.
+    """The rows of ``predicted`` with the median and quartiles of measured seconds. Equal steps are measured
+    once.
 
     What is predicted to take longer than ``seconds`` is not warmed up: the median of three repetitions is not
     the first, cold one.
     """
     expected = predicted.set_index(["method", "phase", "T"])["predicted"]
-    rows, measured = [], {}
+    rows: list[dict] = []
+    measured: dict[tuple[str, str, int], Timing] = {}
     for case in cases:
         prediction, step = expected[case.method, case.phase, case.t], (case.method, case.phase, case.batch)
         if step not in measured:

@@ -34,7 +34,9 @@ def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict
 
 
 def plateau(rows: Sequence[dict]) -> dict[str, float]:
-    """Where a training's validation loss is lowest, and the gain of the last tenth; NaN without validation losses."""
+    """Where a training's validation loss is lowest, and the gain of the last tenth; NaN without validation
+    losses.
+    """
     log = pd.DataFrame(rows, columns=["step", "validation"]).set_index("step")["validation"]
     steps, log = log.index.max(), log.dropna()
     values = dict.fromkeys(("lowest", "at step", "last", "gain of the last tenth"), float("nan"))

@@ -1,4 +1,5 @@
-"""What is trained on many identities: FT and FF on the large corpus; ours, its ablations and baselines on the small one.
+"""What is trained on many identities: FT and FF on the large corpus; ours, its ablations and baselines on the
+small one.
 
 The reference's identities are rendered for it, apart from any profile's corpus: once into a pool on a CPU, as
 training goes on on a GPU. The content steps are the same for variants that differ in L_MCH alone; they are
@@ -88,7 +89,9 @@ TRAININGS = {
 
 
 def settings(profile: Profile, name: str) -> Profile:
-    """The profile of a training: with its overrides and, on the small corpus, its own number of steps, in proportion."""
+    """The profile of a training: with its overrides and, on the small corpus, its own number of steps, in
+    proportion.
+    """
     training, section = TRAININGS[name], profile.few_shot.meta_learning
     overrides = dict(training.overrides)
     if training.small:
@@ -219,7 +222,7 @@ class TrainingRun:
         return self.step >= self.learner.total and self.exported.exists()
 
     def watch(self, learner: Any) -> dict[str, float]:
-        """The content loss on fixed validation episodes, the spread of ê, and at times a sheet of pictures."""
+        """The content loss on fixed validation episodes and the spread of ê; at times a sheet of pictures."""
         generated = [learner.draw(episode) for episode in self.episodes]
         if learner.step % SHEET_EVERY == 0:
             save_sheet(self.episodes[:2], generated[:2], self.folder / f"step{learner.step:06d}.png")
@@ -232,7 +235,8 @@ class TrainingRun:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records the configuration and which code trains from which step; an alarm ends the training, not the program.
+        """Records the configuration and which code trains from which step; an alarm ends the training, not
+        the program.
 
         An ablation may collapse: its last weights show it.
         """
@@ -298,7 +302,8 @@ LINEAGE, CONFIGURATION = "lineage.json", "config.json"
 
 
 def slices(folder: Path) -> list[dict]:
-    """Which code trained which steps: for every slice of a training its first step, its commit and its device.
+    """Which code trained which steps: for every slice of a training its first step, its commit and its
+    device.
 
     The first ones name their ``variant`` where the content steps are another's.
     """
@@ -336,13 +341,17 @@ def put_aside(folder: Path, key: str) -> bool:
 
 
 def chapter_folder(runs: Path, learner: MetaLearner, videos: Store) -> Path:
-    """The folder of a chapter's own short training: another one for other settings, identities or feature networks."""
+    """The folder of a chapter's own short training: another one for other settings, identities or feature
+    networks.
+    """
     extractors = [embedded_digest(name) for name in learner.profile.few_shot.losses.extractors]
     return Path(runs) / f"chapter-{digest(learner.key, videos.digest(), extractors)}"
 
 
 def save_sheet(episodes: Sequence[Episode], generated: Sequence[Tensor], path: Path) -> None:
-    """A picture of a training's state: for each video the source, the landmarks, the generated and the true target."""
+    """A picture of a training's state: for each video the source, the landmarks, the generated and the true
+    target.
+    """
     strips = []
     for episode, x_hat in zip(episodes, generated, strict=True):
         targets = x_hat.unflatten(0, episode.x_t.shape[:2])

@@ -92,7 +92,7 @@ def main_variant(profile: Profile) -> str:
 
 @dataclass
 class LoadedWeights:
-    """The weights of a profile that are there: networks, keys and tensors by variant, and their description."""
+    """The weights of a profile that are there: networks, keys and tensors by variant; a description."""
 
     networks: dict[str, Any]
     keys: dict[str, str]

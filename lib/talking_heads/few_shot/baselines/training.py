@@ -166,7 +166,8 @@ class BaselineLearner:
         if self.variant == "pix2pixhd":
             x = torch.cat([episode.x_t.flatten(0, 1), episode.x_s.flatten(0, 1)])
             y = torch.cat([episode.y_t.flatten(0, 1), episode.y_s.flatten(0, 1)])
-            row = pix2pixhd_step(x, y, *self.nets, self.extractors[0], self.optimisers)
+            generator, discriminator = self.nets
+            row = pix2pixhd_step(x, y, generator, discriminator, self.extractors[0], self.optimisers)
         else:
             identity = self.extractors[-1:] if self.step >= self.total // 2 else ()
             row = x2face_step(episode.x_s, episode.x_t, self.nets[0], identity, self.optimisers[0])
@@ -238,6 +239,7 @@ def restore_baseline(
 
     Raises ValueError where the weights do not fit the profile.
     """
+    nets: list[torch.nn.Module]
     nets = list(build_pix2pixhd(profile)) if variant == "pix2pixhd" else [build_x2face(profile)]
     try:
         for n, net in enumerate(nets):

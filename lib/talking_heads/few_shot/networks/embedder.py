@@ -35,7 +35,7 @@ class DownStack(nn.Module):
         h, activations = torch.cat([x, y], 1), []
         for i, block in enumerate(self.blocks, start=1):
             h = block(h)
-            if i == self.attention_after:
+            if self.attention is not None and i == self.attention_after:
                 h = self.attention(h)
             activations.append(h)
         return activations

@@ -79,12 +79,12 @@ class Generator(nn.Module):
         h = y
         for i, block in enumerate(self.down, start=1):
             h = block(h)
-            if i == self.attention_down:
+            if self.attend_down is not None and i == self.attention_down:
                 h = self.attend_down(h)
         for block in self.middle:
             h = block(h, psi)
         for i, block in enumerate(self.up, start=1):
             h = block(h, psi)
-            if i == self.attention_up:
+            if self.attend_up is not None and i == self.attention_up:
                 h = self.attend_up(h)
         return torch.tanh(self.to_rgb(F.relu(self.norm(h, psi))).float())
