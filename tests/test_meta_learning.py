@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads import config
+from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings, Subset
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
@@ -80,6 +81,23 @@ def test_an_epoch_is_one_episode_of_each_video(videos):
 def test_videos_too_short_for_an_episode_are_refused(videos):
     with pytest.raises(ValueError, match="9 frames"):
         EpisodeSampler(videos, settings(k_min=8, k_max=8), seed=0)
+
+
+@pytest.mark.parametrize("share, low, high", [(0.0, 0, 0), (0.5, 12, 36), (1.0, 48, 48)])
+def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch, share, low, high):
+    tracks = []
+
+    def record(points, *rest):
+        tracks.extend(points)
+        return draw_all(points, *rest)
+
+    monkeypatch.setattr(episodes, "draw_all", record)
+    sampler = EpisodeSampler(videos, dataclasses.replace(settings(batch=4), pupils=share), seed=0)
+    for _ in range(12):
+        sampler.next()
+    known = [np.isfinite(points[:, 68:]) for points in tracks]
+    assert all(pupils.all() or not pupils.any() for pupils in known), "all frames of an episode or none"
+    assert low <= sum(pupils.size > 0 and pupils.all() for pupils in known) <= high
 
 
 def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors):
@@ -258,17 +276,21 @@ def train_in_a_process(profile, videos, extractors, folder, threads):
     loop.train(make_learner(profile, videos, extractors), folder, save_every=0)
 
 
-@pytest.mark.parametrize("stop", [2, 9])
-def test_a_killed_and_resumed_training_ends_with_the_same_weights(
-    profile, videos, extractors, tmp_path, stop
-):
-    profile = override(profile, {"meta_learning.steps": 60, "meta_learning.content_steps": 6})
+def assert_equal_states(a, b):
+    for net, other in zip(a.state()["networks"], b.state()["networks"], strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in net.items())
+    for net, other in zip(a.ema, b.ema, strict=True):
+        assert equal_parameters(net, other)
+
+
+def test_a_killed_and_resumed_training_ends_with_the_same_weights(profile, videos, extractors, tmp_path):
+    profile = override(profile, {"meta_learning.steps": 40, "meta_learning.content_steps": 6})
     whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
     arguments = (profile, videos, extractors, tmp_path / "parts", torch.get_num_threads())
     process = multiprocessing.get_context("spawn").Process(target=train_in_a_process, args=arguments)
     process.start()
     log, deadline = tmp_path / "parts" / loop.LOG, time.time() + 180
-    while not log.exists() or len(log.read_text().splitlines()) < stop:
+    while not log.exists() or len(log.read_text().splitlines()) < 9:
         assert time.time() < deadline and process.is_alive()
         time.sleep(0.005)
     process.kill()
@@ -277,22 +299,23 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(
     with log.open("a") as file:  # steps after the last checkpoint, the last one incomplete
         file.write('{"step": 99}\n{"ste')
     resumed = loop.train(make_learner(profile, videos, extractors), tmp_path / "parts")
-    for a, b in zip(whole.state()["networks"], resumed.state()["networks"], strict=True):
-        assert all(torch.equal(value, b[name]) for name, value in a.items())
-    for a, b in zip(whole.ema, resumed.ema, strict=True):
-        assert equal_parameters(a, b)
+    assert_equal_states(whole, resumed)
     assert (tmp_path / "whole" / loop.LOG).read_text() == log.read_text()
 
 
-def test_a_training_goes_on_where_it_was_stopped(profile, videos, extractors, tmp_path):
+@pytest.mark.parametrize("until", [2, 4], ids=["content steps", "adversarial steps"])
+def test_a_training_goes_on_where_it_was_stopped(profile, videos, extractors, tmp_path, until):
     """And keeps a checkpoint of its content steps, for other variants."""
-    stopped = loop.train(make_learner(profile, videos, extractors), tmp_path, until=4)
-    assert stopped.step == 4 and len(read_log(tmp_path)) == 4
-    finished = loop.train(make_learner(profile, videos, extractors), tmp_path)
-    assert [row["step"] for row in read_log(tmp_path)] == list(range(finished.total))
-    content = load_checkpoint(tmp_path / loop.CONTENT, finished.key)
+    whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
+    folder = tmp_path / "parts"
+    stopped = loop.train(make_learner(profile, videos, extractors), folder, until=until)
+    assert stopped.step == until and len(read_log(folder)) == until
+    finished = loop.train(make_learner(profile, videos, extractors), folder)
+    assert_equal_states(whole, finished)
+    assert [row["step"] for row in read_log(folder)] == list(range(finished.total))
+    content = load_checkpoint(folder / loop.CONTENT, finished.key)
     assert content["step"] == profile.few_shot.meta_learning.content_steps
-    assert {path.name for path in tmp_path.iterdir()} == {loop.CHECKPOINT, loop.CONTENT, loop.LOG}
+    assert {path.name for path in folder.iterdir()} == {loop.CHECKPOINT, loop.CONTENT, loop.LOG}
 
 
 def test_a_training_of_no_seconds_takes_no_step(profile, videos, extractors, tmp_path):

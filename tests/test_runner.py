@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from talking_heads import config
+from talking_heads.experiments.run import Places
+from talking_heads.experiments.run import make_run as make_profile_run
 from talking_heads.workbook import executed, runner, stages
 from talking_heads.workbook.report import Report, markdown_table
 from talking_heads.workbook.runner import Run
@@ -262,45 +264,39 @@ def test_a_version_makes_all_stale(finished):
     assert due(finished) == [True, True]
 
 
-KEYS = """
-import json, sys
-from pathlib import Path
-from talking_heads import __file__, config
-from talking_heads.experiments.few_shot.protocol import cell_key
-from talking_heads.experiments.run import Places, make_run
-from talking_heads.few_shot.baselines.training import training_key as baseline_key
-from talking_heads.few_shot.meta_learning import training_key
-from talking_heads.workbook.runner import plan
-profile, root = config.load("smoke"), Path(sys.argv[1])
-run = make_run(profile, "scratch", "cpu", Places(Path("d"), Path("r"), root / "notebooks"))
-keys = [step.key for step in plan(run)]
-keys += [cell_key(profile), training_key(profile), baseline_key(profile, "x2face")]
-print(json.dumps([__file__, *keys]))
+PRINT_KEYS = """
+import json
+import test_runner
+print(json.dumps([test_runner.runner.__file__, *test_runner.keys_of_chapters()]))
 """
 
 
-def read_keys(library: Path) -> list[str]:
-    """The path of a library's code, and its keys of chapters, cells and trainings at the smoke profile."""
+def keys_of_chapters() -> list[str]:
+    """The keys of all chapters at the smoke profile."""
+    places = Places(Path("data"), Path("results"), ROOT / "notebooks")
+    run = make_profile_run(config.load("smoke"), "scratch", "cpu", places)
+    return [step.key for step in runner.plan(run)]
+
+
+def test_a_changed_comment_makes_no_chapter_stale(tmp_path):
+    """Keys by a copy of the library in which every module has one more comment."""
+    package = tmp_path / "talking_heads"
+    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    shutil.copytree(ROOT / "lib/talking_heads", package, ignore=ignored)
+    for path in package.rglob("*.py"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("# a comment\n")
     process = subprocess.run(
-        [sys.executable, "-c", KEYS, str(ROOT)],
-        env={**os.environ, "PYTHONPATH": str(library)},
+        [sys.executable, "-c", PRINT_KEYS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])},
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(process.stdout)
-
-
-def test_a_changed_comment_makes_nothing_stale_and_starts_no_training_anew(tmp_path):
-    source = ROOT / "lib/talking_heads"
-    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
-    shutil.copytree(source, tmp_path / "talking_heads", ignore=ignored)
-    for path in (tmp_path / "talking_heads").rglob("*.py"):
-        path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    original, commented = read_keys(source.parent), read_keys(tmp_path)
-    assert commented[0] == str(tmp_path / "talking_heads/__init__.py")
-    assert commented[1:] == original[1:]
-    assert len(set(original)) == len(original) > 10
+    imported, *keys = json.loads(process.stdout)
+    assert Path(imported).is_relative_to(package)
+    assert keys == keys_of_chapters()
+    assert len(set(keys)) == len(keys) > 10
 
 
 def test_input_files_and_fetched_networks_count(finished):

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,8 +42,47 @@ def clock(monkeypatch):
     return clock
 
 
+class Product:
+    """A product of matrices, 30 n × 40 and 40 × 50, that counts its calls."""
+
+    def __init__(self, n: int = 1):
+        self.a, self.b, self.calls = torch.randn(30 * n, 40), torch.randn(40, 50), 0
+
+    def __call__(self) -> torch.Tensor:
+        self.calls += 1
+        return self.a @ self.b
+
+    @staticmethod
+    def operations(n: int = 1) -> np.ndarray:
+        """Operations and bytes (2,)."""
+        return np.array([n * 2 * 30 * 40 * 50, 4 * (n * 30 * 40 + 40 * 50 + n * 30 * 50)], float)
+
+
+@dataclass
+class ProductCases:
+    """Cases whose work is products, in place of those of a profile: 5 steps on at most 8 frames."""
+
+    methods: tuple[str, ...] = ("X2Face", "Ours")
+    shots: tuple[int, ...] = (1, 8, 32)
+    device: torch.device = CPU
+
+    def steps(self, t: int) -> int:
+        return 5 * -(-t // 8)
+
+    def batch(self, t: int) -> int:
+        return min(t, 8)
+
+    def __iter__(self) -> Iterator[Case]:
+        for t in self.shots:
+            batch = self.batch(t)
+            yield Case("X2Face", LEARNING, t, 1, t, Product(t))
+            yield Case("Ours", LEARNING, t, self.steps(t), batch, Product(batch), Product(t))
+        for method in self.methods:
+            yield Case(method, INFERENCE, 1, 1, 1, Product())
+
+
 class SomeCases:
-    """Cases that are given, in place of those of a profile."""
+    """Cases that are given."""
 
     def __init__(self, *cases: Case):
         self.cases, self.device = cases, CPU
@@ -50,23 +90,16 @@ class SomeCases:
     def __iter__(self) -> Iterator[Case]:
         return iter(self.cases)
 
-
-class Product:
-    """A product of matrices, 30 × 40 and 40 × 50, that counts its calls."""
-
-    flops, moved = 2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50)
-
-    def __init__(self):
-        self.a, self.b, self.calls = torch.randn(30, 40), torch.randn(40, 50), 0
-
-    def __call__(self) -> torch.Tensor:
-        self.calls += 1
-        return self.a @ self.b
+    def expect(self, seconds: float) -> pd.DataFrame:
+        """Predictions of so many seconds for each."""
+        rows = [(case.method, case.phase, case.t, case.steps, seconds) for case in self.cases]
+        return pd.DataFrame(rows, columns=["method", "phase", "T", "steps", "predicted"])
 
 
 # -- the prediction ---------------------------------------------------------------------------------
 def test_operations_of_a_product():
-    assert timing.operations(Product()) == (Product.flops, Product.moved)
+    assert timing.operations(Product()) == tuple(Product.operations())
+    assert timing.operations(Product(7)) == tuple(Product.operations(7))
 
 
 def test_views_move_nothing_and_in_place_operations_write():
@@ -79,21 +112,42 @@ def test_prediction_adds_arithmetic_and_memory():
     assert timing.Machine(flops=10.0, bandwidth=4.0).predict(20.0, 8.0) == 4.0
 
 
-def test_a_row_is_its_steps_and_what_comes_once():
-    """Five steps and the work before them; equal steps of another row are not counted again."""
-    step, once = Product(), Product()
-    cases = SomeCases(
-        Case("m", LEARNING, 1, 5, 1, step, once),
-        Case("m", LEARNING, 8, 10, 1, step),
-        Case("m", INFERENCE, 1, 1, 1, step),
-    )
-    rows = few_shot_timing.predictions(cases, timing.Machine(flops=1000.0, bandwidth=500.0))
-    assert rows["operations"].tolist() == [6 * Product.flops, 10 * Product.flops, Product.flops]
-    assert rows["bytes"].tolist() == [6 * Product.moved, 10 * Product.moved, Product.moved]
-    arithmetic, memory = Product.flops / 1000, Product.moved / 500
-    np.testing.assert_allclose(rows["predicted"], np.array([6, 10, 1]) * (arithmetic + memory))
-    np.testing.assert_allclose(rows["arithmetic"], arithmetic / (arithmetic + memory))
-    assert (step.calls, once.calls) == (2, 1)
+def test_predictions_are_those_of_steps_and_of_what_comes_once():
+    """Of a fine-tuned method several steps on a batch and what comes before, of others one on T frames."""
+    machine = timing.Machine(flops=1000.0, bandwidth=500.0)
+    table = few_shot_timing.predictions(ProductCases(), machine)
+    count = Product.operations
+    expected = {
+        ("X2Face", LEARNING, 1): count(1),
+        ("X2Face", LEARNING, 8): count(8),
+        ("X2Face", LEARNING, 32): count(32),
+        ("X2Face", INFERENCE, 1): count(),
+        ("Ours", LEARNING, 1): 5 * count(1) + count(1),
+        ("Ours", LEARNING, 8): 5 * count(8) + count(8),
+        ("Ours", LEARNING, 32): 20 * count(8) + count(32),
+        ("Ours", INFERENCE, 1): count(),
+    }
+    rows = table.set_index(["method", "phase", "T"])
+    assert list(rows.index) == list(expected)
+    flops, moved = np.transpose(list(expected.values()))
+    np.testing.assert_allclose(rows["operations"], flops)
+    np.testing.assert_allclose(rows["bytes"], moved)
+    np.testing.assert_allclose(rows["predicted"], flops / 1000 + moved / 500)
+    np.testing.assert_allclose(rows["arithmetic"], flops / 1000 / rows["predicted"])
+
+
+def test_predictions_of_networks_are_what_a_count_at_that_t_gives():
+    """Counts on one frame and on two give those of a step on four, once optimisers have their state."""
+    profile = config.load("smoke")
+    cases = Cases(profile, make_extractors(profile), CPU, METHODS, (4,))
+    rows = few_shot_timing.predictions(cases, timing.Machine(1e9, 1e9)).set_index(["method", "phase"])
+    for case in cases:
+        case.work()
+        counts = case.steps * np.array(timing.operations(case.work))
+        if case.once:
+            counts += np.array(timing.operations(case.once))
+        row = rows.loc[(case.method, case.phase)]
+        np.testing.assert_allclose(row[["operations", "bytes"]].astype(float), counts, rtol=1e-3)
 
 
 # -- the measurement --------------------------------------------------------------------------------
@@ -117,21 +171,31 @@ def test_measured_rows_are_steps_times_the_median_and_what_comes_once(clock):
         Case("m", LEARNING, 8, 10, 8, lambda: clock.sleep(0.5), lambda: clock.sleep(2.0)),
         Case("m", INFERENCE, 1, 1, 1, lambda: clock.sleep(0.25)),
     )
-    columns = {"method": "m", "phase": [LEARNING, INFERENCE], "T": [8, 1], "predicted": 1.0}
-    predicted = pd.DataFrame(columns)
-    rows = few_shot_timing.measurements(cases, predicted, seconds=20.0)
+    rows = few_shot_timing.measurements(cases, cases.expect(seconds=1.0), seconds=20.0)
     assert rows["seconds"].tolist() == rows["low"].tolist() == [10 * 0.5 + 2.0, 0.25]
     assert rows["note"].tolist() == ["10 times the median of 40 steps", ""]
+
+
+def test_equal_steps_are_measured_once(clock):
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        clock.sleep(10.0)
+
+    cases = SomeCases(Case("m", LEARNING, 8, 5, 8, work), Case("m", LEARNING, 32, 20, 8, work))
+    rows = few_shot_timing.measurements(cases, cases.expect(seconds=100.0), seconds=20.0)
+    assert rows["seconds"].tolist() == [50.0, 200.0]
+    assert len(calls) == 2 + 3, "two to warm up, three for the quartiles"
 
 
 def test_slow_work_is_not_warmed_up():
     work = Product()
     cases = SomeCases(Case("m", INFERENCE, 1, 1, 1, work))
-    expected = few_shot_timing.predictions(cases, timing.Machine(1.0, 1.0)).assign(predicted=1.0)
     calls = {}
     for seconds in (1e9, 0.0):
         work.calls = 0
-        few_shot_timing.measurements(cases, expected, seconds)
+        few_shot_timing.measurements(cases, cases.expect(seconds=1.0), seconds)
         calls[seconds] = work.calls
     assert calls == {1e9: 2 + 100, 0.0: 3}, "quartiles need three"
 

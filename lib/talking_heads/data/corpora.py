@@ -31,8 +31,8 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
     corpus = folder(profile, root)
     if profile.data.source == "videos" and not (corpus / "videos").is_dir():
         raise ValueError(
-            f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} there "
-            "(a link will do); see 'On VoxCeleb' in the README"
+            f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} in "
+            "this folder (a link is enough); see 'On VoxCeleb' in the README"
         )
     corpus.mkdir(parents=True, exist_ok=True)
     with FileLock(corpus / ".lock"):

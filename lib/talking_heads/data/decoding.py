@@ -31,7 +31,7 @@ def check_memory(error: Exception) -> None:
 def open_file(path: Path) -> av.container.InputContainer:
     """Open a file for reading.
 
-    ``path`` is always a local file, whatever its name looks like, and its content can open only files.
+    ``path`` is always a local file, also where its name resembles a URL, and its content can open only files.
     Raises :class:`UnreadableVideo`, also for a photograph, OSError where the file cannot be opened, and
     MemoryError.
     """

@@ -70,9 +70,9 @@ def locked(out: Path) -> Iterator[None]:
 
 
 class Plan(NamedTuple):
-    """The prepared videos to keep, and the videos to prepare."""
+    """The state of a corpus before a run."""
 
-    kept: list[dict]  # lines of the manifest
+    manifest: list[dict]  # lines of the videos that need no preparation
     todo: list[Unit]
 
 
@@ -82,15 +82,15 @@ def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan
     Raises ValueError where the output folder is not a corpus, has frames of another size, or has a video of
     the same name from another source.
     """
-    lines: dict[tuple[str, str, str], list[dict]] = {}
+    by_video: dict[tuple[str, str, str], list[dict]] = {}
     for line in _read_corpus(out):
-        lines.setdefault((line["split"], line["person"], line["video"]), []).append(line)
-    kept, todo = [], []
+        by_video.setdefault((line["split"], line["person"], line["video"]), []).append(line)
+    manifest, todo = [], []
     for unit in units:
-        prepared = lines.pop(unit.key, [])
+        prepared = by_video.pop(unit.key, [])
         if _is_current(unit, prepared, out, settings):
             paths = _paths(unit)
-            kept += [
+            manifest += [
                 {**line, "source": os.path.relpath(path, out)}
                 for line, path in zip(prepared, paths, strict=True)
             ]
@@ -98,13 +98,13 @@ def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan
             _refuse_other_source(unit, prepared, out, source)
             todo.append(unit)
     # videos of other sources remain; those of this source no longer exist
-    remaining = [line for prepared in lines.values() for line in prepared]
-    kept += [line for line in remaining if not _source_path(line, out).is_relative_to(source)]
-    if sizes := sorted({line["size"] for line in kept if line["frames"]} - {settings.size}):
+    remaining = [line for prepared in by_video.values() for line in prepared]
+    manifest += [line for line in remaining if not _source_path(line, out).is_relative_to(source)]
+    if sizes := sorted({line["size"] for line in manifest if line["frames"]} - {settings.size}):
         raise ValueError(
             f"{out}: holds frames of {sizes[0]}², not {settings.size}²; prepare into another folder"
         )
-    return Plan(kept, todo)
+    return Plan(manifest, todo)
 
 
 def _read_corpus(out: Path) -> list[dict]:

@@ -157,10 +157,10 @@ def detect_landmarks(
     if chunk:
         results.append(detect(chunk))
     points, faces = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
-    named = {"landmarks": points[:, :68]}
+    tracks = {"landmarks": points[:, :68]}
     if points.shape[1] == 70:
-        named["pupils"] = points[:, 68:]
-    return named, faces
+        tracks["pupils"] = points[:, 68:]
+    return tracks, faces
 
 
 def cut(
@@ -338,7 +338,7 @@ def write_unit(out: Path, unit: Unit, sources: Arrays) -> None:
     except OSError as error:
         raise OSError(
             f"{out}: cannot be written ({error.strerror or error}); make room or give another folder, "
-            "and run the same command again: what is finished is kept"
+            "and run the same command again: finished videos are kept"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -377,10 +377,10 @@ def prepare(
 
         detect = Detector(device)
     with locked(out):
-        kept, todo = plan(source, units, out, settings)
-        _write_manifest(out / MANIFEST, kept)
+        manifest, todo = plan(source, units, out, settings)
+        _write_manifest(out / MANIFEST, manifest)
         if not todo:
-            return kept
+            return manifest
         progress = None if quiet else Progress("preparing", len(todo), "videos")
         complete = [(unit, out, settings) for unit in todo if unit.key not in without_landmarks]
         incomplete = [(unit, out, settings) for unit in todo if unit.key in without_landmarks]
@@ -389,12 +389,12 @@ def prepare(
             closing(_prepare_all(complete, incomplete, detect, workers)) as results,
         ):
             for lines in results:
-                kept.extend(lines)
+                manifest.extend(lines)
                 log.write("".join(map(manifest_line, lines)))
                 log.flush()
                 if progress:
                     progress.add(1)
-    return kept
+    return manifest
 
 
 def _write_manifest(path: Path, lines: list[dict]) -> None:
@@ -420,7 +420,7 @@ def _prepare_all(
                 yield from executor.map(_prepare_job, complete, chunksize=4)
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a worker was killed, probably because memory ran out; what is finished is kept: "
+                "a worker was killed, probably because memory ran out; finished videos are kept: "
                 "run the same command again, with --workers 1"
             ) from error
     else:

@@ -132,11 +132,11 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             return {name: data[name] for name in SHAPES if name in data}
     except MemoryError as error:
         raise BadLandmarks(
-            f"{path.name}: states an array that does not fit into memory; write it anew"
+            f"{path.name}: states an array that does not fit into memory; write it again"
         ) from error
     except Exception as error:  # of zipfile, zlib, tokenize and numpy's parser
         raise BadLandmarks(
-            f"{path.name}: not a readable npz file ({type(error).__name__}); write it anew with numpy.savez"
+            f"{path.name}: not a readable npz file ({type(error).__name__}); write it again with numpy.savez"
         ) from error
 
 
@@ -170,7 +170,7 @@ def fit_to_frames(arrays: dict[str, np.ndarray], clip: VideoFile, name: str) -> 
     if scale := _better_scale(sample, edges, clip, numbers):
         raise BadLandmarks(
             f"{name}: landmarks lie beside the face (multiplied by {scale:.3g} they would lie on edges): "
-            "found at another scale, or in another crop? Write them in pixels of the video's own frames"
+            "detected at another scale, or in another crop? Write them in pixels of the video's frames"
         )
     return DOUBT if edges < DOUBTFUL and np.median(interocular(sample)) >= SMALLEST_EYES else ""
 
@@ -230,8 +230,8 @@ def _impossible(points: np.ndarray, size: tuple[int, int]) -> str:
     elsewhere = "" if fits else ", in another crop or another video"
     return (
         f"landmarks lie outside of the picture (x from {left:.0f} to {right:.0f} and y from {top:.0f} to "
-        f"{bottom:.0f} in a picture of {width}×{height}): found at another scale{elsewhere}? "
-        "Write them in pixels of the video's own frames"
+        f"{bottom:.0f} in a picture of {width}×{height}): detected at another scale{elsewhere}? "
+        "Write them in pixels of the video's frames"
     )
 
 

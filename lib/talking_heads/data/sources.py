@@ -123,7 +123,7 @@ def walk(root: Path) -> Iterator[tuple[Path, str]]:
     """
     visited: dict[tuple[int, int], Path] = {}
 
-    def below(folder: Path) -> Iterator[tuple[Path, str]]:
+    def visit(folder: Path) -> Iterator[tuple[Path, str]]:
         try:
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
@@ -149,9 +149,9 @@ def walk(root: Path) -> Iterator[tuple[Path, str]]:
             else:
                 yield Path(entry.path), ""
         for inner in folders:
-            yield from below(inner)
+            yield from visit(inner)
 
-    yield from below(root)
+    yield from visit(root)
 
 
 def unusable(path: Path) -> str | None:

@@ -165,7 +165,7 @@ def read_frames(folder: Path, frames: np.ndarray) -> tuple[np.ndarray, np.ndarra
                 f"{folder}: a prepared frame cannot be decoded; delete this folder and prepare again"
             )
         images.append(image)
-    return np.stack(images)[..., ::-1], points[frames]
+    return np.ascontiguousarray(np.stack(images)[..., ::-1]), points[frames]
 
 
 class Store:

@@ -40,9 +40,9 @@ def in_order(times: list[float | None]) -> np.ndarray | None:
         return None
     filled = np.interp(np.arange(len(raw)), number, raw[number])
     step = np.median(np.diff(finite)[np.diff(finite) > 0])
-    before, after = np.arange(number[0]), np.arange(number[-1] + 1, len(raw))
-    filled[before] = raw[number[0]] - step * (number[0] - before)
-    filled[after] = finite[-1] + step * (after - number[-1])
+    leading, trailing = np.arange(number[0]), np.arange(number[-1] + 1, len(raw))
+    filled[leading] = raw[number[0]] - step * (number[0] - leading)
+    filled[trailing] = finite[-1] + step * (trailing - number[-1])
     return np.sort(filled)
 
 

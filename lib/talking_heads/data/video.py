@@ -191,7 +191,7 @@ def open_video(path: Path) -> VideoFile:
 
 
 class _Header(NamedTuple):
-    """What the header of a file states about its video stream."""
+    """The header's statements about the video stream."""
 
     shape: Shape | None  # None where no frame can be decoded
     rate: float  # frames per second, 0 if not stated

@@ -235,7 +235,7 @@ class MetaLearner:
         with torch.no_grad():
             row["e_within"] = e_each.var(1, unbiased=False).mean().item()
             row["e_between"] = e_hat.var(0, unbiased=False).mean().item()
-            row["output_spread"] = x_hat.std(0).mean().item()
+            row["output_spread"] = x_hat.std(0, unbiased=False).mean().item()
         return row
 
     def _starts_from_embeddings(self) -> bool:

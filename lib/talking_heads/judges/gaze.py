@@ -88,7 +88,10 @@ def eyes_open(points: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def detect_pupils(images: np.ndarray, points: np.ndarray, net: GazeJudge) -> np.ndarray:
-    """Pupils (n, 2, 2), in the units of :func:`relative`, of images (n, H, W, 3) uint8 with landmarks."""
+    """Pupils (n, 2, 2) of images (n, H, W, 3) uint8 with landmarks (n, 68, 2) in pixels.
+
+    The pupils are in the units of :func:`relative`.
+    """
     device = device_of(net)
     pupils = [
         net(eye_strip(to_tensor(images[k : k + BATCH], device), points[k : k + BATCH])).cpu()
@@ -107,9 +110,7 @@ def gaze_error_of(images: np.ndarray, points: np.ndarray, pupils: np.ndarray, ne
 
 
 def lids_error(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
-    """The error of a baseline that needs no image: pupils in the middle of the lids. Else as
-    :func:`gaze_error_of`.
-    """
+    """The error of a baseline without images, pupils in the middle of the lids; see :func:`gaze_error_of`."""
     middles = points[:, 36:48].reshape(-1, 2, 6, 2).mean(2)
     return _error(relative(middles, points), points, pupils)
 

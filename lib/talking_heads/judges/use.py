@@ -34,9 +34,7 @@ def find_landmarks(images: np.ndarray, device: str | torch.device = "cpu") -> np
 
 
 def find_pupils(images: np.ndarray, points: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
-    """Pupils (n, 2, 2) of images (n, H, W, 3) uint8 with landmarks (n, 68, 2), in the units of
-    :func:`gaze.relative`.
-    """
+    """Pupils (n, 2, 2) of images (n, H, W, 3) uint8 with landmarks; see :func:`gaze.detect_pupils`."""
     return detect_pupils(images, points, judge("gaze", device))
 
 

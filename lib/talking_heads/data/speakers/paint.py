@@ -333,10 +333,10 @@ def eyes(colour: Tensor, points: ChartPoints, side: int) -> tuple[Tensor, Tensor
     ball = ball * (1 - 0.38 * torch.exp(-(((v - upper) / 0.030) ** 2)))[:, None]
     colour = mix(colour, ball, opening)
     # lashes, lower rim, crease of the upper lid
-    near = smoothstep(-u.abs(), -1.12, -0.98) * front
+    rim_region = smoothstep(-u.abs(), -1.12, -0.98) * front
     lash_width = 0.011 + 0.009 * t["lashes"] + 0.25 * pixel
-    lash = torch.exp(-(((v - upper + 0.006) / lash_width) ** 2)) * near
-    lower_rim = 0.35 * torch.exp(-(((v - lower) / (0.010 + 0.25 * pixel)) ** 2)) * near
+    lash = torch.exp(-(((v - upper + 0.006) / lash_width) ** 2)) * rim_region
+    lower_rim = 0.35 * torch.exp(-(((v - lower) / (0.010 + 0.25 * pixel)) ** 2)) * rim_region
     crease_y = -t["eye_open"] * (1 - (0.85 * u).clamp(-1, 1) ** 2) - 0.038
     crease = torch.exp(-(((v - crease_y) / 0.013) ** 2)) * smoothstep(-u.abs(), -1.15, -0.7) * front
     colour = mix(colour, colour * rgb(0.50, 0.36, 0.32, x), 0.75 * t["eye_crease"] * crease)

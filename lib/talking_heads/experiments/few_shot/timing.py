@@ -6,10 +6,12 @@ weights.
 """
 
 import copy
+import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from talking_heads.metrics.timing import Machine, Timing, measure, operations
 from talking_heads.nn.spectral_norm import fold
 
 METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
+FINE_TUNED = ("Pix2pixHD", "Ours")
 LEARNING, INFERENCE = "few-shot learning", "inference"
 Work = Callable[[], object]
 
@@ -164,36 +167,61 @@ class Cases:
 
 
 def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
-    """The predicted time of every case, from operations and bytes counted while its step runs once.
+    """The predicted time of every case, from operations and bytes that are counted while steps run once.
 
-    Equal steps are counted once. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and
-    arithmetic, its share of them.
+    Steps are counted on one frame and on two: both numbers are linear in the frames, so those of larger
+    batches follow. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and arithmetic,
+    its share of them.
     """
-    rows: list[dict] = []
-    counted: dict[tuple[str, str, int], np.ndarray] = {}
-    for case in cases:
-        step = case.method, case.phase, case.batch
-        if step not in counted:
-            counted[step] = np.array(operations(case.work))
-        total = case.steps * counted[step]
-        if case.once:
-            total = total + np.array(operations(case.once))
-        flops, moved = total
-        seconds = machine.predict(flops, moved)
-        rows.append(
-            {
-                "method": case.method,
-                "phase": case.phase,
-                "T": case.t,
-                "steps": case.steps,
-                "operations": flops,
-                "bytes": moved,
-                "predicted": seconds,
-                "arithmetic": flops / machine.flops / seconds,
-            }
-        )
-        gc.collect()
+    counts = _count(dataclasses.replace(cases, shots=(1, 2)))
+    rows = []
+    for method in cases.methods:
+        for t in cases.shots:
+            steps, batch = (cases.steps(t), cases.batch(t)) if method in FINE_TUNED else (1, t)
+            one, two = counts[method, LEARNING, 1], counts[method, LEARNING, 2]
+            total = steps * _at(batch, one.step, two.step) + _at(t, one.once, two.once)
+            rows.append(_prediction(method, LEARNING, t, steps, total, machine))
+        rows.append(_prediction(method, INFERENCE, 1, 1, counts[method, INFERENCE, 1].step, machine))
     return pd.DataFrame(rows)
+
+
+class Count(NamedTuple):
+    """Operations and bytes (2,) of a case's step, and of what comes once before the steps."""
+
+    step: np.ndarray
+    once: np.ndarray
+
+
+def _count(cases: Cases) -> dict[tuple[str, str, int], Count]:
+    """The counts of every case by method, phase and T."""
+    counts = {}
+    for case in cases:
+        once = np.array(operations(case.once)) if case.once else np.zeros(2)
+        counts[case.method, case.phase, case.t] = Count(np.array(operations(case.work)), once)
+        gc.collect()
+    return counts
+
+
+def _at(frames: int, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """A count on ``frames`` frames, from those on one and on two."""
+    return one + (frames - 1) * (two - one)
+
+
+def _prediction(
+    method: str, phase: str, t: int, steps: int, total: np.ndarray, machine: Machine
+) -> dict[str, Any]:
+    flops, moved = total
+    seconds = machine.predict(flops, moved)
+    return {
+        "method": method,
+        "phase": phase,
+        "T": t,
+        "steps": steps,
+        "operations": flops,
+        "bytes": moved,
+        "predicted": seconds,
+        "arithmetic": flops / machine.flops / seconds,
+    }
 
 
 def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -> pd.DataFrame:
@@ -218,6 +246,9 @@ def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -
         note = "" if case.steps == 1 else f"{case.steps} times the median of {steps.repetitions} steps"
         rows.append(
             {
+                "method": case.method,
+                "phase": case.phase,
+                "T": case.t,
                 "seconds": once.median + steps.median,
                 "low": once.low + steps.low,
                 "high": once.high + steps.high,
@@ -229,4 +260,4 @@ def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -
         row = f"{case.method} {case.phase} T = {case.t}"
         print(f"  {row}: predicted {prediction:.3g} s, took {rows[-1]['seconds']:.3g} s", flush=True)
         gc.collect()
-    return pd.concat([predicted.reset_index(drop=True), pd.DataFrame(rows)], axis=1)
+    return predicted.merge(pd.DataFrame(rows), on=["method", "phase", "T"], validate="one_to_one")
