@@ -235,7 +235,8 @@ class MetaLearner:
         with torch.no_grad():
             row["e_within"] = e_each.var(1, unbiased=False).mean().item()
             row["e_between"] = e_hat.var(0, unbiased=False).mean().item()
-            row["output_spread"] = x_hat.std(0, unbiased=False).mean().item()
+            if len(x_hat) > 1:  # else there is nothing to compare with
+                row["output_spread"] = x_hat.std(0).mean().item()
         return row
 
     def _starts_from_embeddings(self) -> bool:

@@ -53,4 +53,4 @@ def _discriminator_wins(row: dict[str, float]) -> bool:
 
 
 def _outputs_are_equal(row: dict[str, float]) -> bool:
-    return row["output_spread"] < 1e-3
+    return row.get("output_spread", math.inf) < 1e-3
