@@ -30,6 +30,11 @@ def pytest_addoption(parser):
         help="also run the tests at the paper's own sizes: minutes for each profile, up to 24 GiB",
     )
     parser.addoption(
+        "--all-in-jupyterlab",
+        action="store_true",
+        help="also run every chapter in JupyterLab, not only those whose output needs it: 10 minutes more",
+    )
+    parser.addoption(
         "--timing",
         action="store_true",
         help="also run the tests that measure time; they need a machine that does nothing else",

@@ -336,17 +336,18 @@ def test_the_exit_status_tells_whether_chapters_failed(tmp_path, monkeypatch, ca
         assert run_profile(config.load("smoke"), Options(device="cpu"), places) == status
     finally:
         signal.signal(signal.SIGTERM, terminate)
-    told = capsys.readouterr().out
-    assert ("Failed: 05_comparison, 08_claims" in told) == bool(failed)
-    assert ("All chapters are ok." in told) != bool(failed)
+    output = capsys.readouterr().out
+    assert ("Failed: 05_comparison, 08_claims" in output) == bool(failed)
+    assert ("All chapters are ok." in output) != bool(failed)
     assert (tmp_path / "r/smoke/index.html").exists()
 
 
-def test_rerun_is_passed_on(tmp_path, monkeypatch):
-    options = []
-    monkeypatch.setattr(run, "run_profile", lambda profile, given, places: options.append(given) or 0)
-    assert main(["run", "--profile", "smoke", "--only", "05", "--rerun", "--jobs", "2"]) == 0
-    assert options == [Options(only=["05"], jobs=2, rerun=True)]
+def test_options_reach_the_run(monkeypatch):
+    monkeypatch.setattr(run, "run_profile", lambda profile, options, places: (options, places))
+    folders = ["--data", "d", "--results", "r"]
+    options, places = main([*folders, "run", "--only", "05", "--rerun", "--jobs", "2", "--device", "cpu"])
+    assert options == Options(only=["05"], jobs=2, device="cpu", rerun=True)
+    assert places == Places(Path("d"), Path("r"))
 
 
 # -- weights ----------------------------------------------------------------------------------------
@@ -459,7 +460,7 @@ def test_the_wheel_contains_every_file_of_the_package(wheel):
     assert not missing
 
 
-class Installed:
+class InstalledPackage:
     """The wheel, installed into a folder outside the checkout."""
 
     def __init__(self, folder: Path, library: Path):
@@ -487,7 +488,7 @@ def library(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def installed(library, tmp_path, profile, few) -> Installed:
+def package(library, tmp_path, profile, few) -> InstalledPackage:
     """With a kept head, a photograph and a driver's clip in the folder where it is used."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -502,22 +503,22 @@ def installed(library, tmp_path, profile, few) -> Installed:
     np.savez(folder / "you.npz", landmarks=clip.landmarks)
     Image.fromarray(clip.frames[0]).save(folder / "me.png")
     np.savez(folder / "me.npz", landmarks=clip.landmarks[:1])
-    return Installed(folder, library)
+    return InstalledPackage(folder, library)
 
 
-def test_animate_works_from_the_installed_wheel(installed):
+def test_animate_works_from_the_installed_wheel(package):
     """A kept head is driven, and landmark adaptation finds its face model."""
-    where = installed.python("-c", "import talking_heads; print(talking_heads.__file__)").stdout.strip()
-    assert Path(where).is_relative_to(installed.library)
-    process = installed.animate("--head", "p.head")
+    where = package.python("-c", "import talking_heads; print(talking_heads.__file__)").stdout.strip()
+    assert Path(where).is_relative_to(package.library)
+    process = package.animate("--head", "p.head")
     assert process.returncode == 0, process.stderr
-    assert len(video.read(installed.folder / "me.mp4").frames) == 12
+    assert len(video.read(package.folder / "me.mp4").frames) == 12
 
 
-def test_animate_without_reference_weights_names_the_remedy(installed):
+def test_animate_without_reference_weights_names_the_remedy(package):
     """The reference weights lie in the checkout."""
-    process = installed.animate("--photo", "me.png")
+    process = package.animate("--photo", "me.png")
     assert process.returncode == 2
     assert process.stderr.startswith("error: ")
     assert "checkout" in process.stderr
-    assert not (installed.folder / "me.mp4").exists()
+    assert not (package.folder / "me.mp4").exists()

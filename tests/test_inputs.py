@@ -25,7 +25,7 @@ from talking_heads.data import planning, prepare, sources, video
 from talking_heads.data.crops import Square, crop
 from talking_heads.data.decoding import check_memory
 from talking_heads.data.detection import Detector
-from talking_heads.data.episodes import EpisodeSampler
+from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings
 from talking_heads.data.landmarks import openings
 from talking_heads.data.photographs import read_photograph
 from talking_heads.data.sidecars import find_sidecar
@@ -409,7 +409,7 @@ def test_a_panorama_wider_than_opencv_resamples_is_cropped(clip):
         (lambda p: p * 8, "another scale"),
         (lambda p: (p + 0.5) / 2 - 0.5, "another scale"),
         (lambda p: p[..., ::-1], "mirrored: x and y are swapped"),
-        (lambda p: p + [300, 0], "outside of the picture"),
+        (lambda p: [*p, 300, 0], "outside of the picture"),
         (lambda p: (p + 0.5) * 1.5 - 0.5, "another scale|outside"),
         (lambda p: p / 192, "relative"),
         (lambda p: (p + 0.5) * 0.75 - 0.5, "another scale"),
@@ -438,7 +438,7 @@ def broken_sidecars(landmarks):
     """Name -> (a function that writes the file, what the manifest says)."""
 
     def packed(path, **arrays):
-        with open(path, "wb") as file:
+        with path.open("wb") as file:
             np.savez(file, **arrays)
 
     def truncated(path):
@@ -452,7 +452,7 @@ def broken_sidecars(landmarks):
         path.write_bytes(data)
 
     def npy(path):
-        with open(path, "wb") as file:
+        with path.open("wb") as file:
             np.save(file, landmarks)
 
     def vast(path):
@@ -726,7 +726,7 @@ def test_one_file_is_a_source_and_so_is_a_linked_data_folder(clip, tmp_path):
         film(tmp_path / "disk/in/me.mp4", clip.frames, np.arange(24) / 12.5, click(2, 1)), clip.landmarks
     )
     (tmp_path / "data").symlink_to(tmp_path / "disk")
-    os.makedirs(tmp_path / "elsewhere/deep")
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
     (tmp_path / "disk/out").symlink_to(tmp_path / "elsewhere/deep")
     (line,) = run(tmp_path / "data/in/me.mp4", tmp_path / "data/out").values()
     store = Store(tmp_path / "data/out", "test")
@@ -764,12 +764,8 @@ def test_names_that_are_not_utf8_or_lead_out_of_the_folder_are_left_out_and_the_
         "x" * 250 + ".mp4": 24,
     }, "a hidden name is passed over"
     assert "not valid UTF-8" in found["caf\udce9.mp4"]["note"]
-    assert run(tmp_path / "in", tmp_path / "out") == found and sorted(os.listdir(tmp_path)) == [
-        "in",
-        "out",
-        "whole.mp4",
-        "whole.mp4.npz",
-    ]
+    assert run(tmp_path / "in", tmp_path / "out") == found
+    assert {child.name for child in tmp_path.iterdir()} == {"in", "out", "whole.mp4", "whole.mp4.npz"}
 
 
 def test_videos_of_every_container_drive(clip, tmp_path):
@@ -793,7 +789,7 @@ def test_videos_of_every_container_drive(clip, tmp_path):
         )
         assert len(animate.read_driver(beside(path, clip.landmarks), 64, None).points) >= 24, name
     (tmp_path / "b.wmv").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="b.wmv: not a readable video"):
+    with pytest.raises(ValueError, match=r"b.wmv: not a readable video"):
         animate.read_driver(tmp_path / "b.wmv", 64, None)
 
 
@@ -816,7 +812,7 @@ def test_sources_accumulate_and_what_contradicts_is_refused(clip, tmp_path):
     assert {e.person for e in Store(tmp_path / "out", "test").entries} == {"anna", "ben"}
     before = (tmp_path / "out/manifest.jsonl").read_text()
     beside(film(tmp_path / "other/anna.mp4", clip.frames[::-1], np.arange(24) / 12.5), clip.landmarks[::-1])
-    with pytest.raises(ValueError, match="video 'anna' of 'anna' is prepared from .*another folder"):
+    with pytest.raises(ValueError, match=r"video 'anna' of 'anna' is prepared from .*another folder"):
         run(tmp_path / "other", tmp_path / "out")
     with pytest.raises(ValueError, match="holds frames of 64², not 32²"):
         prepare.prepare(tmp_path / "third", tmp_path / "out", prepare.Settings(32, 0), quiet=True)
@@ -903,7 +899,7 @@ def test_a_torn_last_line_is_dropped_and_its_video_done_again(clip, tmp_path):
         (text.replace('"split"', '"spilt"', 1), "'split'"),
     ):
         manifest.write_text(damaged)
-        with pytest.raises(ValueError, match="manifest.jsonl, line 1: .*prepare again") as error:
+        with pytest.raises(ValueError, match=r"manifest.jsonl, line 1: .*prepare again") as error:
             Store(tmp_path / "out", "test")
         assert said in str(error.value)
 
@@ -914,7 +910,7 @@ def test_a_folder_of_somebody_elses_is_no_corpus(clip, tmp_path):
     (tmp_path / "theirs").mkdir()
     for name in ("manifest.jsonl", ".lock", "thesis.txt"):
         (tmp_path / "theirs" / name).write_text("mine")
-    with pytest.raises(ValueError, match="manifest.jsonl, line 1|no prepared corpus"):
+    with pytest.raises(ValueError, match=r"manifest.jsonl, line 1|no prepared corpus"):
         run(tmp_path / "anna", tmp_path / "theirs")
     assert {p.name: p.read_text() for p in (tmp_path / "theirs").iterdir()} == dict.fromkeys(
         ("manifest.jsonl", ".lock", "thesis.txt"), "mine"
@@ -956,7 +952,7 @@ def test_what_is_missing_of_a_corpus_is_named_and_prepared_again(clip, tmp_path)
     run(tmp_path / "anna", tmp_path / "out")
     folder = tmp_path / "out/test/anna/anna"
     (folder / "track.npz").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="anna/anna: a prepared video is damaged .*prepare again"):
+    with pytest.raises(ValueError, match=r"anna/anna: a prepared video is damaged .*prepare again"):
         Store(tmp_path / "out", "test").read(0, np.arange(3))
     shutil.rmtree(folder)
     run(tmp_path / "anna", tmp_path / "out")
@@ -968,7 +964,7 @@ def test_a_corpus_of_another_size_than_the_profile_is_refused(clip, tmp_path):
     run(tmp_path / "anna", tmp_path / "out")
     with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
         Store(tmp_path / "out", "test", 32)
-    sampler = EpisodeSampler(Store(tmp_path / "out", "test"), 2, 2, 1, 1, 32, 1.0, seed=0)
+    sampler = EpisodeSampler(Store(tmp_path / "out", "test"), EpisodeSettings(2, 2, 1, 1, 32, 1.0), seed=0)
     with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
         sampler.next()
 
@@ -985,7 +981,7 @@ def test_memory_that_runs_out_is_called_that_and_the_clip_is_tried_again(clip, t
     monkeypatch.setattr(video.Shape, "picture", exhausted)
     (line,) = run(tmp_path / "anna", tmp_path / "out").values()
     assert line["frames"] == 0 and "memory ran out" in line["note"]
-    with pytest.raises(MemoryError, match="anna.mp4: memory ran out while it was read"):
+    with pytest.raises(MemoryError, match=r"anna.mp4: memory ran out while it was read"):
         animate.read_driver(tmp_path / "anna/anna.mp4", 64, None)
     monkeypatch.undo()
     (line,) = run(tmp_path / "anna", tmp_path / "out").values()
@@ -1004,10 +1000,11 @@ def test_large_videos_are_read_as_streams(clip, tmp_path):
     )
     beside(path, np.repeat((clip.landmarks[:1] + 0.5) * 20 - 0.5 + [960, 120], count, 0))
     code = (
-        "import sys; from pathlib import Path; from talking_heads.corpus import prepare\n"
-        "lines = prepare.prepare(Path(sys.argv[1]), Path(sys.argv[2]), prepare.Settings(64, 16), quiet=True)\n"
+        "import sys; from pathlib import Path; from talking_heads.data import prepare\n"
+        "source, target = map(Path, sys.argv[1:])\n"
+        "lines = prepare.prepare(source, target, prepare.Settings(64, 16), quiet=True)\n"
         "assert lines[0]['frames'] == 16, lines\n"
-        "import torch; from talking_heads.evaluation.timing import peak_memory\n"
+        "import torch; from talking_heads.metrics.timing import peak_memory\n"
         "print(peak_memory(torch.device('cpu')))"
     )
     done = subprocess.run(

@@ -492,6 +492,18 @@ def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
     assert [(part["from"], part.get("variant")) for part in parts] == [(0, "ft"), (steps, None)]
 
 
+def test_content_steps_of_other_settings_are_not_shared(profile, begin):
+    trainings.train(begin(profile))
+    changed = override(profile, {"meta_learning.learning_rate": 7e-4})
+    assert begin(changed, "ff").step == 0
+
+
+def test_the_share_of_the_small_corpus_is_part_of_its_key(profile, begin):
+    for name, changes in [("small", True), ("ft", False)]:
+        keys = {begin(override(profile, {"trainings.small_share": s}), name).learner.key for s in (0.4, 0.6)}
+        assert (len(keys) == 2) == changes
+
+
 def test_weights_are_kept_once_they_are_finished(profile, begin, tmp_path, monkeypatch):
     for module in (keep, training_curves):
         monkeypatch.setattr(module, "COMMITTED", tmp_path / "committed")

@@ -192,22 +192,39 @@ def bf16_networks(profile, bf16):
     return build_networks(section, 3)
 
 
+@pytest.fixture(params=["by itself", "in autocast"])
+def context(request):
+    """Networks are called by themselves, or by a caller that computes in bf16."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=request.param == "in autocast")
+
+
 @torch.no_grad()
-def test_networks_that_compute_in_bf16_return_fp32(bf16_networks, few):
+def test_networks_that_compute_in_bf16_return_fp32(bf16_networks, few, context):
     e, g, d = bf16_networks.embedder, bf16_networks.generator, bf16_networks.discriminator
-    e_hat = e.embed(few.x[None], few.y[None])
-    r, activations = d(few.x, few.y, torch.zeros(4, dtype=torch.long))
+    with context:
+        e_hat = e.embed(few.x[None], few.y[None])
+        r, activations = d(few.x, few.y, torch.zeros(4, dtype=torch.long))
+        tuned, _ = FineTunedDiscriminator(d, e_hat)(few.x, few.y)
+        values = {"ê": e_hat, "ψ̂": g.project(e_hat), "x̂": g(few.y, e_hat), "D": r, "D'": tuned}
     assert activations[0].dtype == torch.bfloat16, "this run does not compute in bf16"
-    values = {"e_hat": e_hat, "psi": g.project(e_hat), "x_hat": g(few.y, e_hat), "scores": r}
     assert {name: value.dtype for name, value in values.items()} == dict.fromkeys(values, torch.float32)
-    tuned, _ = FineTunedDiscriminator(d, e_hat)(few.x, few.y)
-    assert tuned.dtype == torch.float32, "bf16 has steps of 0.008 at a score of 1"
 
 
 @torch.no_grad()
-def test_psi_is_the_projection_in_fp32_exactly(bf16_networks):
+def test_psi_is_the_projection_in_fp32_exactly(bf16_networks, context):
     g, e_hat = bf16_networks.generator.eval(), torch.randn(2, bf16_networks.generator.projection.in_features)
-    assert torch.equal(g.project(e_hat), F.linear(e_hat, g.projection.weight, g.projection.bias))
+    expected = F.linear(e_hat, g.projection.weight, g.projection.bias)
+    with context:
+        assert torch.equal(g.project(e_hat), expected)
+
+
+@torch.no_grad()
+def test_networks_in_fp32_stay_in_fp32_whoever_calls_them(profile, few, context):
+    nets = build_networks(profile.few_shot.networks, 3)
+    e_hat = torch.randn(1, profile.few_shot.networks.embedding)
+    expected = nets.generator.eval()(few.y, e_hat)
+    with context:
+        assert torch.equal(nets.generator(few.y, e_hat), expected)
 
 
 @torch.no_grad()
@@ -221,13 +238,14 @@ def test_baselines_that_compute_in_bf16_return_fp32(profile, bf16):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["attributes", "people"])
-def test_a_generated_picture_has_no_content_loss_against_itself(bf16_networks, few, name):
+def test_a_generated_picture_has_no_content_loss_against_itself(bf16_networks, few, name, context):
     """In bf16 the rounding of x̂ alone is a noticeable share of the loss between two pictures."""
     extractor = embedded_extractor(name, 1.0, precision="auto")
-    e_hat = bf16_networks.embedder.embed(few.x[None], few.y[None])
-    x_hat = bf16_networks.generator.eval()(few.y, e_hat)
-    assert losses.content_loss(x_hat, x_hat.float(), [extractor]).item() == 0
-    assert losses.content_loss(x_hat, few.x, [extractor]).item() > 0
+    with context:
+        e_hat = bf16_networks.embedder.embed(few.x[None], few.y[None])
+        x_hat = bf16_networks.generator.eval()(few.y, e_hat)
+        assert losses.content_loss(x_hat, x_hat.float(), [extractor]).item() == 0
+        assert losses.content_loss(x_hat, few.x, [extractor]).item() > 0
 
 
 @pytest.mark.cuda

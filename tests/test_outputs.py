@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from talking_heads.animation import head_files as heads
 from talking_heads.data import video
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.few_shot.head import Head
-from talking_heads.few_shot.networks.build import build
+from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import load_weights, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,7 @@ def place(tmp_path):
 def kept(place, profile, few):
     """A head in that folder."""
     torch.manual_seed(0)
-    nets = build(profile, 1)
+    nets = build_networks(profile.few_shot.networks, 1)
     with torch.no_grad():
         head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
     return heads.keep_head(place / "p.head", head, few, profile, CARD)
@@ -174,17 +176,17 @@ def test_a_video_has_the_format_of_its_name_and_the_name_it_was_given(place, kep
         assert container.format.name == wanted
         if name.endswith(".webm"):
             assert container.streams.video[0].codec_context.name in ("vp9", "libvpx-vp9")
-    assert animate.written_here(place / name) and len(video.open_video(place / name).times) == 12
+    assert animate.is_ours(place / name) and len(video.open_video(place / name).times) == 12
     assert animate_head(kept, place / "you.mp4", place / name) == 0, "written again"
 
 
 def test_drivers_are_files_whatever_their_names_look_like(place, kept):
     for name in ("2024-01-05T12:30:11.mp4", "http:x.mp4", "pipe:0.mp4"):
-        os.rename(place / "you.mp4", place / name)
-        os.rename(place / "you.npz", place / f"{name}.npz")
+        (place / "you.mp4").rename(place / name)
+        (place / "you.npz").rename(place / f"{name}.npz")
         assert animate_head(kept, place / name, place / "o.mp4") == 0
-        os.rename(place / name, place / "you.mp4")
-        os.rename(place / f"{name}.npz", place / "you.npz")
+        (place / name).rename(place / "you.mp4")
+        (place / f"{name}.npz").rename(place / "you.npz")
 
 
 def test_a_playlist_opens_no_address(tmp_path):
@@ -242,7 +244,7 @@ def test_a_folder_of_photographs_is_learned_from(place, kept, capsys):
     both = ["--driver", str(place / "you.mp4"), "--device", "cpu"]
     assert main(["animate", "--head", str(kept), "--out", str(place / "made.mp4"), *both]) == 0
     capsys.readouterr()
-    assert animate.learned_from([place], place / "you.mp4") == [place / "me.png"]
+    assert animate.find_photos([place], place / "you.mp4") == [place / "me.png"]
     told = capsys.readouterr().out
     for said in (
         "you.mp4: left out: it is the driver",
@@ -252,7 +254,7 @@ def test_a_folder_of_photographs_is_learned_from(place, kept, capsys):
         assert said in told
     (place / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing: a folder without photographs"):
-        animate.learned_from([place / "nothing"], place / "you.mp4")
+        animate.find_photos([place / "nothing"], place / "you.mp4")
 
 
 def test_the_head_of_another_person_is_not_replaced(place, kept, capsys):
@@ -278,8 +280,12 @@ def damaged_heads():
     def card(**more):
         return lambda state, about: about["card"].update(more)
 
-    def settings(**more):
-        return lambda state, about: about["settings"].update(more)
+    def settings(value, *path):
+        def damage(state, about):
+            *sections, key = path
+            reduce(getitem, sections, about["settings"])[key] = value
+
+        return damage
 
     return {
         "no origin": (lambda s, a: a["card"].pop("origin"), "lacks origin"),
@@ -291,21 +297,21 @@ def damaged_heads():
         "short square": (change(square=[1.0, 2.0]), "square is"),
         "square as text": (change(square="big"), "square is 'big'"),
         "negative square": (change(square=[0.0, 0.0, -3.0]), "square is"),
-        "size as text": (settings(image_size="64"), "image_size is '64', not int"),
-        "no settings": (change(settings=None), "settings are None"),
-        "width as text": (settings(line_width="thin"), "line_width is 'thin', not float"),
+        "size as text": (settings("64", "image_size"), "image_size is '64'"),
+        "no settings": (change(settings=None), "settings is None"),
+        "width as text": (settings("thin", "landmark_images", "line_width"), "line_width is 'thin'"),
         "other frames": (lambda s, a: s.update(images=s["images"][:, :8]), "images have shape"),
         "no points": (lambda s, a: s.pop("points"), "no array points"),
         "few points": (lambda s, a: s.update(points=s["points"][:, :5]), "points have shape"),
         "NaN": (lambda s, a: s["points"].fill_(float("nan")), "points are not finite"),
         "weights that are NaN": (lambda s, a: s["psi"].fill_(float("nan")), "not finite"),
         "short psi": (lambda s, a: s.update(psi=s["psi"][:, :3]), "damaged head"),
-        "a point for a face": (lambda s, a: s["points"].fill_(3), "no face"),
+        "a point for a face": (lambda s, a: s["points"].fill_(3), "not a face"),
         "T below one": (card(T=-5), "T is -5"),
-        "precision": (settings(precision="fp99"), "precision 'fp99'"),
-        "negative width": (settings(line_width=-3.0), "line_width is -3.0"),
+        "precision": (settings("fp99", "networks", "precision"), "networks.precision is 'fp99'"),
+        "negative width": (settings(-3.0, "landmark_images", "line_width"), "line_width is -3.0"),
         "no network": (lambda s, a: [s.pop(k) for k in list(s) if k.startswith("generator.")], "Missing key"),
-        "other network": (settings(generator_bottleneck=7), "damaged head"),
+        "other network": (settings(7, "networks", "generator_bottleneck"), "damaged head"),
     }
 
 
@@ -315,7 +321,7 @@ def test_a_damaged_head_is_refused_by_field(name, kept):
     state, about = load_weights(kept)
     damage(state, about)
     save_file({k: v.contiguous() for k, v in state.items()}, kept, metadata={"about": json.dumps(about)})
-    with pytest.raises(ValueError, match="p.head: a damaged head") as error:
+    with pytest.raises(ValueError, match=r"p.head: a damaged head") as error:
         heads.load_head(kept)
     assert said in str(error.value) and "\n" not in str(error.value)
 
@@ -347,11 +353,11 @@ def test_numbers_out_of_range_are_refused_with_what_is_wanted(words, capsys):
 
 INTERRUPTED = """
 import os, signal, sys
-from talking_heads import profiles
+from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.driving import animate
+from talking_heads.animation import animate
 load = config.load
-config.load = lambda name: load(name, tune_epochs=1)
+config.load = lambda name: load(name, {"few_shot.fine_tuning.epochs": 1})
 stop = getattr(animate, sys.argv[1])
 def interrupt(*a, **k):
     os.kill(os.getpid(), signal.SIGINT)

@@ -71,9 +71,9 @@ def test_a_real_clip_is_animated_by_another(tmp_path, monkeypatch):
     assert len(result.frames) == len(motion.frames)
     assert result.fps == pytest.approx(motion.fps, rel=1e-3)
     assert abs(len(result.sound) - len(motion.sound)) < 0.1 * video.SOUND_RATE, "the driver's sound, whole"
-    heard, original = loudness(result.sound), loudness(motion.sound)
-    n = min(len(heard), len(original))
-    assert np.corrcoef(heard[:n], original[:n])[0, 1] > 0.95
+    result_loudness, motion_loudness = loudness(result.sound), loudness(motion.sound)
+    n = min(len(result_loudness), len(motion_loudness))
+    assert np.corrcoef(result_loudness[:n], motion_loudness[:n])[0, 1] > 0.95
     card = load_head(out.with_name("out.mp4.head")).card
     assert card.pop("weights")
     assert card == {"person": source.stem, "kind": "real person", "origin": source.name, "T": 4}

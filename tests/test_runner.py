@@ -215,7 +215,7 @@ def test_a_run_resumes_with_what_is_missing(tmp_path):
 
 
 @pytest.fixture
-def finished(tmp_path):
+def finished_run(tmp_path):
     """A run of two chapters that are ok, of which b needs a."""
     for name in "ab":
         write_notebook(tmp_path / "notebooks", name, WRITE.format(name))
@@ -229,39 +229,39 @@ def finished(tmp_path):
     return run
 
 
-def test_a_changed_parameter_makes_all_stale(finished):
-    finished.parameters["profile"] = "laptop"
-    assert due(finished) == [True, True]
+def test_a_changed_parameter_makes_all_stale(finished_run):
+    finished_run.parameters["profile"] = "laptop"
+    assert due(finished_run) == [True, True]
 
 
-def test_a_changed_profile_makes_all_stale(finished):
-    finished.profile = finished.profile.override({"few_shot.fine_tuning.epochs": 3})
-    assert due(finished) == [True, True]
+def test_a_changed_profile_makes_all_stale(finished_run):
+    finished_run.profile = finished_run.profile.override({"few_shot.fine_tuning.epochs": 3})
+    assert due(finished_run) == [True, True]
 
 
-def test_a_changed_notebook_makes_itself_and_those_that_need_it_stale(finished):
-    write_notebook(finished.notebooks, "b", WRITE.format("b"), "2 + 2")
-    assert due(finished) == [False, True]
-    write_notebook(finished.notebooks, "a", WRITE.format("a"), "2 + 2")
-    assert due(finished) == [True, True]
+def test_a_changed_notebook_makes_itself_and_those_that_need_it_stale(finished_run):
+    write_notebook(finished_run.notebooks, "b", WRITE.format("b"), "2 + 2")
+    assert due(finished_run) == [False, True]
+    write_notebook(finished_run.notebooks, "a", WRITE.format("a"), "2 + 2")
+    assert due(finished_run) == [True, True]
 
 
-def test_outputs_and_metadata_of_a_notebook_do_not_count(finished):
-    notebook = nbformat.read(finished.notebooks / "a.ipynb", 4)
+def test_outputs_and_metadata_of_a_notebook_do_not_count(finished_run):
+    notebook = nbformat.read(finished_run.notebooks / "a.ipynb", 4)
     notebook.metadata["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
     notebook.cells[-1].execution_count = 7
     notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="seen")]
-    nbformat.write(notebook, finished.notebooks / "a.ipynb")
-    assert due(finished) == [False, False]
+    nbformat.write(notebook, finished_run.notebooks / "a.ipynb")
+    assert due(finished_run) == [False, False]
 
 
-def test_a_version_makes_all_stale(finished):
-    finished.versions = {"protocol": 1}
-    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(finished)}
-    stages.write_status(finished.results, outcomes)
-    assert due(finished) == [False, False]
-    finished.versions = {"protocol": 2}
-    assert due(finished) == [True, True]
+def test_a_version_makes_all_stale(finished_run):
+    finished_run.versions = {"protocol": 1}
+    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(finished_run)}
+    stages.write_status(finished_run.results, outcomes)
+    assert due(finished_run) == [False, False]
+    finished_run.versions = {"protocol": 2}
+    assert due(finished_run) == [True, True]
 
 
 PRINT_KEYS = """
@@ -299,16 +299,16 @@ def test_a_changed_comment_makes_no_chapter_stale(tmp_path):
     assert len(set(keys)) == len(keys) > 10
 
 
-def test_input_files_and_fetched_networks_count(finished):
-    weights = finished.results / "w.safetensors"
-    finished.inputs = (weights,)
-    keys = [runner.plan(finished)[0].key]
+def test_input_files_and_fetched_networks_count(finished_run):
+    weights = finished_run.results / "w.safetensors"
+    finished_run.inputs = (weights,)
+    keys = [runner.plan(finished_run)[0].key]
     weights.write_bytes(b"w")
-    keys.append(runner.plan(finished)[0].key)
+    keys.append(runner.plan(finished_run)[0].key)
     weights.write_bytes(b"v")
-    keys.append(runner.plan(finished)[0].key)
-    finished.fetched = ("inception",)
-    keys.append(runner.plan(finished)[0].key)
+    keys.append(runner.plan(finished_run)[0].key)
+    finished_run.fetched = ("inception",)
+    keys.append(runner.plan(finished_run)[0].key)
     assert len(set(keys)) == 4, "absent, present, changed, and a network that brings its metric"
 
 
@@ -333,9 +333,9 @@ def test_only_selects_what_is_needed_too_and_refuses_unknown_names(tmp_path):
         runner.plan(run, ["nine"])
 
 
-def test_rerun_makes_named_chapters_due_but_not_those_that_they_need(finished):
+def test_rerun_makes_named_chapters_due_but_not_those_that_they_need(finished_run):
     def names(only):
-        return [step.chapter.name for step in runner.plan(finished, only, rerun=True) if step.due]
+        return [step.chapter.name for step in runner.plan(finished_run, only, rerun=True) if step.due]
 
     assert names(["b"]) == ["b"]
     assert names(None) == ["a", "b"]

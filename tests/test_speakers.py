@@ -45,8 +45,8 @@ def tensors(values: dict[str, float]) -> dict[str, torch.Tensor]:
 
 def picture(traits: dict[str, float] = BASE, size: int = 96, **pose: float) -> tuple[torch.Tensor, Points]:
     """A face (3, size, size) in [0, 1], and its landmarks: positions (1, 70, 2), and which are hidden."""
-    face, posed = stack_traits([traits]), tensors({**POSE, **pose})
-    scene = renderer.arrange(face, posed, tensors(STYLE), torch.tensor([3.0]), size)
+    face, pose_tensors = stack_traits([traits]), tensors({**POSE, **pose})
+    scene = renderer.arrange(face, pose_tensors, tensors(STYLE), torch.tensor([3.0]), size)
     return renderer.render(scene, WINDOW, size)[0], renderer.landmarks(scene)
 
 
@@ -64,9 +64,9 @@ def test_every_trait_changes_the_picture(name):
     if name in ("chin_cleft", "wrinkles", "mole_x", "mole_y"):
         base = BASE | {"beard": 0.0, "moustache": 0.0}
     low, high = (picture({**base, name: value})[0] for value in (trait.low, trait.high))
-    changed = share_of_changed_pixels(low, high, 0.02)
+    share = share_of_changed_pixels(low, high, 0.02)
     least = 0.0005 if name.startswith("mole") else 0.0015  # a mole is that small
-    assert changed > least, f"{name} changes {changed:.2%} of the pixels"
+    assert share > least, f"{name} changes {share:.2%} of the pixels"
 
 
 @pytest.mark.parametrize("name", VOICE)
@@ -84,19 +84,22 @@ def test_voice_traits_change_the_sound(name):
 @pytest.mark.parametrize("name", [name for name in POSE if not name.startswith("shift")])
 def test_every_pose_parameter_changes_the_picture(name):
     value = {"yaw": 0.5, "pitch": 0.25, "roll": 0.2}.get(name, 1.0)
-    neutral, posed = picture(SMOOTH)[0], picture(SMOOTH, **{name: value})[0]
-    assert share_of_changed_pixels(neutral, posed, 0.03) > 0.002
+    neutral, pose_tensors = picture(SMOOTH)[0], picture(SMOOTH, **{name: value})[0]
+    assert share_of_changed_pixels(neutral, pose_tensors, 0.03) > 0.002
 
 
 def test_a_turned_head_hides_its_far_cheek_and_shows_its_ear():
     traits = {**BASE, "hair_sides": 0.02, "glasses": 0.0, "beard": 0.0}
     _, (front, hidden_front) = picture(traits)
-    _, (turned, hidden) = picture(traits, yaw=0.7)
+    _, (turned_points, hidden) = picture(traits, yaw=0.7)
     assert not hidden_front[0, 17:68].any(), "from the front nothing of the inner face is hidden"
     assert hidden[0, 12:17].all(), "turned to the right of the image, the right jaw is hidden"
     assert not hidden[0, 0:5].any()
     # the jaw follows the outline: its far points stay at the edge, the near ear moves away from the nose
-    far, near = turned[0, 16, 0] - turned[0, 30, 0], turned[0, 30, 0] - turned[0, 0, 0]
+    far, near = (
+        turned_points[0, 16, 0] - turned_points[0, 30, 0],
+        turned_points[0, 30, 0] - turned_points[0, 0, 0],
+    )
     assert far < 0.6 * near
     assert abs(front[0, 16, 0] + front[0, 0, 0] - 2 * front[0, 30, 0]) < 0.02
 
@@ -240,8 +243,8 @@ def faces(count: int, size: int = 256, **pose: float) -> list[tuple[np.ndarray, 
         rng = person_rng(77, n)
         traits, style = draw_traits(rng), {name: rng.uniform(*limits) for name, limits in paint.STYLE.items()}
         texture = torch.tensor([n * 0.37])
-        posed = tensors({**POSE, **pose})
-        scene = renderer.arrange(stack_traits([traits]), posed, tensors(style), texture, size)
+        pose_tensors = tensors({**POSE, **pose})
+        scene = renderer.arrange(stack_traits([traits]), pose_tensors, tensors(style), texture, size)
         image = (renderer.render(scene, WINDOW, size)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
         points = renderer.to_pixels(renderer.landmarks(scene)[0], WINDOW, size)[0].numpy()
         result.append((image, points))
@@ -260,14 +263,14 @@ def test_a_detector_trained_on_photographs_finds_the_faces(yaw, count, share):
     def contains(box: dict[str, int], x: float, y: float) -> bool:
         return box["c"] < x < box["c"] + box["width"] and box["r"] < y < box["r"] + box["height"]
 
-    detected = 0
+    detections = 0
     for image, points in faces(count, yaw=yaw):
         boxes = cascade.detect_multi_scale(
             img=image, scale_factor=1.1, step_ratio=1, min_size=(60, 60), max_size=(250, 250)
         )
         nose = points[27:36].mean(0)
-        detected += any(contains(box, *nose) for box in boxes)
-    assert detected / count >= share
+        detections += any(contains(box, *nose) for box in boxes)
+    assert detections / count >= share
 
 
 def normalise(points: np.ndarray) -> np.ndarray:
@@ -295,7 +298,7 @@ def test_the_mean_face_has_human_proportions():
     human = frontal[0]
     for _ in range(4):
         human = normalise(np.mean([align(points, human) for points in frontal], 0))
-    rendered = [align(normalise(points[:68]), human) for _, points in faces(24, 32, jaw_open=0.2)]
-    ours = align(normalise(np.mean(rendered, 0)), human)
+    rendered_faces = [align(normalise(points[:68]), human) for _, points in faces(24, 32, jaw_open=0.2)]
+    ours = align(normalise(np.mean(rendered_faces, 0)), human)
     scale = np.linalg.norm(human[36:42].mean(0) - human[42:48].mean(0))
     assert np.linalg.norm(ours - human, axis=1).mean() / scale < 0.08

@@ -129,10 +129,10 @@ def test_predictions_are_those_of_steps_and_of_what_comes_once():
     }
     rows = table.set_index(["method", "phase", "T"])
     assert list(rows.index) == list(expected)
-    flops, moved = np.transpose(list(expected.values()))
+    flops, moved_bytes = np.transpose(list(expected.values()))
     np.testing.assert_allclose(rows["operations"], flops)
-    np.testing.assert_allclose(rows["bytes"], moved)
-    np.testing.assert_allclose(rows["predicted"], flops / 1000 + moved / 500)
+    np.testing.assert_allclose(rows["bytes"], moved_bytes)
+    np.testing.assert_allclose(rows["predicted"], flops / 1000 + moved_bytes / 500)
     np.testing.assert_allclose(rows["arithmetic"], flops / 1000 / rows["predicted"])
 
 

@@ -1,5 +1,6 @@
 """The chapters on few-shot heads: what each needs and promises, and the captions of its figures."""
 
+from talking_heads.data import planning
 from talking_heads.data.speakers import clips
 from talking_heads.experiments.few_shot import claims, protocol, tables
 from talking_heads.few_shot import fine_tuning, meta_learning
@@ -11,6 +12,7 @@ TITLE = "Few-shot neural talking heads"
 # versions of the code that the chapters' results depend on; they stand beside that code
 VERSIONS = {
     "speakers": clips.VERSION,
+    "preparing": planning.VERSION,
     "meta-learning": meta_learning.VERSION,
     "fine-tuning": fine_tuning.VERSION,
     "baselines": baselines.VERSION,

@@ -197,6 +197,8 @@ def _count(cases: Cases) -> dict[tuple[str, str, int], Count]:
     counts = {}
     for case in cases:
         once = np.array(operations(case.once)) if case.once else np.zeros(2)
+        if case.method in FINE_TUNED and case.phase == LEARNING:
+            case.work()  # the first step also allocates the optimiser's state
         counts[case.method, case.phase, case.t] = Count(np.array(operations(case.work)), once)
         gc.collect()
     return counts

@@ -158,19 +158,19 @@ class TrainingRun:
         command: str = "",
     ):
         training, own = TRAININGS[name], settings(profile, name)
-        videos, origin = data.videos, data.origin
-        if training.small:
-            part = own.few_shot.trainings.small_share
-            videos, origin = share(videos, part), {**origin, "share": part}
+        part = own.few_shot.trainings.small_share if training.small else 1.0
+        videos = share(data.videos, part)
         extractors = [extractor.to(device) for extractor in make_extractors(own)]
         self.name, self.folder, self.device = name, runs / f"meta-{name}", device
         self.learner = training.learner(own, name, videos, extractors, device)
+        if training.small:
+            self.learner.key = digest(self.learner.key, part)
         self.validation, self.collapsed = data.validation, ""
         self.metadata = {
             "profile": profile.name,
             "seed": own.seed,
             "command": command,
-            "people": origin,
+            "people": {**data.origin, "share": part},
             "device": str(device),
             "extractors": {n: embedded_digest(n) for n in own.few_shot.losses.extractors},
             "about": training.description,
@@ -185,7 +185,10 @@ class TrainingRun:
             content = runs / f"meta-{other}" / loop.CONTENT
             if not training.shares_content_steps(candidate) or not content.exists():
                 continue
-            if not (self.folder / loop.CHECKPOINT).exists():
+            if (
+                recorded_key(content.parent) == self.learner.key
+                and not (self.folder / loop.CHECKPOINT).exists()
+            ):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(content, self.folder / loop.CHECKPOINT)
                 lineage = [{**part, "variant": part.get("variant", other)} for part in slices(content.parent)]
@@ -320,17 +323,16 @@ def begin_slice(folder: Path, step: int, device: torch.device) -> None:
     write_text(folder / LINEAGE, json.dumps([*earlier, current]))
 
 
-def put_aside(folder: Path, key: str) -> bool:
-    """Rename a training's folder unless it is of ``key``; whether that was done.
+def recorded_key(folder: Path) -> str:
+    """The key of the training in a folder. "unknown" without a configuration, as of an earlier version."""
+    path = folder / CONFIGURATION
+    return json.loads(path.read_text(encoding="utf-8"))["key"] if path.exists() else "unknown"
 
-    A checkpoint without a configuration beside it is of an earlier version.
-    """
-    path, other = folder / CONFIGURATION, "unknown"
-    if path.exists():
-        other = json.loads(path.read_text(encoding="utf-8"))["key"]
-    elif not (folder / loop.CHECKPOINT).exists():
-        return False
-    if other == key:
+
+def put_aside(folder: Path, key: str) -> bool:
+    """Rename a training's folder unless it is empty or of ``key``; whether that was done."""
+    other = recorded_key(folder)
+    if other == key or not any((folder / name).exists() for name in (CONFIGURATION, loop.CHECKPOINT)):
         return False
     names = (folder.with_name(f"{folder.name}-{other}-{n}") for n in count(1))
     target = next(name for name in names if not name.exists())

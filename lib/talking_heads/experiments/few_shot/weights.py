@@ -23,15 +23,16 @@ CPU = torch.device("cpu")
 def weights_path(profile: Profile, variant: str, weights: str, results: Path) -> Path:
     """Where the weights of a variant lie: committed for "reference", the profile's own run for "scratch".
 
-    Raises ValueError where a profile has no reference weights, FileNotFoundError where the file is not there.
+    An installed library brings no reference weights; they are looked for below ``results``, which may be that
+    of a checkout. Raises ValueError where a profile has no reference weights, FileNotFoundError where the
+    file is not there.
     """
     if weights == "reference":
         if not profile.few_shot.trainings.reference_weights:
             raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
-        path, remedy = (
-            COMMITTED / "weights" / f"{variant}.safetensors",
-            "it is not among the committed weights",
-        )
+        reference = COMMITTED if COMMITTED.is_dir() else Path(results) / "reference"
+        path = reference / "weights" / f"{variant}.safetensors"
+        remedy = "reference weights lie in results/reference of a checkout: name its results with --results"
     else:
         path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
         remedy = "chapter 03_meta_learning trains it"
