@@ -409,7 +409,7 @@ def test_a_panorama_wider_than_opencv_resamples_is_cropped(clip):
         (lambda p: p * 8, "another scale"),
         (lambda p: (p + 0.5) / 2 - 0.5, "another scale"),
         (lambda p: p[..., ::-1], "mirrored: x and y are swapped"),
-        (lambda p: [*p, 300, 0], "outside of the picture"),
+        (lambda p: p + np.array([300, 0]), "outside of the picture"),
         (lambda p: (p + 0.5) * 1.5 - 0.5, "another scale|outside"),
         (lambda p: p / 192, "relative"),
         (lambda p: (p + 0.5) * 0.75 - 0.5, "another scale"),
