@@ -314,7 +314,7 @@ def learn(smoke_profile, monkeypatch, tmp_path):
     nets = build_networks(smoke_profile.few_shot.networks, 1)
 
     def run(few):
-        return animate.learn(nets, few, smoke_profile, tmp_path / "p.head", CARD, CPU, log=False)
+        return animate.learn(nets, few, smoke_profile, tmp_path / "p.head", CARD, log=False)
 
     return run
 

@@ -296,7 +296,7 @@ def test_slow_distances_leave_out_groups_of_identities(monkeypatch):
     identity = np.concatenate([values.identity for values in features])
     by_identity = [rows[identity == i] for i in np.unique(identity)]
     assert part.estimate == pytest.approx(jackknife(claim_parts.distance_difference, by_identity, groups=12))
-    monkeypatch.setattr(claim_parts, "fewest_samples", lambda dimension: 23 * 16)
+    monkeypatch.setattr(claim_parts, "fewest_samples", lambda dimension, without_group=False: 23 * 16)
     missing = claim_parts.compare_distance(evidence, *pair).missing
     assert missing == "368 frames of Ours, T = 8 without one group of identities, for each seed"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads import config
-from talking_heads.few_shot.fine_tuning import batches, fine_tune, set_up
+from talking_heads.few_shot.fine_tuning import Ablation, batches, fine_tune, set_up
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.perceptual import make_extractors
 from talking_heads.nn.precision import multiplies_bf16
@@ -85,7 +85,7 @@ def test_b_is_optimised_once_one_hinge_is_inactive(profile, nets, few, extractor
 
 
 def test_without_the_adversarial_term_the_discriminator_is_not_updated(profile, nets, few, extractors):
-    tuning = set_up(nets, few.x, few.y, profile, extractors, adversarial=False)
+    tuning = set_up(nets, few.x, few.y, profile, extractors, Ablation(adversarial=False))
     before = copy_parameters(tuning.discriminator)
     row = tuning.step(torch.arange(4))
     assert "dsc" not in row and "adv" not in row and equal(before, tuning.discriminator)

@@ -97,7 +97,7 @@ def animate(
                 "origin": ", ".join(photo.name for photo in photos),
                 "weights": metadata["commit"],
             }
-            head = learn(nets, few, profile, keep, card, device)
+            head = learn(nets, few, profile, keep, card)
         else:
             try_outputs(outputs, video_bytes)
         print(f"driving it through {len(driver.points)} frames", flush=True)
@@ -306,10 +306,10 @@ def learn(
     profile: Profile,
     path: Path,
     card: dict,
-    device: torch.device,
     log: bool = True,
 ) -> KeptHead:
     """Fine-tune a head on training frames and write it to ``path``. Raises as :func:`check_card` does."""
+    device = next(nets.generator.parameters()).device
     card = check_card({**card, "T": len(few.images)})
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     tuning = set_up(nets, few.x.to(device), few.y.to(device), profile, extractors)

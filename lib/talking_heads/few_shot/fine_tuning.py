@@ -68,30 +68,32 @@ class FineTuning:
         return row | generator_step(loss, terms, self.generator_optimiser)
 
 
-def set_up(
-    nets: Networks,
-    x: Tensor,
-    y: Tensor,
-    profile: Profile,
-    extractors: Sequence,
-    *,
-    adversarial: bool = True,
-    e_new: Tensor | None = None,
-    psi: Tensor | None = None,
-    w: Tensor | None = None,
-) -> FineTuning:
-    """G' and D' for T training frames x with landmark images y (T, 3, H, W), from meta-learned networks.
+@dataclass(frozen=True)
+class Ablation:
+    """What an ablation changes: no L'_ADV, or other initial values of ê_NEW, ψ' and w' than the paper's."""
 
-    The ablations change ``adversarial`` (no L'_ADV) and the initial values ``e_new`` (ê_NEW), ``psi`` (ψ')
-    and ``w`` (w').
-    """
+    adversarial: bool = True
+    e_new: Tensor | None = None
+    psi: Tensor | None = None
+    w: Tensor | None = None
+
+
+FULL = Ablation()
+
+
+def set_up(
+    nets: Networks, x: Tensor, y: Tensor, profile: Profile, extractors: Sequence, ablation: Ablation = FULL
+) -> FineTuning:
+    """G' and D' for T training frames x with landmark images y (T, 3, H, W), from meta-learned networks."""
     for net in (nets.embedder, nets.generator, nets.discriminator):
         net.eval()
-    with torch.no_grad():
-        e_new = nets.embedder.embed(x[None], y[None])[0] if e_new is None else e_new  # equation (7)
-    head = Head(nets.generator, e_new, psi)
-    discriminator = FineTunedDiscriminator(nets.discriminator, e_new, w)
-    return FineTuning(head.train(), discriminator.train(), x, y, profile, extractors, adversarial)
+    e_new = ablation.e_new
+    if e_new is None:
+        with torch.no_grad():
+            e_new = nets.embedder.embed(x[None], y[None])[0]  # equation (7)
+    head = Head(nets.generator, e_new, ablation.psi)
+    discriminator = FineTunedDiscriminator(nets.discriminator, e_new, ablation.w)
+    return FineTuning(head.train(), discriminator.train(), x, y, profile, extractors, ablation.adversarial)
 
 
 def steps_per_epoch(frames: int, batch: int) -> int:

@@ -1,6 +1,8 @@
 """Features for FID and KID (Inception) and CSIM (ArcFace), where their networks have been fetched."""
 
+import sys
 from functools import lru_cache
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -22,12 +24,10 @@ def torchvision_beside_cpu_torch() -> None:
     which no feature network needs. Only then they are declared.
     """
     try:
-        pass
+        import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        import sys
-
         for name in [n for n in sys.modules if n.startswith("torchvision")]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "FRAGMENT")

@@ -17,7 +17,7 @@ from talking_heads.data.frames import Frames
 from talking_heads.experiments.few_shot.weights import LoadedWeights
 from talking_heads.few_shot.baselines.training import fine_tune_pix2pixhd, reenact
 from talking_heads.few_shot.baselines.trivial import mean_frame, nearest_frames
-from talking_heads.few_shot.fine_tuning import fine_tune, set_up
+from talking_heads.few_shot.fine_tuning import FULL, Ablation, fine_tune, set_up
 from talking_heads.few_shot.head import feed_forward, generate
 from talking_heads.few_shot.networks.build import Networks
 
@@ -48,7 +48,7 @@ NO_ADVERSARIAL = "no L′_ADV"
 ABLATIONS = (RANDOM_E, RANDOM_PSI, NORMAL_PSI, OTHERS_E, NO_MATCH, NO_MATCH_ONE_SHOT, NO_ADVERSARIAL)
 
 Generate = Callable[[Frames, Frames, int], np.ndarray]
-Changes = Callable[[int], dict]
+MakeAblation = Callable[[int], Ablation]  # from the seed of the identity
 
 
 @dataclass
@@ -67,31 +67,20 @@ class Method:
 
 @dataclass
 class FineTunedMethod:
-    """Fine-tunes and drives a head; ``changes(seed of the identity)`` are what an ablation passes to
-    :func:`set_up`.
-    """
+    """Fine-tunes and drives a head, in an ablation with what ``ablation`` changes."""
 
     nets: Networks
     profile: Profile
     extractors: Sequence
-    adversarial: bool = True
-    changes: Changes | None = None
+    ablation: MakeAblation | None = None
 
     def method(self, name: str, key: str) -> Method:
         """The row of a table."""
         rows: list[dict[str, float]] = []
 
         def generate_frames(train: Frames, test: Frames, seed: int) -> np.ndarray:
-            changes = self.changes(identity_seed(train, seed)) if self.changes else {}
-            tuning = set_up(
-                self.nets,
-                train.x,
-                train.y,
-                self.profile,
-                self.extractors,
-                adversarial=self.adversarial,
-                **changes,
-            )
+            ablation = self.ablation(identity_seed(train, seed)) if self.ablation else FULL
+            tuning = set_up(self.nets, train.x, train.y, self.profile, self.extractors, ablation)
             head = fine_tune(tuning, seed)
             rows[:] = tuning.rows
             return generate(head, test.y)
@@ -164,32 +153,41 @@ def resembling(mean: Tensor, std: Tensor, seed: int) -> Tensor:
     return mean + std * normal(len(mean), seed).to(mean.device)
 
 
-def random_starts(full: Networks, e_hats: Tensor) -> dict[str, Changes]:
+def random_starts(full: Networks, e_hats: Tensor) -> dict[str, MakeAblation]:
     """Other starts of fine-tuning than ê_NEW; ``e_hats`` (identities, N) are embeddings of validation
     identities.
     """
     psi_hats = full.generator.project(e_hats).detach()
 
-    def random_e(seed: int) -> dict:
-        return {"e_new": resembling(e_hats.mean(0), e_hats.std(0), seed)[None]}
+    def random_e(seed: int) -> Ablation:
+        return Ablation(e_new=resembling(e_hats.mean(0), e_hats.std(0), seed)[None])
 
-    def random_psi(seed: int) -> dict:
-        return {"psi": resembling(psi_hats.mean(0), psi_hats.std(0), seed)[None]}
+    def random_psi(seed: int) -> Ablation:
+        return Ablation(psi=resembling(psi_hats.mean(0), psi_hats.std(0), seed)[None])
 
-    def normal_psi(seed: int) -> dict:
-        return {"psi": normal(psi_hats.shape[1], seed).to(psi_hats.device)[None]}
+    def normal_psi(seed: int) -> Ablation:
+        return Ablation(psi=normal(psi_hats.shape[1], seed).to(psi_hats.device)[None])
 
-    def others_e(seed: int) -> dict:
-        return {"e_new": e_hats[seed % len(e_hats)][None]}
+    def others_e(seed: int) -> Ablation:
+        return Ablation(e_new=e_hats[seed % len(e_hats)][None])
 
     return {RANDOM_E: random_e, RANDOM_PSI: random_psi, NORMAL_PSI: normal_psi, OTHERS_E: others_e}
 
 
-def random_w(nets: Networks, state: dict[str, Tensor]) -> Changes:
+def random_w(nets: Networks, state: dict[str, Tensor]) -> MakeAblation:
     """w′ = w₀ + r, where r has the mean and the deviation of W's columns."""
     w0 = nets.discriminator.w0
     mean, std = state["w.mean"].to(w0.device), state["w.std"].to(w0.device)
-    return lambda seed: {"w": w0 + resembling(mean, std, seed)}
+
+    def random(seed: int) -> Ablation:
+        return Ablation(w=w0 + resembling(mean, std, seed))
+
+    return random
+
+
+def no_adversarial(_: int) -> Ablation:
+    """Fine-tuning without L′_ADV."""
+    return Ablation(adversarial=False)
 
 
 def ablation_methods(
@@ -198,18 +196,18 @@ def ablation_methods(
     """The ablations and the full model that they change; ``e_hats`` are validation identities' embeddings."""
     variant = loaded.ablated(profile)
     full, key = loaded.networks[variant], loaded.keys[variant]
+    ablations = random_starts(full, e_hats) | {NO_ADVERSARIAL: no_adversarial}
     rows = [
-        FineTunedMethod(full, profile, extractors, changes=changes).method(name, key)
-        for name, changes in random_starts(full, e_hats).items()
+        FineTunedMethod(full, profile, extractors, ablation).method(name, key)
+        for name, ablation in ablations.items()
     ]
-    rows.append(FineTunedMethod(full, profile, extractors, adversarial=False).method(NO_ADVERSARIAL, key))
     for no_match, name in (("no-match", NO_MATCH), ("no-match-one-shot", NO_MATCH_ONE_SHOT)):
         if no_match in loaded.networks:
             nets = loaded.networks[no_match]
-            changed = FineTunedMethod(
-                nets, profile, extractors, changes=random_w(nets, loaded.states[no_match])
+            ablation = random_w(nets, loaded.states[no_match])
+            rows.append(
+                FineTunedMethod(nets, profile, extractors, ablation).method(name, loaded.keys[no_match])
             )
-            rows.append(changed.method(name, loaded.keys[no_match]))
     return [*rows, *ours(full, key, profile, extractors, OURS_BEFORE, OURS)]
 
 

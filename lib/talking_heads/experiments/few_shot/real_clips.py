@@ -32,7 +32,7 @@ def ssim_by_shots(
     for t in profile.protocol.shots:
         few = first.select(order[:t])
         card = {"person": path.stem, "kind": "real person", "origin": path.name, "weights": ""}
-        head = learn(nets, few, profile, folder / f"{path.name}_T{t}.head", card, device, log=False)
+        head = learn(nets, few, profile, folder / f"{path.name}_T{t}.head", card, log=False)
         generated = {
             "nearest frame": nearest_frames(few, rest.points),
             "before": feed_forward(nets, few.to(device), rest.y.to(device)),
