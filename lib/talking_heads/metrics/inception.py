@@ -56,8 +56,8 @@ def inception_features(images: np.ndarray, net: torch.nn.Module | None = None, b
     device = next(iter(net.parameters()), torch.zeros(0)).device
     features = []
     for k in range(0, len(images), batch):
-        part = torch.from_numpy(np.ascontiguousarray(images[k : k + batch])).to(device)
-        features.append(net(part.permute(0, 3, 1, 2).float() / 255)[0].flatten(1).cpu().numpy())
+        batch_images = torch.from_numpy(np.ascontiguousarray(images[k : k + batch])).to(device)
+        features.append(net(batch_images.permute(0, 3, 1, 2).float() / 255)[0].flatten(1).cpu().numpy())
     return np.concatenate(features)
 
 

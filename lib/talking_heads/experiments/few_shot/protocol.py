@@ -367,13 +367,13 @@ def measure(
                     "true eyes": true_eyes,
                 }
                 rows.append(pd.DataFrame(row))
-                part = Features(
+                frame_features = Features(
                     generated.features,
                     true[video].features,
                     np.full(len(points), which.identity),
                     np.full(len(points), which.seed),
                 )
-                features.setdefault((method, which.t), []).append(part)
+                features.setdefault((method, which.t), []).append(frame_features)
     return pd.concat(rows, ignore_index=True), {key: concatenate(parts) for key, parts in features.items()}
 
 
@@ -439,5 +439,5 @@ def fakes(
 
 def per_identity(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:
     """A metric's mean for each identity (over frames and seeds), sorted by identity."""
-    part = frames[(frames["method"] == method) & (frames["T"] == t)]
-    return part.groupby("identity")[metric].mean().sort_index()
+    rows = frames[(frames["method"] == method) & (frames["T"] == t)]
+    return rows.groupby("identity")[metric].mean().sort_index()

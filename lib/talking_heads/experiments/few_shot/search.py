@@ -226,10 +226,10 @@ def pretraining(
         if steps == profile.few_shot.trainings.small_steps:
             path = weights_path(profile, "pix2pixhd", "reference", results)
         else:
-            own = profile.override({"few_shot.trainings.small_steps": steps})
+            longer = profile.override({"few_shot.trainings.small_steps": steps})
             runs = Path(results) / profile.name / "runs" / f"pretraining-{steps}"
-            data = reference_data(own, root, device)
-            path = train(TrainingRun(own, "pix2pixhd", data, runs, device))
+            data = reference_data(longer, root, device)
+            path = train(TrainingRun(longer, "pix2pixhd", data, runs, device))
         nets = restore_baseline(profile, "pix2pixhd", load_weights(path)[0], device)
         key = sha256(path)[:12]
         table = Search(profile, "pix2pixhd", nets, key, t, root, results, device).run(rates)

@@ -36,8 +36,8 @@ def stability(
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     rows, logs = [], {}
     for how, seed in product((WITH, WITHOUT), range(profile.protocol.stability_seeds)):
-        own = _settings(profile, how, seed)
-        learner = MetaLearner(own, "small", small, extractors, device)
+        changed = _settings(profile, how, seed)
+        learner = MetaLearner(changed, "small", small, extractors, device)
         folder = chapter_folder(Path(results) / profile.name / "runs", learner, videos)
         alarmed = folder / "collapsed.txt"  # a training that was stopped stays stopped
         if not alarmed.exists():
@@ -48,7 +48,9 @@ def stability(
                 alarmed.write_text(str(alarm), encoding="utf-8")
         log = [json.loads(line) for line in (folder / loop.LOG).read_text(encoding="utf-8").splitlines()]
         logs[f"{how} L_FM, seed {seed}"] = log
-        rows.append([how, seed, *_summary(log, own.few_shot.meta_learning.content_steps, alarmed.exists())])
+        rows.append(
+            [how, seed, *_summary(log, changed.few_shot.meta_learning.content_steps, alarmed.exists())]
+        )
     return pd.DataFrame(rows, columns=COLUMNS), logs
 
 

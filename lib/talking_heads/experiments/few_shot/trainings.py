@@ -104,12 +104,12 @@ def settings(profile: Profile, name: str) -> Profile:
     return profile.override(overrides)
 
 
-def share(videos: Videos, part: float) -> Videos:
-    """The videos of the first ``part`` of the identities; all of them for 1."""
-    if part >= 1:
+def share(videos: Videos, fraction: float) -> Videos:
+    """The videos of the first ``fraction`` of the identities; all of them for 1."""
+    if fraction >= 1:
         return videos
     identities = list(dict.fromkeys(videos.identity(v) for v in range(len(videos))))
-    chosen = set(identities[: max(2, round(part * len(identities)))])
+    chosen = set(identities[: max(2, round(fraction * len(identities)))])
     return Subset(videos, [v for v in range(len(videos)) if videos.identity(v) in chosen])
 
 
@@ -157,26 +157,26 @@ class TrainingRun:
         device: torch.device,
         command: str = "",
     ):
-        training, own = TRAININGS[name], settings(profile, name)
-        part = own.few_shot.trainings.small_share if training.small else 1.0
-        videos = share(data.videos, part)
-        extractors = [extractor.to(device) for extractor in make_extractors(own)]
+        training, changed = TRAININGS[name], settings(profile, name)
+        fraction = changed.few_shot.trainings.small_share if training.small else 1.0
+        videos = share(data.videos, fraction)
+        extractors = [extractor.to(device) for extractor in make_extractors(changed)]
         self.name, self.folder, self.device = name, runs / f"meta-{name}", device
-        self.learner = training.learner(own, name, videos, extractors, device)
+        self.learner = training.learner(changed, name, videos, extractors, device)
         if training.small:
-            self.learner.key = digest(self.learner.key, part)
+            self.learner.key = digest(self.learner.key, fraction)
         self.validation, self.collapsed = data.validation, ""
         self.metadata = {
             "profile": profile.name,
-            "seed": own.seed,
+            "seed": changed.seed,
             "command": command,
-            "people": {**data.origin, "share": part},
+            "people": {**data.origin, "share": fraction},
             "device": str(device),
-            "extractors": {n: embedded_digest(n) for n in own.few_shot.losses.extractors},
+            "extractors": {n: embedded_digest(n) for n in changed.few_shot.losses.extractors},
             "about": training.description,
         }
         self._share_content_steps(runs)
-        self.episodes = self._validation_episodes(own)
+        self.episodes = self._validation_episodes(changed)
 
     def _share_content_steps(self, runs: Path) -> None:
         """Begin where another variant's content steps ended, if this training has not begun."""
@@ -191,20 +191,22 @@ class TrainingRun:
             ):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy(content, self.folder / loop.CHECKPOINT)
-                lineage = [{**part, "variant": part.get("variant", other)} for part in slices(content.parent)]
+                lineage = [
+                    {**piece, "variant": piece.get("variant", other)} for piece in slices(content.parent)
+                ]
                 write_text(self.folder / LINEAGE, json.dumps(lineage))
 
-    def _validation_episodes(self, own: Profile) -> list[Episode]:
+    def _validation_episodes(self, changed: Profile) -> list[Episode]:
         frames = max(self.validation.frame_count(v) for v in range(len(self.validation)))
-        section = own.few_shot.meta_learning
+        section = changed.few_shot.meta_learning
         k = min(section.k_shot, frames - 1)
         shape = EpisodeSettings(
             k,
             k,
             section.targets,
             section.batch_videos,
-            own.data.image_size,
-            own.few_shot.landmark_images.line_width,
+            changed.data.image_size,
+            changed.few_shot.landmark_images.line_width,
         )
         samplers = [EpisodeSampler(self.validation, shape, seed) for seed in range(WATCHED)]
         return [sampler.next(self.device) for sampler in samplers]
@@ -316,7 +318,7 @@ def slices(folder: Path) -> list[dict]:
 
 def begin_slice(folder: Path, step: int, device: torch.device) -> None:
     """Record which code goes on from a step; slices whose steps were all lost are not listed."""
-    earlier = [part for part in slices(folder) if part["from"] < step]
+    earlier = [piece for piece in slices(folder) if piece["from"] < step]
     if step and not earlier:
         earlier = [{"from": 0, "commit": NOT_RECORDED, "device": NOT_RECORDED}]
     current = {"from": step, "commit": commit(), "device": str(device)}
