@@ -41,7 +41,12 @@ make_environment
 export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456
 export PATH="$PWD/.venv/bin:$PATH" PYTHONUTF8=1
 case "${1:-}" in
-    test) shift; exec python -m pytest "$@" ;;
+    test) shift
+        if [ $# = 0 ]; then  # all tests: two processes of one thread each
+            export OMP_NUM_THREADS=1
+            set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+        fi
+        exec python -m pytest "$@" ;;
     lab) shift
         if [ "$(id -u)" = 0 ]; then set -- --allow-root "$@"; fi  # as in containers
         exec jupyter lab notebooks/00_start_here.ipynb "$@" ;;

@@ -41,7 +41,11 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    """Skip what was not asked for; where several processes run the tests, each runs whole files, and one all
+    that examine the executed chapters.
+    """
     skips = {}
     if not config.getoption("--paper-size"):
         skips["paper_size"] = "on request: ./run_all.sh test --paper-size"
@@ -50,6 +54,8 @@ def pytest_collection_modifyitems(config, items):
     if not torch.cuda.is_available():
         skips["cuda"] = "no GPU"
     for item in items:
+        group = "executed chapters" if "smoke" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
         for marker, reason in skips.items():
             if marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -97,10 +97,11 @@ RUN = ["python", "-m", "talking_heads", "run"]
     [
         ([], RUN, []),
         (["--profile", "smoke", "--only", "04", "05"], RUN, ["--profile", "smoke", "--only", "04", "05"]),
+        (["test"], ["python", "-m", "pytest"], ["--dist", "loadgroup", "--no-loadscope-reorder"]),
         (["test", "-k", "a or b"], ["python", "-m", "pytest"], ["-k", "a or b"]),
         (["lab", "--no-browser"], ["jupyter", "lab", "notebooks/00_start_here.ipynb"], ["--no-browser"]),
     ],
-    ids=["no argument", "options", "test", "lab"],
+    ids=["no argument", "options", "all tests", "tests", "lab"],
 )
 def test_run_all_starts_the_run_the_tests_or_jupyterlab(checkout, words, program, options):
     checkout.add_environment()

@@ -485,7 +485,9 @@ def test_weights_name_the_commit_of_every_slice(profile, begin, videos, extracto
 
 def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
     trainings.train(begin(profile))
-    assert begin(profile, "ff").step == profile.few_shot.meta_learning.content_steps
+    run = begin(profile, "ff")
+    assert run.step == profile.few_shot.meta_learning.content_steps
+    assert not trainings.put_aside(run.folder, run.learner.key)
     path = trainings.train(begin(profile, "ff"))
     parts = load_weights(path)[1]["lineage"]
     steps = profile.few_shot.meta_learning.content_steps

@@ -180,21 +180,26 @@ class TrainingRun:
 
     def _share_content_steps(self, runs: Path) -> None:
         """Begin where another variant's content steps ended, if this training has not begun."""
+        if (self.folder / loop.CHECKPOINT).exists():
+            return
         training = TRAININGS[self.name]
         for other, candidate in TRAININGS.items():
-            content = runs / f"meta-{other}" / loop.CONTENT
-            if not training.shares_content_steps(candidate) or not content.exists():
+            donor = runs / f"meta-{other}"
+            if not training.shares_content_steps(candidate) or not (donor / loop.CONTENT).exists():
                 continue
-            if (
-                recorded_key(content.parent) == self.learner.key
-                and not (self.folder / loop.CHECKPOINT).exists()
-            ):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(content, self.folder / loop.CHECKPOINT)
-                lineage = [
-                    {**piece, "variant": piece.get("variant", other)} for piece in slices(content.parent)
-                ]
-                write_text(self.folder / LINEAGE, json.dumps(lineage))
+            if recorded_key(donor) != self.learner.key:
+                continue
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(donor / loop.CONTENT, self.folder / loop.CHECKPOINT)
+            lineage = [{"variant": other, **piece} for piece in slices(donor)]
+            write_text(self.folder / LINEAGE, json.dumps(lineage))
+            self._record_configuration()
+            return
+
+    def _record_configuration(self) -> None:
+        profile = self.learner.profile.model_dump(mode="json")
+        configuration = {"key": self.learner.key, "variant": self.name, "profile": profile}
+        write_text(self.folder / CONFIGURATION, json.dumps(configuration, indent=1))
 
     def _validation_episodes(self, changed: Profile) -> list[Episode]:
         frames = max(self.validation.frame_count(v) for v in range(len(self.validation)))
@@ -246,9 +251,7 @@ class TrainingRun:
         An ablation may collapse: its last weights show it.
         """
         begin_slice(self.folder, self.step, self.device)
-        profile = self.learner.profile.model_dump(mode="json")
-        configuration = {"key": self.learner.key, "variant": self.name, "profile": profile}
-        write_text(self.folder / CONFIGURATION, json.dumps(configuration, indent=1))
+        self._record_configuration()
         try:
             yield
         except Collapsed as alarm:
