@@ -44,7 +44,7 @@ case "${1:-}" in
     test) shift
         if [ $# = 0 ]; then  # all tests: two processes of one thread each
             export OMP_NUM_THREADS=1
-            set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+            set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder
         fi
         exec python -m pytest "$@" ;;
     lab) shift

@@ -19,6 +19,7 @@ from talking_heads.data.speakers.clips import make_clip
 from talking_heads.judges.pools import pool
 from talking_heads.metrics import timing
 from torch.nn import functional as F
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,11 +42,20 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+class ByFile(LoadFileScheduling):
+    """Each process runs whole files; the chapters are executed in one of them."""
+
+    def _split_scope(self, nodeid):
+        path = super()._split_scope(nodeid)
+        return "executed chapters" if Path(path).stem in ("test_browser", "test_notebooks") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Skip what was not asked for; where several processes run the tests, each runs whole files, and one all
-    that examine the executed chapters.
-    """
     skips = {}
     if not config.getoption("--paper-size"):
         skips["paper_size"] = "on request: ./run_all.sh test --paper-size"
@@ -54,8 +64,6 @@ def pytest_collection_modifyitems(config, items):
     if not torch.cuda.is_available():
         skips["cuda"] = "no GPU"
     for item in items:
-        group = "executed chapters" if "smoke" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
         for marker, reason in skips.items():
             if marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))

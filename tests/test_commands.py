@@ -97,7 +97,7 @@ RUN = ["python", "-m", "talking_heads", "run"]
     [
         ([], RUN, []),
         (["--profile", "smoke", "--only", "04", "05"], RUN, ["--profile", "smoke", "--only", "04", "05"]),
-        (["test"], ["python", "-m", "pytest"], ["--dist", "loadgroup", "--no-loadscope-reorder"]),
+        (["test"], ["python", "-m", "pytest"], ["--dist", "loadfile", "--no-loadscope-reorder"]),
         (["test", "-k", "a or b"], ["python", "-m", "pytest"], ["-k", "a or b"]),
         (["lab", "--no-browser"], ["jupyter", "lab", "notebooks/00_start_here.ipynb"], ["--no-browser"]),
     ],
