@@ -190,7 +190,7 @@ def test_a_corpus_with_one_variant_runs_to_its_end(pools, tmp_path):
             "--results",
             str(tmp_path),
         ],
-        *["run", "--profile", "smoke-ff", "--device", "cpu", "--only", "05", "06", "08"],
+        *["run", "--profile", "smoke-ff", "--device", "cpu", "--only", "05", "06", "08", "--jobs", "2"],
     ]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout[-3000:]
