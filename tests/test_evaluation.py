@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import sys
+import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from scipy import stats
-from talking_heads import config
+from talking_heads import config, devices
 from talking_heads.__main__ import main
 from talking_heads.data import prepare, video
 from talking_heads.data.speakers.clips import make_clip
@@ -505,7 +507,9 @@ def test_cells_hold_all_methods_on_the_same_frames_and_are_not_computed_twice(ev
 
 def black(name):
     """A method of other weights, whose frames are black."""
-    return methods.Method(name, "other weights", lambda train, test, seed: np.zeros_like(test.images))
+    return methods.Method(
+        name, "other weights", lambda train, test, seed: methods.Generated(np.zeros_like(test.images))
+    )
 
 
 def test_frames_of_other_weights_are_computed_anew_and_only_these(evaluated):
@@ -632,6 +636,61 @@ def test_a_cpu_run_beside_a_gpu_stays_on_the_processor(evaluated, tmp_path, gpu_
         assert {parameter.device.type for parameter in parameters} == {"cpu"}
     expected, _ = protocol.measure([p for p in evaluated.paths if "_T4_" in p.name], [methods.BEFORE])
     pd.testing.assert_frame_equal(frames, expected)
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads of PyTorch, whatever the tests run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_cells_do_not_depend_on_what_is_computed_at_once(evaluated, tmp_path, two_threads):
+    rows = [m for m in evaluated.rows if m.name in (methods.AFTER, methods.PIX2PIXHD, methods.NO_MATCH)]
+
+    def compute(folder):
+        shots, device = evaluated.profile.protocol.shots, torch.device("cpu")
+        paths = protocol.run_cells(tmp_path / folder, evaluated.store, evaluated.profile, rows, shots, device)
+        return [dict(np.load(path)) for path in paths]
+
+    together = compute("together")
+    torch.set_num_threads(1)
+    alone = compute("alone")
+    assert len(together) == 6 and all(
+        cell.keys() == other.keys() for cell, other in zip(together, alone, strict=True)
+    )
+    for cell, other in zip(together, alone, strict=True):
+        assert all(
+            np.array_equal(cell[name], other[name], equal_nan=cell[name].dtype.kind == "f") for name in cell
+        )
+
+
+def test_work_in_threads(two_threads):
+    """Two items at a time with one thread each; the number of threads is what it was before."""
+    together, seen = threading.Barrier(2, timeout=30), []
+
+    def work(item):
+        together.wait()
+        seen.append((item, torch.get_num_threads()))
+
+    devices.in_threads(work, range(4), torch.device("cpu"))
+    assert sorted(seen) == [(item, 1) for item in range(4)] and torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_thread_is_raised_and_nothing_more_is_begun(two_threads):
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        time.sleep(0.05)
+        raise OSError(f"item {item}: disk full")
+
+    with pytest.raises(OSError, match="item [01]: disk full"):
+        devices.in_threads(work, range(100), torch.device("cpu"))
+    time.sleep(0.5)
+    assert len(begun) < 10 and torch.get_num_threads() == 2
 
 
 def test_a_gpu_run_without_a_gpu_is_refused(monkeypatch):

@@ -5,8 +5,9 @@ the weights and settings that it depends on, so that results of other weights ar
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,22 +48,28 @@ NO_MATCH, NO_MATCH_ONE_SHOT = "no L_MCH, random w′", "no L_MCH (K = 1), random
 NO_ADVERSARIAL = "no L′_ADV"
 ABLATIONS = (RANDOM_E, RANDOM_PSI, NORMAL_PSI, OTHERS_E, NO_MATCH, NO_MATCH_ONE_SHOT, NO_ADVERSARIAL)
 
-Generate = Callable[[Frames, Frames, int], np.ndarray]
+
+class Generated(NamedTuple):
+    """Held-out frames (n, S, S, 3) uint8 of an identity, and the losses of the fine-tuning before them."""
+
+    frames: np.ndarray
+    rows: Sequence[dict[str, float]] = ()
+
+
+Generate = Callable[[Frames, Frames, int], Generated]
 MakeAblation = Callable[[int], Ablation]  # from the seed of the identity
 
 
-@dataclass
+@dataclass(frozen=True)
 class Method:
-    """``generate(train, test, seed)`` gives the held-out frames (n, S, S, 3) uint8 of an identity.
+    """``generate(train, test, seed)`` gives the held-out frames of an identity; threads may call it at once.
 
-    ``key`` changes with the weights and settings of the method; ``rows`` are the losses of its last
-    fine-tuning.
+    ``key`` changes with the weights and settings of the method.
     """
 
     name: str
     key: str
     generate: Generate
-    rows: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -76,21 +83,18 @@ class FineTunedMethod:
 
     def method(self, name: str, key: str) -> Method:
         """The row of a table."""
-        rows: list[dict[str, float]] = []
 
-        def generate_frames(train: Frames, test: Frames, seed: int) -> np.ndarray:
+        def generate_frames(train: Frames, test: Frames, seed: int) -> Generated:
             ablation = self.ablation(identity_seed(train, seed)) if self.ablation else FULL
             tuning = set_up(self.nets, train.x, train.y, self.profile, self.extractors, ablation)
-            head = fine_tune(tuning, seed)
-            rows[:] = tuning.rows
-            return generate(head, test.y)
+            return Generated(generate(fine_tune(tuning, seed), test.y), tuning.rows)
 
-        return Method(name, key, generate_frames, rows)
+        return Method(name, key, generate_frames)
 
 
 def ours_before(name: str, key: str, nets: Networks) -> Method:
     """Our method without fine-tuning."""
-    return Method(name, key, lambda train, test, seed: feed_forward(nets, train, test.y))
+    return Method(name, key, lambda train, test, seed: Generated(feed_forward(nets, train, test.y)))
 
 
 def ours(
@@ -103,15 +107,18 @@ def ours(
 def x2face(loaded: LoadedWeights) -> Method:
     """X2Face, which is not fine-tuned."""
     (model,) = loaded.networks["x2face"]
-    return Method(X2FACE, loaded.keys["x2face"], lambda train, test, seed: reenact(model, train, test))
+    return Method(
+        X2FACE, loaded.keys["x2face"], lambda train, test, seed: Generated(reenact(model, train, test))
+    )
 
 
 def pix2pixhd(loaded: LoadedWeights, profile: Profile, extractors: Sequence) -> Method:
     """Pix2pixHD, fine-tuned on the T frames."""
     nets = loaded.networks["pix2pixhd"]
 
-    def generate_frames(train: Frames, test: Frames, seed: int) -> np.ndarray:
-        return generate(fine_tune_pix2pixhd(nets, train.x, train.y, profile, extractors, seed), test.y)
+    def generate_frames(train: Frames, test: Frames, seed: int) -> Generated:
+        tuned = fine_tune_pix2pixhd(nets, train.x, train.y, profile, extractors, seed)
+        return Generated(generate(tuned, test.y))
 
     key = f"{loaded.keys['pix2pixhd']} {digest(profile.few_shot.pix2pixhd)}"
     return Method(PIX2PIXHD, key, generate_frames)
@@ -120,8 +127,8 @@ def pix2pixhd(loaded: LoadedWeights, profile: Profile, extractors: Sequence) -> 
 def trivial() -> list[Method]:
     """The baselines that learn nothing."""
     return [
-        Method(NEAREST, "", lambda train, test, seed: nearest_frames(train, test.points)),
-        Method(MEAN, "", lambda train, test, seed: mean_frame(train, len(test.images))),
+        Method(NEAREST, "", lambda train, test, seed: Generated(nearest_frames(train, test.points))),
+        Method(MEAN, "", lambda train, test, seed: Generated(mean_frame(train, len(test.images)))),
     ]
 
 

@@ -6,7 +6,7 @@ written as soon as they are computed, so an evaluation may be interrupted and go
 from them.
 """
 
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from talking_heads import devices
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all, interocular, openings
@@ -188,47 +189,50 @@ def run_cells(
     """Compute what is missing below ``folder``; returns the files of all cells.
 
     A cell holds the true frames, a source frame, and of every method the frames, the losses of its
-    fine-tuning, its seconds and its key. Frames of another key are computed anew, and dropped at every other
+    fine-tuning and its key. Frames of another key are computed anew, and dropped at every other
     T; cells of other settings lie in another folder.
     """
     folder = cells_in(folder, store, profile)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*_seed*.npz"):
         drop_stale(path, methods)
-    paths, todo = [], []
+    paths: list[Path] = []
+    missing: list[tuple[Cell, Task, Method]] = []
     for seed in range(profile.protocol.seeds):
         for task in tasks(store, profile):
             for t in shots:
                 cell = Cell(task.identity, task.number, t, seed)
                 paths.append(folder / cell.file)
-                if missing := missing_in(paths[-1], methods):
-                    todo.append((paths[-1], task, cell, missing))
-    progress = Progress("evaluating", sum(len(missing) for *_, missing in todo), "sets of frames")
-    for path, task, cell, missing in todo:
+                missing += [(cell, task, method) for method in missing_in(paths[-1], methods)]
+    missing.sort(key=lambda item: -item[0].t)  # the longest first, so that no thread waits at the end
+    progress = Progress("evaluating", len(missing), "sets of frames")
+    lock = threading.Lock()
+
+    def compute(item: tuple[Cell, Task, Method]) -> None:
+        cell, task, method = item
         train = load(store, task.number, task.few_shot[: cell.t], profile, device)
         test = load(store, task.number, task.hold_out, profile, device)
-        arrays = dict(np.load(path)) if path.exists() else {}
-        arrays |= {
+        arrays = {
             "truth": test.images,
             "points": test.points,
             "source": train.images[0],
             "pose distance": pose_distance(train, test),
+            **_arrays(method, train, test, cell.seed),
         }
-        for method in missing:
-            arrays |= _generated(method, train, test, cell.seed)
-            progress.add(1)
-        save_cell(path, arrays)
+        with lock:
+            add_to_cell(folder / cell.file, arrays)
+        progress.add(1)
+
+    devices.in_threads(compute, missing, device)
     return paths
 
 
-def _generated(method: Method, train: Frames, test: Frames, seed: int) -> dict[str, np.ndarray]:
+def _arrays(method: Method, train: Frames, test: Frames, seed: int) -> dict[str, np.ndarray]:
     """A method's arrays of a cell."""
-    start = time.time()
-    frames = method.generate(train, test, seed)
-    losses = [[row.get(name, np.nan) for name in LOSSES] for row in method.rows]
+    frames, rows = method.generate(train, test, seed)
+    losses = [[row.get(name, np.nan) for name in LOSSES] for row in rows]
     return {
         method.name: frames,
-        f"seconds of {method.name}": np.array(time.time() - start),
         key_of(method.name): np.array(method.key),
         losses_of(method.name): np.array(losses, np.float32),
     }
@@ -242,6 +246,14 @@ def key_of(name: str) -> str:
 def losses_of(name: str) -> str:
     """The array of a cell that holds a method's losses, a column for each of ``LOSSES``."""
     return f"losses of {name}"
+
+
+def add_to_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Add arrays to a cell, which is made if it is not there."""
+    if path.exists():
+        with np.load(path) as cell:
+            arrays = {**cell, **arrays}
+    save_cell(path, arrays)
 
 
 def save_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
