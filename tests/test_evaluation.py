@@ -687,7 +687,7 @@ def test_an_error_in_a_thread_is_raised_and_nothing_more_is_begun(two_threads):
         time.sleep(0.05)
         raise OSError(f"item {item}: disk full")
 
-    with pytest.raises(OSError, match="item [01]: disk full"):
+    with pytest.raises(OSError, match=r"item [01]: disk full"):
         devices.in_threads(work, range(100), torch.device("cpu"))
     time.sleep(0.5)
     assert len(begun) < 10 and torch.get_num_threads() == 2

@@ -160,7 +160,8 @@ def test_a_failure_stops_only_those_that_need_it(tmp_path):
         Chapter("free", "", (), ("c",)),
     )
     run = make_run(tmp_path, *chapters)
-    outcomes = run_quietly(run, jobs=2)
+    run.jobs = 2
+    outcomes = run_quietly(run)
     assert [outcome.status for outcome in outcomes.values()] == ["failed", "failed", "ok"]
     assert "needs bad" in outcomes["needs"].error
     page = Report("A title", chapters, {}, "weights").write(run.profile, run.results, "cpu").read_text()
@@ -185,11 +186,11 @@ def test_progress_lines_are_passed_on_while_it_runs(tmp_path):
 
     def report(line: str) -> None:
         lines.append(line.strip())
-        if line.strip() == "halfway":
+        if line.strip() == "a halfway":
             seen.touch()
 
     runner.run_chapters(make_run(tmp_path, Chapter("a", "")), report=report)
-    assert [line for line in lines if line in ("halfway", "done", "never")] == ["halfway", "done"]
+    assert [line for line in lines if line.startswith("a ")] == ["a halfway", "a done"]
 
 
 # -- what is due ------------------------------------------------------------------------------------
@@ -444,11 +445,22 @@ def test_chapters_share_the_machine_unless_one_measures_time(tmp_path):
         Chapter("a", "", (), ("a",)),
         Chapter("b", "", (), ("b",), alone=True),
         Chapter("c", "", (), ("c",)),
+        jobs=3,
     )
-    outcomes = run_quietly(run, jobs=3)
+    outcomes = run_quietly(run)
     assert {outcome.status for outcome in outcomes.values()} == {"ok"}
     notes = [(run.results / name).read_text() for name in "abc"]
     assert notes == ["True", "[]", "True"]
+
+
+@pytest.mark.parametrize(("limit", "alone", "shared"), [("", 8, 4), ("6", 6, 4), ("1", 1, 1), ("many", 8, 4)])
+def test_threads_of_chapters(tmp_path, monkeypatch, limit, alone, shared):
+    """A chapter that is alone has all cores, others share them; ``OMP_NUM_THREADS`` limits both."""
+    monkeypatch.setattr(runner, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    run = make_run(tmp_path, jobs=2)
+    assert run.threads(Chapter("a", "", alone=True)) == alone
+    assert run.threads(Chapter("b", "")) == shared
 
 
 def _sleep_in_a_chapter(folder):

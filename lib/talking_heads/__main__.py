@@ -186,7 +186,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument(
         "--only", nargs="+", metavar="CHAPTER", help="by name or number; what they need comes along"
     )
-    c.add_argument("--jobs", type=COUNT, default=1, help="chapters at once")
+    c.add_argument("--jobs", type=COUNT, help="chapters at once; by default two on a CPU, one on a GPU")
     c.add_argument("--dry-run", action="store_true", help="print what would run and what is missing")
     c.add_argument("--device", default="auto", help="auto, cpu or cuda")
     c.add_argument(

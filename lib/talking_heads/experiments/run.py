@@ -10,7 +10,7 @@ from types import FrameType
 
 from talking_heads.config import Profile
 from talking_heads.data import corpora
-from talking_heads.devices import choose, cores
+from talking_heads.devices import choose
 from talking_heads.experiments.few_shot.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.few_shot.weights import COMMITTED, describe, weights_path
 from talking_heads.metrics.timing import slowness
@@ -61,22 +61,26 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
     return f"{kind}. {'; '.join(lines)}."
 
 
-def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: int = 1) -> Run:
-    """The run of a profile. Raises ValueError where the notebooks are not there."""
+def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: int | None = None) -> Run:
+    """The run of a profile, two chapters at once on a CPU and one on a GPU by default.
+
+    Raises ValueError where the notebooks are not there.
+    """
     notebooks, results = places.notebooks, places.results / profile.name
     if not notebooks.is_dir():
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
-    environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    environment: dict[str, str] = {}
     if weights == "reference":
         stems = [COMMITTED / "weights" / variant for variant in section.variants]
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
+    chosen = choose(device)
     parameters = {
         "profile": profile.name,
         "weights": weights,
-        "device": str(choose(device)),
+        "device": str(chosen),
         "data": os.path.relpath(places.data, notebooks),
         "results": os.path.relpath(places.results, notebooks),
     }
@@ -90,6 +94,7 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         tuple(inputs),
         tuple(name for name in PRETRAINED if path_of(name).exists()),
         environment,
+        jobs or (2 if chosen.type == "cpu" else 1),
     )
 
 
@@ -98,7 +103,7 @@ class Options:
     """What of a profile is run, and how."""
 
     only: list[str] | None = None
-    jobs: int = 1
+    jobs: int | None = None
     device: str = "auto"
     weights: str | None = None
     rerun: bool = False
@@ -116,7 +121,7 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
         return 0
     signal.signal(signal.SIGTERM, _interrupt)
     report_line = partial(print, flush=True)
-    outcomes = runner.run_chapters(run, options.only, options.jobs, report_line, options.rerun)
+    outcomes = runner.run_chapters(run, options.only, report_line, options.rerun)
     report = Report(TITLE, CHAPTERS, CAPTIONS, describe_weights(profile, weights, places.results))
     page = report.write(profile, run.results, run.parameters["device"])
     table = run.results / "tables" / "table1.md"

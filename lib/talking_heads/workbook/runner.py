@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import nbformat
 
 from talking_heads.config import Profile
+from talking_heads.devices import cores
 from talking_heads.files import sha256
 from talking_heads.workbook.executed import find_fault, publish, stage
 from talking_heads.workbook.stages import Chapter, Outcome, locked, read_status, write_status
@@ -38,6 +39,7 @@ class Run:
     inputs: tuple[Path, ...] = ()  # further files whose content counts, such as reference weights
     fetched: tuple[str, ...] = ()  # names of the pretrained networks that are there
     environment: dict[str, str] = field(default_factory=dict)
+    jobs: int = 1  # chapters at once, unless one is to be alone
     processes: set[subprocess.Popen] = field(default_factory=set)
 
     def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
@@ -57,6 +59,12 @@ class Run:
             [keys.get(name, "") for name in chapter.needs],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def threads(self, chapter: Chapter) -> int:
+        """The threads of PyTorch in a chapter: its share of the cores, at most ``OMP_NUM_THREADS``."""
+        share = max(1, cores() // (1 if chapter.alone else self.jobs))
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
 
 
 class Step(NamedTuple):
@@ -121,10 +129,10 @@ def execute(chapter: Chapter, run: Run, report: Report) -> str:
     except ValueError as error:
         return str(error)
     start = time.time()
-    process = _start(run, staged, executed, log)
+    process = _start(run, run.threads(chapter), staged, executed, log)
     run.processes.add(process)
     try:
-        stderr = _follow(process, log, chapter.limit, report)
+        stderr = _follow(process, log, chapter, report)
         fault = find_fault(executed, process.returncode, stderr)
     except TimeoutError:
         fault = f"ran past its limit of {chapter.limit:g} s and was stopped"
@@ -142,7 +150,7 @@ def execute(chapter: Chapter, run: Run, report: Report) -> str:
     return fault
 
 
-def _start(run: Run, staged: Path, executed: Path, log: Path) -> subprocess.Popen:
+def _start(run: Run, threads: int, staged: Path, executed: Path, log: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "papermill", str(staged.resolve()), str(executed.resolve())]
     command += ["--cwd", str(run.notebooks), "-k", "python3", "--no-progress-bar", "--log-output"]
     command += ["--stdout-file", str(log.resolve()), "-y", json.dumps(run.parameters)]
@@ -153,15 +161,16 @@ def _start(run: Run, staged: Path, executed: Path, log: Path) -> subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, **run.environment, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **run.environment, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
     )
 
 
-def _follow(process: subprocess.Popen, log: Path, limit: float, report: Report) -> str:
-    """Wait for the process, passing on progress lines of the library; its stderr. Raises TimeoutError past
-    the limit.
+def _follow(process: subprocess.Popen, log: Path, chapter: Chapter, report: Report) -> str:
+    """Wait for the process, passing on progress lines of the library with the chapter's number; its stderr.
+
+    Raises TimeoutError past the chapter's limit.
     """
-    passed, deadline = 0, time.time() + limit
+    passed, deadline = 0, time.time() + chapter.limit
     while True:
         stderr: str | None = None
         with suppress(subprocess.TimeoutExpired):
@@ -171,7 +180,7 @@ def _follow(process: subprocess.Popen, log: Path, limit: float, report: Report) 
         complete = len(text) if ended else text.rfind("\n") + 1
         for line in text[passed:complete].splitlines():
             if line.startswith("  ") and line.strip():
-                report(line)
+                report(f"  {chapter.name.split('_')[0]} {line.strip()}")
         passed = max(passed, complete)
         if stderr is not None:
             log.unlink(missing_ok=True)
@@ -206,7 +215,7 @@ class Schedule:
     def __post_init__(self):
         self.waiting = list(self.steps)
 
-    def start_ready(self, executor: ThreadPoolExecutor, jobs: int) -> None:
+    def start_ready(self, executor: ThreadPoolExecutor) -> None:
         """Start the chapters that may run now; those that need a failed one fail."""
         for name in list(self.waiting):
             chapter, _, key = self.steps[name]
@@ -216,7 +225,7 @@ class Schedule:
                 self.outcomes[name] = Outcome("failed", key=key, error=error)
                 self.report(f"{name}: not run, needs {', '.join(broken)}")
                 self.waiting.remove(name)
-            elif len(self.running) < jobs and self._may_run(chapter):
+            elif len(self.running) < self.run.jobs and self._may_run(chapter):
                 self.outcomes[name] = Outcome("running", key=key)
                 self.report(f"{name}: {chapter.description}")
                 self.running[name] = executor.submit(self._execute, chapter)
@@ -253,7 +262,6 @@ class Schedule:
 def run_chapters(
     run: Run,
     only: list[str] | None = None,
-    jobs: int = 1,
     report: Report = print,
     rerun: bool = False,
 ) -> dict[str, Outcome]:
@@ -269,9 +277,9 @@ def run_chapters(
             if chapter.name in steps or (due and earlier is not None and earlier.status == "ok"):
                 outcomes[chapter.name] = Outcome("stale", key=earlier.key if earlier else "")
         schedule = Schedule(run, steps, outcomes, report)
-        with ThreadPoolExecutor(jobs) as executor, _ending_chapters(run):
+        with ThreadPoolExecutor(run.jobs) as executor, _ending_chapters(run):
             while schedule.waiting or schedule.running:
-                schedule.start_ready(executor, jobs)
+                schedule.start_ready(executor)
                 write_status(run.results, outcomes)
                 if schedule.running:
                     schedule.collect_finished()

@@ -27,7 +27,7 @@ class Chapter:
     minutes: float = 1.0  # on two cores with the default profile
     limit: float = 12 * 3600.0  # seconds
     reads: str = ""  # pattern of files below results/<profile> that people put there
-    alone: bool = False  # whether it measures time, so that nothing may run beside it
+    alone: bool = False  # nothing may run beside it: it measures time, or uses all cores itself
 
 
 @dataclass

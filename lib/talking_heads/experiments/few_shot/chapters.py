@@ -81,6 +81,7 @@ CHAPTERS = (
         ("01_speakers_and_landmarks",),
         ("figures/meta_learning.png", "figures/meta_curves.png"),
         2.0,
+        alone=True,
     ),
     Chapter(
         "04_fine_tuning",
@@ -103,6 +104,7 @@ CHAPTERS = (
         ),
         10.0,
         reads=ANSWERS,
+        alone=True,
     ),
     Chapter(
         "06_ablations",
@@ -110,6 +112,7 @@ CHAPTERS = (
         ("05_comparison",),  # whose cells it goes on with
         ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png", "figures/figure6_others.png"),
         8.0,
+        alone=True,
     ),
     Chapter(
         "07_timing",
