@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from talking_heads import config
 from talking_heads.config import Section
 from talking_heads.data import corpora
+from talking_heads.diffused import training as diffusion_training
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
 from talking_heads.few_shot.baselines import training as baselines
@@ -28,7 +29,7 @@ TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": ALL,
+    "seed": {*ALL, "diffusion"},
     "data": ALL,
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
@@ -41,6 +42,13 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
+    "diffused.clips": {"diffusion"},
+    "diffused.conditions": {"diffusion"},
+    "diffused.audio_encoder": {"diffusion"},
+    "diffused.network": {"diffusion"},
+    "diffused.diffusion": {"diffusion"},
+    "diffused.training": {"diffusion"},
+    "diffused.sampling": set(),
     "protocol": set(),
     "timing": set(),
 }
@@ -53,6 +61,7 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "Pix2pixHD": baselines.training_key(profile, "pix2pixhd"),
         "X2Face": baselines.training_key(profile, "x2face"),
         "cells": protocol.cell_key(profile),
+        "diffusion": diffusion_training.training_key(profile),
     }
 
 
@@ -133,6 +142,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (baselines, {"Pix2pixHD", "X2Face", "cells"}),
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
+        (diffusion_training, {"diffusion"}),
     ],
 )
 def test_a_raised_version_changes_the_keys_of_what_its_code_computes(smoke, monkeypatch, module, changes):
@@ -252,7 +262,7 @@ def test_all_faults_of_a_profile_are_named(smoke):
 def test_an_unknown_section_or_profile_is_named(smoke):
     with pytest.raises(ValueError, match=r"profile smoke: there is no section few_shot\.network$"):
         smoke.override({"few_shot.network.pool": "sum_relu"})
-    with pytest.raises(ValueError, match="unknown profile 'labtop'; there are: gpu, laptop"):
+    with pytest.raises(ValueError, match="unknown profile 'labtop'; there are: crema, gpu, laptop"):
         config.load("labtop")
 
 

@@ -33,7 +33,7 @@ from talking_heads.few_shot.meta_learning import (
 )
 from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.nn.weight_files import load_weights
-from talking_heads.training import loop
+from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import load_checkpoint, rows_before, save_checkpoint
 
@@ -464,7 +464,7 @@ def test_a_training_leaves_validation_losses_and_sheets(profile, begin, tmp_path
     assert json.loads((folder / "config.json").read_text())["key"] == begin(short).learner.key
 
 
-def lineage(path):
+def trained_slices(path):
     return [(part["from"], part["commit"]) for part in load_weights(path)[1]["lineage"]]
 
 
@@ -472,13 +472,13 @@ def test_weights_name_the_commit_of_every_slice(profile, begin, videos, extracto
     half = override(profile, {"meta_learning.steps": 4, "meta_learning.content_steps": 2})
     folder = tmp_path / "meta-ft"
     loop.train(make_learner(half, videos, extractors), folder, until=3)  # without a record
-    monkeypatch.setattr(trainings, "commit", lambda: "aaa")
+    monkeypatch.setattr(lineage, "commit", lambda: "aaa")
     run = begin(half)
     with run.recording():
         loop.train(run.learner, run.folder, seconds=0.0)
-    monkeypatch.setattr(trainings, "commit", lambda: "bbb")
+    monkeypatch.setattr(lineage, "commit", lambda: "bbb")
     path = trainings.train(begin(half))
-    assert lineage(path) == [(0, "not recorded"), (3, "bbb")], "a slice without steps is not listed"
+    assert trained_slices(path) == [(0, "not recorded"), (3, "bbb")], "a slice without steps is not listed"
     content = path.read_bytes()
     assert trainings.train(begin(half)) == path and path.read_bytes() == content
 
@@ -487,7 +487,7 @@ def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
     trainings.train(begin(profile))
     run = begin(profile, "ff")
     assert run.step == profile.few_shot.meta_learning.content_steps
-    assert not trainings.put_aside(run.folder, run.learner.key)
+    assert not lineage.put_aside(run.folder, run.learner.key)
     path = trainings.train(begin(profile, "ff"))
     parts = load_weights(path)[1]["lineage"]
     steps = profile.few_shot.meta_learning.content_steps
@@ -526,11 +526,11 @@ def test_weights_are_kept_once_they_are_finished(profile, begin, tmp_path, monke
 def test_a_training_of_another_key_is_put_aside_and_nothing_is_lost(tmp_path, capsys):
     folder = tmp_path / "meta-ft"
     for key in ("aaa", "aaa", "bbb", "aaa", "bbb"):
-        trainings.put_aside(folder, key)
+        lineage.put_aside(folder, key)
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"key": key}))
         (folder / "checkpoint.pt").write_text(key)
-    assert not trainings.put_aside(folder, "bbb") and (folder / "checkpoint.pt").read_text() == "bbb"
+    assert not lineage.put_aside(folder, "bbb") and (folder / "checkpoint.pt").read_text() == "bbb"
     kept = {path.name: (path / "checkpoint.pt").read_text() for path in tmp_path.glob("meta-ft-*")}
     assert kept == {"meta-ft-aaa-1": "aaa", "meta-ft-bbb-1": "bbb", "meta-ft-aaa-2": "aaa"}
     assert "meta-ft: of other settings or another version, kept as meta-ft-aaa-1" in capsys.readouterr().out

@@ -69,6 +69,34 @@ def meta_learn(args: argparse.Namespace) -> None:
     run.export()
 
 
+def audio_encoder(args: argparse.Namespace) -> None:
+    from talking_heads.diffused.audio_pretraining import encoder_path, train_encoder
+
+    section = config.load(args.profile).diffused.audio_encoder
+    path = encoder_path(section)
+    for name, value in train_encoder(section, path).items():
+        print(f"{name}: {value}")
+    print(f"weights in {path}")
+
+
+def train_diffusion(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
+    from talking_heads.training import loop
+
+    profile, device = config.load(args.profile), choose(args.device)
+    runs = args.results / profile.name / "runs" / "reference"
+    command = f"python -m talking_heads train-diffusion --profile {profile.name}"
+    run = DiffusionRun(profile, args.data / "pools", runs, device, command)
+    if run.finished:
+        print(f"diffusion: at its end already, weights in {run.exported}")
+        return
+    with run.recording():
+        seconds = args.minutes * 60
+        loop.train(run.learner, run.folder, seconds=seconds, watch=run.watch, watch_every=WATCH_EVERY)
+    run.export()
+
+
 def search(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.experiments.few_shot.search import pretraining
@@ -251,6 +279,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=meta_learn)
 
     c = commands.add_parser(
+        "audio-encoder", help="pretrain the audio encoder on sound alone and write it into the package"
+    )
+    c.add_argument("--profile", default="laptop")
+    c.set_defaults(run=audio_encoder)
+
+    c = commands.add_parser(
+        "train-diffusion", help="train the denoising network, or go on; stop and repeat as you like"
+    )
+    c.add_argument("--profile", default="laptop-full")
+    c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=train_diffusion)
+
+    c = commands.add_parser(
         "search", help="choose fine-tuning's learning rates and epochs on validation identities"
     )
     c.add_argument("--profile", default="laptop-full")
@@ -316,7 +358,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=keep)
 
     for c in commands.choices.values():
-        resumes = c.get_default("run") in (run, prepare, judges, meta_learn, search)
+        resumes = c.get_default("run") in (run, prepare, judges, meta_learn, train_diffusion, search)
         c.set_defaults(
             interrupted="interrupted; what is finished is kept, and the same command goes on from there"
             if resumes

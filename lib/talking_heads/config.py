@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "profiles"
 
 Variant = Literal["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
-Layout = Literal["folder", "voxceleb1", "voxceleb2"]
+Layout = Literal["folder", "voxceleb1", "voxceleb2", "crema", "lrw"]
 Pooling = Literal["sum_relu", "relu_sum", "relu_mean"]
 Precision = Literal["auto", "fp32"]
 
@@ -179,6 +179,86 @@ class FewShot(Section):
     x2face: X2Face
 
 
+class TalkingClips(Section):
+    """Clips with sound at 25 frames a second; numbers and lengths are those of the rendered corpus."""
+
+    image_size: Annotated[int, Field(ge=16)]  # pixels of a side
+    identities: Count  # for training, one clip of each
+    seconds: Amount
+    evaluation_identities: Count  # for validation, and as many for the evaluation set
+    evaluation_seconds: Amount
+
+
+class Conditions(Section):
+    """What the denoising network is given beside the noisy frame (sections 4.1 to 4.3)."""
+
+    motion_frames: Count  # m_x
+    motion_grey: bool
+    motion_noise: Share  # the highest level of noise on motion frames in training; 0 as in the paper
+    audio_windows: Count  # m_y, on each side
+    audio_dropout: Share  # of the training samples, whose sound is left out; 0 as in the paper
+
+
+class AudioEncoder(Section):
+    """The encoder of a window of sound: the paper's on the waveform, or a small one on log-mel spectra."""
+
+    kind: Literal["waveform", "log_mel"]
+    embedding: Positive
+
+
+class DiffusionNetwork(Section):
+    """The UNet (section 5.1)."""
+
+    unshuffle: Positive  # pixels of a side that become channels before the first convolution
+    channels: Positive
+    multipliers: Channels  # of the channels at every resolution
+    blocks: Positive  # at every resolution
+    embedding: Positive  # width of the embeddings of time and sound
+    head_channels: Positive  # of the attention in the middle
+    dropout: Share
+    precision: Precision
+
+
+class Diffusion(Section):
+    """The diffusion process and the loss (sections 3 and 4.4)."""
+
+    steps: Positive  # T
+    prediction: Literal["epsilon", "velocity"]
+    vlb_weight: Amount  # λ_vlb
+    lip_weight: Amount  # λ_ls
+    min_snr: Amount  # γ of min-SNR weighting (Hang et al. 2023); 0 for none, as in the paper
+
+
+class DiffusionTraining(Section):
+    """Optimisation of the denoising network."""
+
+    steps: Count
+    batch: Positive
+    learning_rate: Amount
+    learning_rate_decay: bool  # a cosine to zero
+    ema: Share  # 0 for none, as in the paper
+
+
+class Sampling(Section):
+    """Generation (section 4.5)."""
+
+    sampler: Literal["ddpm", "ddim", "dpm_solver"]
+    steps: Positive
+    guidance: Amount  # of the sound; 1 for none, as in the paper
+
+
+class Diffused(Section):
+    """The system of Stypułkowski et al. 2023."""
+
+    clips: TalkingClips
+    conditions: Conditions
+    audio_encoder: AudioEncoder
+    network: DiffusionNetwork
+    diffusion: Diffusion
+    training: DiffusionTraining
+    sampling: Sampling
+
+
 class Protocol(Section):
     """What is evaluated (section 4)."""
 
@@ -207,6 +287,7 @@ class Profile(Section):
     seed: int
     data: Data
     few_shot: FewShot
+    diffused: Diffused
     protocol: Protocol
     timing: Timing
 

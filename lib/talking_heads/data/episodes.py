@@ -34,6 +34,7 @@ class PoolVideos:
     def __init__(self, pool: Pool):
         self.images = pool.images.reshape(-1, *pool.images.shape[2:])
         self.points = pool.points.reshape(-1, *pool.points.shape[2:])
+        self.sounds = None if pool.sound is None else pool.sound.reshape(-1, pool.sound.shape[-1])
         self.per_identity = pool.images.shape[1]
 
     def __len__(self) -> int:
@@ -45,6 +46,12 @@ class PoolVideos:
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         points = self.points[video][frames, : 70 if pupils else 68]
         return np.array(self.images[video][frames]), np.array(points)
+
+    def sound(self, video: int) -> np.ndarray:
+        """The sound of a video, (samples,) int16. Raises ValueError where the pool has none."""
+        if self.sounds is None:
+            raise ValueError("this pool was rendered without sound")
+        return self.sounds[video]
 
     def identity(self, video: int) -> str:
         return str(video // self.per_identity)

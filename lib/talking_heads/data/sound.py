@@ -13,6 +13,11 @@ SOUND_RATE = 16_000  # Hz
 ALIGNED = 0.02  # seconds by which sound may deviate from the clock before it is moved
 
 
+def to_int16(sound: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as int16."""
+    return (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+
+
 def fault_of_sound(path: Path) -> str:
     """Why the sound of a file cannot be decoded, "" where it can. Raises what :func:`open_file` does."""
     with open_file(path) as container:

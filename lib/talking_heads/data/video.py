@@ -25,7 +25,7 @@ from talking_heads.data.decoding import (
     open_file,
     video_stream,
 )
-from talking_heads.data.sound import SOUND_RATE, fault_of_sound, read_sound
+from talking_heads.data.sound import SOUND_RATE, fault_of_sound, read_sound, to_int16
 from talking_heads.data.timestamps import ASSUMED_RATE, frame_rate, in_order, stated_end
 from talking_heads.files import replacing
 
@@ -378,7 +378,7 @@ def write(
 def _write_sound(
     container: av.container.OutputContainer, stream: av.AudioStream, sound: np.ndarray, rate: int
 ) -> None:
-    samples = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+    samples = to_int16(sound)
     resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
     for start in range(0, len(samples), 1024):
         frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="s16", layout="mono")

@@ -1,6 +1,7 @@
 """Pools of procedural speakers on which the judges are trained and verified."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from talking_heads.data.speakers.traits import NAMES, VOICE, unit_vector
 
 SEED = 1
 # the identities of the pools are distinct, and distinct from those of every profile's corpus
-POOLS = {
+POOLS: dict[str, dict[str, Any]] = {
     "features": {"first": 1_000_000, "people": 1400, "videos": 2, "frames": 10},
     "verification": {"first": 2_000_000, "people": 2400, "videos": 4, "frames": 2},
     "verification_test": {"first": 3_000_000, "people": 100, "videos": 3, "frames": 8},

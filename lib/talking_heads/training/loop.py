@@ -11,7 +11,7 @@ from talking_heads.training.alarms import Alarm
 from talking_heads.training.checkpoints import load_checkpoint, rows_before, save_checkpoint
 
 CHECKPOINT, CONTENT, LOG = "checkpoint.pt", "content.pt", "stats.jsonl"
-SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc")  # losses in progress lines
+SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc", "simple", "lips", "vlb")  # losses in progress lines
 
 
 class Learner(Protocol):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, make_clip
 
 
@@ -28,22 +29,34 @@ class PoolSettings:
     frames: int  # of every video
     size: int  # side of the frames in pixels
     fps: float = 2.5
+    sound: bool = False  # whether the clips are stored with their sound
+
+    @property
+    def samples(self) -> int:
+        """Samples of a clip's sound at 16 kHz."""
+        return round(self.frames / self.fps * SOUND_RATE)
 
     def metadata(self) -> dict:
         """The settings and the renderer's version, as they are stored with a pool."""
-        return {**asdict(self), "version": VERSION}
+        values = asdict(self)
+        if not self.sound:  # pools that were rendered before there was sound stay valid
+            values.pop("sound")
+        return {**values, "version": VERSION}
 
 
 class Pool:
     """The arrays of a pool, memory-mapped.
 
     ``images`` is (identities, videos, frames, size, size, 3) uint8. ``points`` is (identities, videos,
-    frames, 70, 2) float32: 68 landmarks and two pupils in pixels.
+    frames, 70, 2) float32: 68 landmarks and two pupils in pixels. ``sound`` is (identities, videos, samples)
+    int16 at 16 kHz, None where it was not stored.
     """
 
     def __init__(self, folder: Path):
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.points = np.load(folder / "points.npy", mmap_mode="r")
+        sound = folder / "sound.npy"
+        self.sound: np.ndarray | None = np.load(sound, mmap_mode="r") if sound.exists() else None
 
 
 def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) -> Pool:
@@ -61,6 +74,9 @@ def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) 
         pixels = (*shape, settings.size, settings.size, 3)
         np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, pixels).flush()
         np.lib.format.open_memmap(folder / "points.npy", "w+", np.float32, (*shape, 70, 2)).flush()
+        if settings.sound:
+            samples = (settings.people, settings.videos, settings.samples)
+            np.lib.format.open_memmap(folder / "sound.npy", "w+", np.int16, samples).flush()
     todo = [number for number in range(settings.people) if number not in done]
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
     start, last = time.time(), 0.0
@@ -96,12 +112,21 @@ def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int])
     torch.set_num_threads(1)
     images = np.load(folder / "images.npy", mmap_mode="r+")
     points = np.load(folder / "points.npy", mmap_mode="r+")
+    sound = np.load(folder / "sound.npy", mmap_mode="r+") if settings.sound else None
     for number in numbers:
         identity = settings.first + number
         for video in range(settings.videos):
             clip = make_clip(
-                settings.seed, identity, video, settings.frames, settings.fps, settings.size, sound=False
+                settings.seed,
+                identity,
+                video,
+                settings.frames,
+                settings.fps,
+                settings.size,
+                sound=settings.sound,
             )
+            if sound is not None:
+                sound[number, video] = to_int16(clip.sound)
             images[number, video] = clip.frames
             points[number, video] = np.concatenate([clip.landmarks, clip.pupils], 1)
     return numbers

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from talking_heads.metrics.timing import slowness
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.perceptual import embedded_digest, make_extractors
 from talking_heads.provenance import commit
-from talking_heads.training import loop
+from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
 from talking_heads.training.checkpoints import load_checkpoint
 
@@ -53,7 +52,6 @@ WATCH_EVERY, SHEET_EVERY = 100, 500  # steps
 WATCHED = 6  # batches of validation episodes
 LIVE_IDENTITIES = 4_000  # a row of W for each of their videos, with two moments in every checkpoint
 LIVE_FRAMES = 16  # of a video
-NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -187,19 +185,17 @@ class TrainingRun:
             donor = runs / f"meta-{other}"
             if not training.shares_content_steps(candidate) or not (donor / loop.CONTENT).exists():
                 continue
-            if recorded_key(donor) != self.learner.key:
+            if lineage.recorded_key(donor) != self.learner.key:
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(donor / loop.CONTENT, self.folder / loop.CHECKPOINT)
-            lineage = [{"variant": other, **piece} for piece in slices(donor)]
-            write_text(self.folder / LINEAGE, json.dumps(lineage))
+            pieces = [{"variant": other, **piece} for piece in lineage.slices(donor)]
+            write_text(self.folder / lineage.LINEAGE, json.dumps(pieces))
             self._record_configuration()
             return
 
     def _record_configuration(self) -> None:
-        profile = self.learner.profile.model_dump(mode="json")
-        configuration = {"key": self.learner.key, "variant": self.name, "profile": profile}
-        write_text(self.folder / CONFIGURATION, json.dumps(configuration, indent=1))
+        lineage.record_configuration(self.folder, self.learner.key, self.name, self.learner.profile)
 
     def _validation_episodes(self, changed: Profile) -> list[Episode]:
         frames = max(self.validation.frame_count(v) for v in range(len(self.validation)))
@@ -250,7 +246,7 @@ class TrainingRun:
 
         An ablation may collapse: its last weights show it.
         """
-        begin_slice(self.folder, self.step, self.device)
+        lineage.begin_slice(self.folder, self.step, self.device)
         self._record_configuration()
         try:
             yield
@@ -264,7 +260,7 @@ class TrainingRun:
             "steps": self.learner.step,
             "of": self.learner.total,
             "commit": commit(),
-            "lineage": slices(self.folder),
+            "lineage": lineage.slices(self.folder),
         }
         if self.collapsed:
             metadata["collapsed"] = self.collapsed
@@ -299,52 +295,10 @@ def train_from_corpus(
     for name in names:
         begin = partial(TrainingRun, profile, name, data, runs, device, command)
         run = begin()
-        if put_aside(run.folder, run.learner.key):
+        if lineage.put_aside(run.folder, run.learner.key):
             run = begin()
         exported.append(train(run))
     return exported
-
-
-# -- provenance -----------------------------------------------------------------------------------
-LINEAGE, CONFIGURATION = "lineage.json", "config.json"
-
-
-def slices(folder: Path) -> list[dict]:
-    """Which code trained which steps: for every slice of a training its first step, its commit and its
-    device.
-
-    The first ones name their ``variant`` where the content steps are another's.
-    """
-    path = folder / LINEAGE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def begin_slice(folder: Path, step: int, device: torch.device) -> None:
-    """Record which code goes on from a step; slices whose steps were all lost are not listed."""
-    earlier = [piece for piece in slices(folder) if piece["from"] < step]
-    if step and not earlier:
-        earlier = [{"from": 0, "commit": NOT_RECORDED, "device": NOT_RECORDED}]
-    current = {"from": step, "commit": commit(), "device": str(device)}
-    write_text(folder / LINEAGE, json.dumps([*earlier, current]))
-
-
-def recorded_key(folder: Path) -> str:
-    """The key of the training in a folder. "unknown" without a configuration, as of an earlier version."""
-    path = folder / CONFIGURATION
-    return json.loads(path.read_text(encoding="utf-8"))["key"] if path.exists() else "unknown"
-
-
-def put_aside(folder: Path, key: str) -> bool:
-    """Rename a training's folder unless it is empty or of ``key``; whether that was done."""
-    other = recorded_key(folder)
-    if other == key or not any((folder / name).exists() for name in (CONFIGURATION, loop.CHECKPOINT)):
-        return False
-    names = (folder.with_name(f"{folder.name}-{other}-{n}") for n in count(1))
-    target = next(name for name in names if not name.exists())
-    reason = "of other settings or another version"
-    print(f"  {folder.name}: {reason}, kept as {target.name}; trains anew", flush=True)
-    folder.rename(target)
-    return True
 
 
 def chapter_folder(runs: Path, learner: MetaLearner, videos: Store) -> Path:

@@ -1,0 +1,130 @@
+"""Windows of talking clips: a target frame, the frames before it, an identity frame, and the sound around it.
+
+This is a training sample of Diffused Heads (sections 4.1 to 4.3). A clip has 25 frames a second and sound at
+16 kHz that begins with its first frame. The sound of frame k is the window of 0.2 s around k / 25 s.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talking_heads.data.frames import to_tensor
+from talking_heads.data.sound import SOUND_RATE
+
+FPS = 25.0
+HOP = round(SOUND_RATE / FPS)  # samples of a frame
+LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
+MOUTH = slice(48, 68)  # landmarks
+MARGIN = 0.35  # of the mouth's width, around it on all sides
+
+
+class TalkingClips(Protocol):
+    """Numbered clips of consecutive frames with sound, such as :class:`episodes.PoolVideos`."""
+
+    def __len__(self) -> int: ...
+
+    def frame_count(self, video: int) -> int:
+        """Number of frames of a clip."""
+
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (k, S, S, 3) uint8 and their landmarks (k, 68, 2)."""
+
+    def sound(self, video: int) -> np.ndarray:
+        """The sound of a clip, (samples,) int16."""
+
+    def identity(self, video: int) -> str:
+        """Name of the identity of a clip."""
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """Shape of a batch of windows."""
+
+    batch: int
+    motion_frames: int  # m_x
+    audio_windows: int  # m_y, on each side
+
+
+class Windows(NamedTuple):
+    """A batch of B training samples."""
+
+    x_0: Tensor  # (B, 3, H, W) target frames in [-1, 1]
+    identity: Tensor  # (B, 3, H, W)
+    motion: Tensor  # (B, m_x, 3, H, W), oldest first
+    sound: Tensor  # (B, 2 m_y + 1, samples) in [-1, 1]
+    mouth: Tensor  # (B, 4) boxes of the target's mouth in pixels: left, top, right, bottom
+
+    def to(self, device: str | torch.device) -> "Windows":
+        """The windows on a device."""
+        return Windows(*(value.to(device, non_blocking=True) for value in self))
+
+
+def neighbours(frame: int, count: int, each_side: int) -> np.ndarray:
+    """Numbers of the audio windows around a frame of ``count``; missing ones repeat the first or the last."""
+    return np.arange(frame - each_side, frame + each_side + 1).clip(0, count - 1)
+
+
+def cut_sound(sound: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The window of each of k frames from sound (samples,) int16: (k, samples) float32 in [-1, 1].
+
+    What lies before the beginning or after the end of the sound is silence.
+    """
+    first = frames * HOP - LENGTH // 2
+    windows = np.zeros((len(frames), LENGTH), np.float32)
+    for window, start in zip(windows, first, strict=True):
+        samples = sound[max(0, start) : max(0, start + LENGTH)]
+        offset = max(0, -start)
+        window[offset : offset + len(samples)] = samples
+    return windows / 32768
+
+
+def mouth_box(points: np.ndarray, size: int) -> np.ndarray:
+    """The box (4,) around the mouth of landmarks (68, 2): left, top, right, bottom in whole pixels.
+
+    It has a margin, lies inside the frame and has at least one pixel; right and bottom lie outside.
+    """
+    low, high = points[MOUTH].min(0), points[MOUTH].max(0)
+    margin = MARGIN * (high[0] - low[0])
+    first = np.floor(low - margin).clip(0, size - 1).astype(int)
+    last = np.ceil(high + margin + 1).clip(first + 1, size).astype(int)
+    return np.concatenate([first, last])
+
+
+class WindowDataset(torch.utils.data.Dataset):
+    """Batch number ``step`` of a training, a function of (seed, rank, step) alone.
+
+    Clips with fewer than two frames are left out. Raises ValueError where none remains.
+    """
+
+    def __init__(self, clips: TalkingClips, settings: WindowSettings, seed: int, rank: int = 0):
+        self.clips, self.settings, self.seed, self.rank = clips, settings, seed, rank
+        self.usable = [number for number in range(len(clips)) if clips.frame_count(number) > 1]
+        if not self.usable:
+            raise ValueError("no clip has two frames, a target and an identity frame")
+
+    def __getitem__(self, step: int) -> Windows:
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        chosen = rng.choice(self.usable, self.settings.batch, replace=self.settings.batch > len(self.usable))
+        samples = [self._draw(int(number), rng) for number in chosen]
+        return Windows(*(torch.stack(values) for values in zip(*samples, strict=True)))
+
+    def _draw(self, number: int, rng: np.random.Generator) -> Windows:
+        """A window without the dimension of the batch."""
+        count = self.clips.frame_count(number)
+        target, other = int(rng.integers(count)), int(rng.integers(count - 1))
+        identity = other + (other >= target)
+        before = np.arange(target - self.settings.motion_frames, target)
+        before[before < 0] = identity  # missing motion frames
+        images, points = self.clips.read(number, np.array([target, identity, *before]))
+        frames = to_tensor(images)
+        windows = neighbours(target, count, self.settings.audio_windows)
+        return Windows(
+            frames[0],
+            frames[1],
+            frames[2:],
+            torch.from_numpy(cut_sound(self.clips.sound(number), windows)),
+            torch.from_numpy(mouth_box(points[0], images.shape[1])),
+        )

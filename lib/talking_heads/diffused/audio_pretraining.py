@@ -1,0 +1,153 @@
+"""Pretraining of the audio encoder on sound alone: ``python -m talking_heads audio-encoder``.
+
+The encoder learns to predict the phoneme and the shape of the mouth at the middle of a window, from the
+synthesised speech of procedural speakers. It is tested on voices that it has not heard.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from talking_heads.config import AudioEncoder
+from talking_heads.data.sound import SOUND_RATE, to_int16
+from talking_heads.data.speakers.clips import speaker
+from talking_heads.data.speakers.speech import PHONEMES, mouth_track, synthesise, utterance
+from talking_heads.data.speakers.traits import person_rng
+from talking_heads.data.windows import LENGTH
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.nn.feature_networks import WEIGHTS
+from talking_heads.nn.weight_files import load_weights, save_weights
+from talking_heads.progress import Progress
+
+SEED = 1
+TRAINING, TEST = 4_000_000, 5_000_000  # first identities, in no corpus and in no other pool
+VOICES, TEST_VOICES, SECONDS, TEST_SECONDS = 800, 100, 6.0, 4.0
+STEPS, BATCH, LEARNING_RATE = 4000, 256, 2e-3
+MOUTH = ("jaw_open", "mouth_wide", "mouth_round", "lip_press")
+MOUTH_WEIGHT = 5.0  # of the mouth's squared error beside the cross-entropy of phonemes
+NOISE, GAIN = (1e-5, 1e-2), (0.2, 1.4)  # of augmentation: standard deviation and factor, drawn log-uniformly
+NAMES = list(PHONEMES)
+
+
+class Speech(NamedTuple):
+    """The utterances of some voices with their ground truth."""
+
+    sound: np.ndarray  # (voices, samples) int16
+    edges: list[np.ndarray]  # ends of the phonemes in seconds
+    phonemes: list[np.ndarray]  # their numbers in ``PHONEMES``
+    mouth: np.ndarray  # (voices, n, 4), every 5 ms
+
+    @classmethod
+    def of(cls, first: int, voices: int, seconds: float) -> "Speech":
+        """One utterance of each identity ``first`` ... ``first + voices - 1``."""
+        sounds, edges, phonemes, mouths = [], [], [], []
+        progress = Progress("synthesising speech", voices, "voices")
+        for identity in range(first, first + voices):
+            rng, traits = person_rng(SEED, identity, 0), speaker(SEED, identity)
+            segments = utterance(rng, seconds)
+            sounds.append(to_int16(synthesise(segments, seconds, traits["pitch"], traits["tract"], rng)))
+            edges.append(np.array([segment.end for segment in segments]))
+            phonemes.append(np.array([NAMES.index(segment.phoneme) for segment in segments]))
+            tracks = mouth_track(segments, np.arange(0, seconds, 0.005), energy=1.0)
+            mouths.append(np.stack([tracks[name] for name in MOUTH], -1))
+            progress.add(1)
+        return cls(np.stack(sounds), edges, phonemes, np.stack(mouths).astype(np.float32))
+
+    def windows(self, voices: np.ndarray, instants: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (k, samples), phonemes (k,) and mouths (k, 4) of voices (k,) at instants (k,) in seconds.
+
+        Instants lie at least half a window inside the sound.
+        """
+        first = np.round(instants * SOUND_RATE).astype(int) - LENGTH // 2
+        samples = np.stack([self.sound[v, s : s + LENGTH] for v, s in zip(voices, first, strict=True)])
+        numbers = [
+            self.phonemes[v][np.searchsorted(self.edges[v], t, side="right").clip(max=len(self.edges[v]) - 1)]
+            for v, t in zip(voices, instants, strict=True)
+        ]
+        mouth = self.mouth[voices, np.round(instants / 0.005).astype(int)]
+        return torch.from_numpy(samples / 32768).float(), torch.tensor(numbers), torch.from_numpy(mouth)
+
+
+class SpeechReader(nn.Module):
+    """An encoder with linear heads for phonemes and the mouth."""
+
+    def __init__(self, section: AudioEncoder):
+        super().__init__()
+        self.encoder = build_encoder(section)
+        self.phonemes = nn.Linear(section.embedding, len(NAMES))
+        self.mouth = nn.Linear(section.embedding, len(MOUTH))
+
+    def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (k, samples) -> logits (k, phonemes) and mouths (k, 4)."""
+        embedding = self.encoder(sound[:, None])[:, 0]
+        return self.phonemes(embedding), self.mouth(embedding)
+
+
+def augment(sound: Tensor, rng: np.random.Generator) -> Tensor:
+    """Windows (k, samples) at another loudness, with white noise."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.from_numpy(np.exp(rng.uniform(np.log(low), np.log(high), (len(sound), 1)))).float()
+
+    noise = torch.from_numpy(rng.standard_normal(sound.shape, np.float32))
+    return sound * draw(*GAIN) + noise * draw(*NOISE)
+
+
+def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict:
+    """Train the encoder of a profile and write it to ``path``; returns what :func:`test_reader` measured."""
+    torch.manual_seed(SEED)
+    rng, speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
+    reader = SpeechReader(section).train()
+    optimiser = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
+    progress = Progress("training the audio encoder", steps, "steps")
+    for _ in range(steps):
+        instants = rng.uniform(0.1, SECONDS - 0.11, BATCH)
+        sound, phonemes, mouth = speech.windows(rng.integers(VOICES, size=BATCH), instants)
+        logits, predicted = reader(augment(sound, rng))
+        loss = F.cross_entropy(logits, phonemes) + MOUTH_WEIGHT * F.mse_loss(predicted, mouth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        progress.add(1)
+    result = test_reader(reader)
+    metadata = {"command": "python -m talking_heads audio-encoder", "steps": steps, "result": result}
+    save_weights(path, reader.state_dict(), metadata, half=True)
+    return result
+
+
+@torch.no_grad()
+def test_reader(reader: SpeechReader, change: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """Accuracy of phonemes and correlations of the mouth, at 25 frames a second of unheard voices.
+
+    ``change`` is applied to the windows before.
+    """
+    speech = Speech.of(TEST, TEST_VOICES, TEST_SECONDS)
+    instants = np.arange(0.12, TEST_SECONDS - 0.12, 0.04)
+    voices = np.repeat(np.arange(TEST_VOICES), len(instants))
+    sound, phonemes, mouth = speech.windows(voices, np.tile(instants, TEST_VOICES))
+    logits, predicted = reader.eval()(sound if change is None else change(sound))
+    correlations = [np.corrcoef(predicted[:, k], mouth[:, k])[0, 1] for k in range(len(MOUTH))]
+    accuracy = (logits.argmax(1) == phonemes).float().mean().item()
+    return {
+        "phoneme accuracy": round(accuracy, 4),
+        **{f"correlation of {name}": round(float(r), 4) for name, r in zip(MOUTH, correlations, strict=True)},
+    }
+
+
+def encoder_path(section: AudioEncoder) -> Path:
+    """Where the committed weights of an encoder lie."""
+    return WEIGHTS / f"audio_{section.kind}.safetensors"
+
+
+def load_reader(section: AudioEncoder) -> SpeechReader:
+    """The committed encoder with its heads, frozen. Raises FileNotFoundError where there is none."""
+    reader = SpeechReader(section)
+    reader.load_state_dict(load_weights(encoder_path(section))[0])
+    return reader.eval().requires_grad_(False)

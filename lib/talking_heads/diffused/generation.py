@@ -1,0 +1,63 @@
+"""Autoregressive generation (section 4.5): frame by frame, from an identity frame and sound."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from talking_heads.config import Diffused
+from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
+from talking_heads.diffused.model import Conditions, predict
+from talking_heads.diffused.sampling import SAMPLERS
+
+
+@dataclass
+class Generator:
+    """A trained network with the settings of a profile."""
+
+    unet: nn.Module
+    section: Diffused
+
+    def frame(self, conditions: Conditions, generator: torch.Generator) -> Tensor:
+        """Sample one frame of each of B clips: (B, 3, H, W) in [-1, 1]."""
+        sampling, device = self.section.sampling, conditions.identity.device
+        schedule = cosine_schedule(self.section.diffusion.steps, sampling.steps).to(device)
+        silent = conditions._replace(audio=torch.zeros_like(conditions.audio))
+
+        def output(x_t: Tensor, t: Tensor, given: Conditions) -> Tensor:
+            return predict(self.unet, x_t, schedule.timesteps[t], given, self.section.conditions.motion_grey)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Prediction:
+            out = output(x_t, t, conditions)
+            if sampling.guidance != 1.0:  # classifier-free guidance on the sound (Ho & Salimans 2022)
+                without = output(x_t, t, silent)[:, :3]
+                out = torch.cat([without + sampling.guidance * (out[:, :3] - without), out[:, 3:]], dim=1)
+            return interpret(schedule, out, x_t, t, self.section.diffusion.prediction)
+
+        noise = torch.randn(conditions.identity.shape, generator=generator).to(device)
+        arguments = (generator,) if sampling.sampler == "ddpm" else ()
+        return SAMPLERS[sampling.sampler](denoise, noise, schedule, *arguments)
+
+    @torch.no_grad()
+    def talk(
+        self, identity: Tensor, audio: Tensor, seed: int = 0, motion_level: float = 0.0
+    ) -> Iterator[Tensor]:
+        """The frames (B, 3, H, W) of B clips, one after the other.
+
+        ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, A) the embeddings of the windows of
+        n frames. Missing motion frames are copies of the identity frame; missing embeddings repeat the first
+        or the last. ``motion_level`` is the noise level that the network is told of its motion frames.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        section, count = self.section.conditions, audio.shape[1]
+        motion = [identity] * section.motion_frames
+        level = torch.full((len(identity),), motion_level, device=identity.device)
+        for k in range(count):
+            around = torch.arange(k - section.audio_windows, k + section.audio_windows + 1).clamp(
+                0, count - 1
+            )
+            stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
+            frame = self.frame(Conditions(identity, stacked, audio[:, around], level), generator)
+            motion = [*motion, frame][1:] if motion else []
+            yield frame

@@ -1,0 +1,58 @@
+"""Samplers: one function for each published algorithm, from noise to frames.
+
+``denoise(x_t, t)`` returns a :class:`diffusion.Prediction` for steps t (B,) of ``schedule``, which may be
+respaced. All samplers return x_0, (B, 3, H, W) in [-1, 1] where the prediction is clamped.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from talking_heads.diffused.diffusion import Prediction, Schedule, posterior_mean
+
+Denoise = Callable[[Tensor, Tensor], Prediction]
+
+
+def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, generator: torch.Generator | None = None) -> Tensor:
+    """Ancestral sampling with the learned variance (Ho et al. 2020, algorithm 2), as in the paper."""
+    for i in reversed(range(len(schedule))):
+        t = torch.full((len(x),), i, device=x.device)
+        predicted = denoise(x, t)
+        x = posterior_mean(schedule, predicted.x_0, x, t)
+        if i:
+            noise = torch.randn(x.shape, generator=generator).to(x.device)
+            x = x + torch.exp(0.5 * predicted.log_variance) * noise
+    return x
+
+
+def ddim(denoise: Denoise, x: Tensor, schedule: Schedule) -> Tensor:
+    """DDIM without noise (Song et al. 2021, equation 12 with σ = 0)."""
+    for i in reversed(range(len(schedule))):
+        predicted = denoise(x, torch.full((len(x),), i, device=x.device))
+        previous = schedule.alpha_bar_previous[i]
+        x = previous.sqrt().float() * predicted.x_0 + (1 - previous).sqrt().float() * predicted.epsilon
+    return x
+
+
+def dpm_solver(denoise: Denoise, x: Tensor, schedule: Schedule) -> Tensor:
+    """DPM-Solver++ (2M) on x_0 predictions (Lu et al. 2022, algorithm 2); first and last step of order 1."""
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    log_snr = torch.log(alpha / sigma)  # λ
+    earlier: Tensor | None = None  # the prediction at the step before
+    for i in reversed(range(len(schedule))):
+        x_0 = denoise(x, torch.full((len(x),), i, device=x.device)).x_0
+        if i == 0:  # λ is infinite at the end
+            return x_0
+        h = log_snr[i - 1] - log_snr[i]
+        direction = x_0
+        if earlier is not None:
+            r = (log_snr[i] - log_snr[i + 1]) / h
+            direction = x_0 + (x_0 - earlier) * (1 / (2 * r)).float()
+        decay, step = sigma[i - 1] / sigma[i], alpha[i - 1] * torch.expm1(-h)
+        x = decay.float() * x - step.float() * direction
+        earlier = x_0
+    return x
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpm_solver": dpm_solver}

@@ -1,0 +1,171 @@
+"""Training of the denoising network (sections 4.1 and 4.4)."""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from talking_heads.config import Profile, digest
+from talking_heads.data import loader
+from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
+from talking_heads.diffused.diffusion import cosine_schedule, q_sample, velocity
+from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
+from talking_heads.diffused.model import Conditions, build_unet, predict
+from talking_heads.nn.weight_files import save_weights
+from talking_heads.training.checkpoints import check_videos
+
+VERSION = 1  # raised when the same settings give other weights
+WARM_UP = 200  # steps in which the learning rate rises
+CLIP = 1.0  # largest norm of the gradient
+
+
+def training_key(profile: Profile) -> str:
+    """Changes with every section that the weights depend on."""
+    section = profile.diffused
+    parts = (section.clips, section.conditions, section.audio_encoder, section.network, section.diffusion)
+    return digest(VERSION, profile.seed, *parts, section.training)
+
+
+def encoder_digest(encoder: nn.Module) -> str:
+    """Changes with the weights of a frozen encoder."""
+    state = {name: value.cpu().numpy().tobytes().hex() for name, value in encoder.state_dict().items()}
+    return digest(state)
+
+
+def noised_motion(motion: Tensor, highest: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Motion frames (B, m_x, 3, H, W) with noise of a random level up to ``highest``, and the level (B,)."""
+    level = highest * torch.rand(len(motion), generator=generator).to(motion.device)
+    noise = torch.randn(motion.shape, generator=generator).to(motion.device)
+    return motion + level[:, None, None, None, None] * noise, level
+
+
+class DiffusionLearner:
+    """The network, its moving average, the optimiser and the data: everything that a checkpoint holds.
+
+    All random draws of a step depend on (seed, step) alone.
+    """
+
+    variant = "diffusion"
+    content_steps = 0
+
+    def __init__(
+        self,
+        profile: Profile,
+        clips: TalkingClips,
+        encoder: nn.Module,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ):
+        section = profile.diffused
+        torch.manual_seed(profile.seed)
+        self.section, self.seed, self.device, self.workers = section, profile.seed, device, workers
+        self.encoder = encoder.to(device).eval().requires_grad_(False)
+        self.unet = build_unet(section).to(device).train()
+        self.ema = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        self.optimiser = torch.optim.Adam(
+            self.unet.parameters(), lr=section.training.learning_rate, fused=True
+        )
+        self.schedule = cosine_schedule(section.diffusion.steps).to(device)
+        conditions = section.conditions
+        settings = WindowSettings(section.training.batch, conditions.motion_frames, conditions.audio_windows)
+        self.dataset = WindowDataset(clips, settings, profile.seed)
+        self.batches: Iterator[Windows] | None = None
+        self.key = digest(training_key(profile), encoder_digest(self.encoder))
+        self.step, self.total = 0, section.training.steps
+
+    # -- one step -----------------------------------------------------------------------------
+    def train_step(self) -> dict[str, float]:
+        """Draw a batch of windows and update; returns the row of the log."""
+        if self.batches is None:
+            self.batches = loader.batches(self.dataset, self.step, self.total, self.workers, self.device)
+        windows = next(self.batches).to(self.device)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        self._set_learning_rate()
+        loss, row = self.loss(windows, generator)
+        self.optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP)
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        return {"step": self.step - 1, **row, "grad_norm": norm.item()}
+
+    def loss(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Equation (19) on a batch, and its terms."""
+        diffusion, x_0 = self.section.diffusion, windows.x_0
+        t = torch.randint(len(self.schedule), (len(x_0),), generator=generator).to(self.device)
+        noise = torch.randn(x_0.shape, generator=generator).to(self.device)
+        x_t = q_sample(self.schedule, x_0, t, noise)
+        conditions = self.conditions(windows, generator)
+        output = predict(self.unet, x_t, t, conditions, self.section.conditions.motion_grey)
+        predicted = output[:, :3]
+        target = velocity(self.schedule, x_0, t, noise) if diffusion.prediction == "velocity" else noise
+        simple = simple_loss(predicted, target)
+        lips = lip_loss(predicted, target, windows.mouth)
+        bound = variational_bound(self.schedule, output, x_0, x_t, t, diffusion.prediction)
+        weight = torch.ones_like(simple)
+        if diffusion.min_snr:
+            weight = min_snr_weight(self.schedule, t, diffusion.min_snr, diffusion.prediction)
+        each = weight * (simple + diffusion.lip_weight * lips) + diffusion.vlb_weight * bound
+        return each.mean(), self._row(t, {"simple": simple, "lips": lips, "vlb": bound})
+
+    def conditions(self, windows: Windows, generator: torch.Generator) -> Conditions:
+        """The conditions of a batch: sound is left out of some samples, motion frames get noise."""
+        section = self.section.conditions
+        with torch.no_grad():
+            audio = self.encoder(windows.sound)
+        dropped = torch.rand(len(audio), generator=generator).to(self.device) < section.audio_dropout
+        audio = audio.masked_fill(dropped[:, None, None], 0.0)
+        motion, level = noised_motion(windows.motion, section.motion_noise, generator)
+        return Conditions(windows.identity, motion, audio, level)
+
+    def _row(self, t: Tensor, terms: dict[str, Tensor]) -> dict[str, float]:
+        """The means of the terms, over the batch and over each quarter of the time steps."""
+        row: dict[str, float] = {name: term.mean().item() for name, term in terms.items()}
+        quarter = 4 * t // len(self.schedule)
+        for number in range(4):
+            inside = quarter == number
+            if inside.any():
+                row |= {f"{name}_q{number + 1}": term[inside].mean().item() for name, term in terms.items()}
+        return row
+
+    def _set_learning_rate(self) -> None:
+        section = self.section.training
+        factor = min(1.0, (self.step + 1) / WARM_UP)
+        if section.learning_rate_decay:
+            factor *= 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        for group in self.optimiser.param_groups:
+            group["lr"] = section.learning_rate * factor
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.section.training.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
+
+    # -- on disk ------------------------------------------------------------------------------
+    def state(self) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "key": self.key,
+            "variant": self.variant,
+            "step": self.step,
+            "videos": len(self.dataset.clips),
+            "network": self.unet.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from a state. Raises ValueError for another number of clips."""
+        check_videos(state["videos"], len(self.dataset.clips))
+        self.unet.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.batches = state["step"], None
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """Write the averaged network as fp16 safetensors."""
+        save_weights(path, self.ema.state_dict(), {**metadata, "key": self.key, "step": self.step}, half=True)

@@ -1,0 +1,175 @@
+"""The training of the denoising network in its folder, and what is watched on validation identities."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from talking_heads.config import Profile
+from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.speakers.talking import talking_pool, talking_settings
+from talking_heads.data.windows import WindowDataset, WindowSettings, cut_sound
+from talking_heads.diffused.audio_pretraining import load_reader
+from talking_heads.diffused.diffusion import q_sample, velocity
+from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.losses import lip_loss, simple_loss
+from talking_heads.diffused.model import predict
+from talking_heads.diffused.training import DiffusionLearner
+from talking_heads.judges.use import find_landmarks, identity_features
+from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.lip_sync import correlation, mouth_opening, mouth_width
+from talking_heads.provenance import commit
+from talking_heads.training import lineage, loop
+from talking_heads.training.alarms import Collapsed
+from talking_heads.training.checkpoints import load_checkpoint
+
+WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
+WATCHED, WATCHED_BATCH = 4, 32  # batches of validation windows
+TALKING, TALKED = 8, 50  # validation clips that are generated, and their frames
+SHEET = (4, 10)  # rows, and every so many frames, of a contact sheet
+
+
+def encode(encoder: nn.Module, sound: np.ndarray, frames: int, device: str | torch.device) -> Tensor:
+    """Embeddings (frames, A) of the windows of a clip's sound (samples,) int16."""
+    windows = torch.from_numpy(cut_sound(sound, np.arange(frames)))
+    with torch.no_grad():
+        return encoder(windows[None].to(device))[0]
+
+
+@dataclass
+class Sample:
+    """Generated validation clips beside the true ones, each (clips, frames, S, S, 3) uint8."""
+
+    generated: np.ndarray
+    truth: np.ndarray
+
+    def scores(self) -> dict[str, float]:
+        """Means over clips: correlations of the mouth, and CSIM-judge in the first and the last second."""
+        rows = []
+        for frames, truth in zip(self.generated, self.truth, strict=True):
+            a, b = find_landmarks(frames), find_landmarks(truth)
+            similarity = cosine(identity_features(frames), identity_features(truth))
+            opening, true_opening = mouth_opening(a), mouth_opening(b)
+            rows.append(
+                {
+                    "opening": correlation(opening, true_opening),
+                    "width": correlation(mouth_width(a), mouth_width(b)),
+                    "amplitude": float(opening.std() / true_opening.std()),
+                    "csim_first": float(similarity[:25].mean()),
+                    "csim_last": float(similarity[-25:].mean()),
+                }
+            )
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def save_sheet(self, path: Path) -> None:
+        """A contact sheet: true frames above generated ones, a pair of rows for each clip."""
+        rows, every = SHEET
+        strips = [
+            np.concatenate(list(clip[::every]), 1)
+            for pair in list(zip(self.truth, self.generated, strict=True))[:rows]
+            for clip in pair
+        ]
+        Image.fromarray(np.concatenate(strips)).save(path)
+
+
+class DiffusionRun:
+    """A training in its folder: the steps are :func:`loop.train` on :attr:`learner` in :meth:`recording`."""
+
+    def __init__(self, profile: Profile, pools: Path, runs: Path, device: torch.device, command: str = ""):
+        section = profile.diffused
+        self.profile, self.device, self.folder = profile, device, runs / "diffusion"
+        self.encoder = load_reader(section.audio_encoder).encoder
+        training = PoolVideos(talking_pool("training", section.clips, pools))
+        self.validation = PoolVideos(talking_pool("validation", section.clips, pools))
+        self.learner = DiffusionLearner(profile, training, self.encoder, device)
+        self.collapsed = ""
+        self.metadata: dict[str, Any] = {
+            "profile": profile.name,
+            "seed": profile.seed,
+            "command": command,
+            "people": talking_settings("training", section.clips).metadata(),
+            "device": str(device),
+        }
+        conditions = section.conditions
+        settings = WindowSettings(WATCHED_BATCH, conditions.motion_frames, conditions.audio_windows)
+        dataset = WindowDataset(self.validation, settings, profile.seed)
+        self.windows = [dataset[number].to(device) for number in range(WATCHED)]
+
+    @property
+    def exported(self) -> Path:
+        """The weights of the last slice."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training is at its end. Raises ValueError as :func:`load_checkpoint` does."""
+        return self._saved_step() >= self.learner.total and self.exported.exists()
+
+    def _saved_step(self) -> int:
+        checkpoint = self.folder / loop.CHECKPOINT
+        return load_checkpoint(checkpoint, self.learner.key)["step"] if checkpoint.exists() else 0
+
+    @torch.no_grad()
+    def watch(self, learner: DiffusionLearner) -> dict[str, float]:
+        """Losses of the averaged network on fixed validation windows; at times clips that it generates."""
+        section, schedule, losses = learner.section, learner.schedule, []
+        for number, windows in enumerate(self.windows):
+            generator = torch.Generator().manual_seed(number)
+            t = torch.linspace(0, len(schedule) - 1, len(windows.x_0)).long().to(self.device)
+            noise = torch.randn(windows.x_0.shape, generator=generator).to(self.device)
+            conditions = learner.conditions(windows, generator)
+            x_t = q_sample(schedule, windows.x_0, t, noise)
+            output = predict(learner.ema, x_t, t, conditions, section.conditions.motion_grey)[:, :3]
+            target = noise
+            if section.diffusion.prediction == "velocity":
+                target = velocity(schedule, windows.x_0, t, noise)
+            lips = lip_loss(output, target, windows.mouth)
+            losses.append([simple_loss(output, target).mean().item(), lips.mean().item()])
+        simple, lips_mean = np.mean(losses, 0)
+        row = {"validation": float(simple), "validation_lips": float(lips_mean)}
+        if learner.step % TALK_EVERY == 0:
+            sample = self.talk(Generator(learner.ema, section))
+            sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
+            row |= sample.scores()
+        return row
+
+    def talk(self, generator: Generator, clips: int = TALKING, frames: int = TALKED, seed: int = 0) -> Sample:
+        """Validation clips, generated from their first frame and their sound."""
+        numbers = np.arange(frames)
+        truth = np.stack([self.validation.read(clip, numbers)[0] for clip in range(clips)])
+        audio = torch.stack(
+            [encode(self.encoder, self.validation.sound(clip), frames, self.device) for clip in range(clips)]
+        )
+        identity = to_tensor(truth[:, 0], self.device)
+        generated = [to_image(frame) for frame in generator.talk(identity, audio, seed)]
+        return Sample(np.stack(generated, 1), truth)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Records the configuration, and which code trains from which step; an alarm ends the training."""
+        lineage.begin_slice(self.folder, self._saved_step(), self.device)
+        lineage.record_configuration(self.folder, self.learner.key, "diffusion", self.profile)
+        try:
+            yield
+        except Collapsed as alarm:
+            print(f"  diffusion: {alarm}", flush=True)
+            self.collapsed = str(alarm)
+
+    def export(self) -> Path:
+        """Write the weights with their provenance."""
+        metadata = self.metadata | {
+            "of": self.learner.total,
+            "commit": commit(),
+            "lineage": lineage.slices(self.folder),
+            **({"collapsed": self.collapsed} if self.collapsed else {}),
+        }
+        self.learner.export(self.exported, metadata)
+        print(f"  diffusion: step {self.learner.step}/{self.learner.total}, weights in {self.exported}")
+        return self.exported

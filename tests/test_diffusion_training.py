@@ -1,0 +1,307 @@
+"""Training of the denoising network and generation with it: resuming, logs, alarms, the order of frames."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.speakers.talking import talking_pool
+from talking_heads.data.windows import LENGTH
+from talking_heads.diffused import model
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.diffusion import cosine_schedule
+from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.training import DiffusionLearner, noised_motion
+from talking_heads.experiments.diffused.trainings import Sample, encode
+from talking_heads.metrics import lip_sync
+from talking_heads.nn.weight_files import load_weights
+from talking_heads.training import loop
+from talking_heads.training.alarms import Collapsed
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    from talking_heads import config
+
+    section = config.load("smoke").diffused.clips
+    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
+
+
+@pytest.fixture
+def begin(profile, clips):
+    """A learner of the smoke profile with an untrained encoder."""
+
+    def begin_training(overrides=None, workers=0):
+        torch.manual_seed(0)
+        changed = profile.override({f"diffused.{name}": v for name, v in (overrides or {}).items()})
+        return DiffusionLearner(changed, clips, build_encoder(changed.diffused.audio_encoder), "cpu", workers)
+
+    return begin_training
+
+
+def states_equal(a, b):
+    """Whether the weights, averages and optimisers of two learners are the same, bit for bit."""
+    first, second = a.state(), b.state()
+    moments = [
+        [value for entry in state["optimiser"]["state"].values() for value in entry.values()]
+        for state in (first, second)
+    ]
+    tensors = [
+        [*state["network"].values(), *state["ema"].values(), *more]
+        for state, more in zip((first, second), moments, strict=True)
+    ]
+    return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True)) and first["step"] == second["step"]
+
+
+# -- training ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_training_is_the_same_bit_for_bit(begin, tmp_path, workers):
+    whole = loop.train(begin(), tmp_path / "whole")
+    loop.train(begin(workers=workers), tmp_path / "resumed", until=2)
+    resumed = loop.train(begin(workers=workers), tmp_path / "resumed")
+    assert whole.step == 6 and states_equal(whole, resumed)
+    logs = [(tmp_path / name / loop.LOG).read_text() for name in ("whole", "resumed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_checkpoint_of_other_settings_or_another_encoder_is_refused(begin, tmp_path, profile, clips):
+    loop.train(begin(), tmp_path, until=1)
+    with pytest.raises(ValueError, match="belongs to other settings"):
+        loop.train(begin({"diffusion.lip_weight": 0.5}), tmp_path)
+    torch.manual_seed(1)
+    other = DiffusionLearner(profile, clips, build_encoder(profile.diffused.audio_encoder))
+    with pytest.raises(ValueError, match="belongs to other settings"):
+        loop.train(other, tmp_path)
+
+
+def test_the_log_has_every_term_by_quartile_of_time(begin, tmp_path):
+    learner = begin({"training.batch": 4, "training.steps": 8})
+    loop.train(learner, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / loop.LOG).read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(8))
+    names = {f"{term}_q{quarter}" for term in ("simple", "lips", "vlb") for quarter in range(1, 5)}
+    assert set().union(*rows) == names | {"step", "simple", "lips", "vlb", "grad_norm"}
+
+
+def test_the_loss_is_equation_19(begin):
+    """Without dropped sound and min-SNR weights it is L_simple + λ_ls L_ls + λ_vlb L_vlb."""
+    learner = begin({"diffusion.lip_weight": 0.3, "diffusion.vlb_weight": 0.01})
+    windows = learner.dataset[0]
+    loss, row = learner.loss(windows, torch.Generator().manual_seed(1))
+    assert loss.item() == pytest.approx(row["simple"] + 0.3 * row["lips"] + 0.01 * row["vlb"], rel=1e-5)
+
+
+def test_the_network_learns(begin):
+    """The loss on windows and noise that stay the same falls."""
+    learner = begin({"training.steps": 80, "training.batch": 4, "training.learning_rate": 1e-2})
+    windows = [learner.dataset[step] for step in range(1000, 1008)]
+
+    def measure():
+        with torch.no_grad():
+            terms = [learner.loss(w, torch.Generator().manual_seed(k))[1] for k, w in enumerate(windows)]
+        return np.mean([row["simple"] for row in terms])
+
+    before = measure()
+    for _ in range(80):
+        learner.train_step()
+    assert measure() < 0.85 * before
+
+
+def test_a_collapse_raises_an_alarm(begin, tmp_path):
+    learner = begin({"training.learning_rate": 1e-3})
+    learner.train_step()
+    for parameter in learner.unet.parameters():
+        parameter.data.fill_(math.inf)
+    with pytest.raises(Collapsed, match="not finite"):
+        loop.train(learner, tmp_path)
+
+
+def test_the_encoder_stays_as_it_is(begin):
+    learner = begin()
+    before = {name: value.clone() for name, value in learner.encoder.state_dict().items()}
+    learner.train_step()
+    assert all(torch.equal(before[name], value) for name, value in learner.encoder.state_dict().items())
+
+
+def test_sound_is_left_out_of_a_share_of_the_samples(begin):
+    learner = begin({"conditions.audio_dropout": 0.25, "training.batch": 200})
+    conditions = learner.conditions(learner.dataset[0], torch.Generator().manual_seed(0))
+    assert (conditions.audio == 0).all((1, 2)).float().mean().item() == pytest.approx(0.25, abs=0.1)
+
+
+def test_noise_on_motion_frames_has_the_level_that_the_network_is_told():
+    motion, generator = torch.zeros(500, 2, 3, 8, 8), torch.Generator().manual_seed(0)
+    noised, level = noised_motion(motion, 0.3, generator)
+    measured = noised.flatten(1).std(1)
+    torch.testing.assert_close(measured, level, rtol=0.2, atol=1e-3)
+    assert level.min() >= 0 and level.max() <= 0.3 and level.max() > 0.29
+    same, zero = noised_motion(motion, 0.0, generator)
+    assert torch.equal(same, motion) and not zero.any()
+
+
+def test_exported_weights_are_the_average_with_provenance(begin, tmp_path):
+    learner = begin()
+    learner.train_step()
+    learner.export(tmp_path / "weights.safetensors", {"profile": "smoke"})
+    state, metadata = load_weights(tmp_path / "weights.safetensors")
+    assert metadata == {"profile": "smoke", "key": learner.key, "step": 1}
+    assert all(torch.allclose(state[n], v, atol=1e-3) for n, v in learner.ema.state_dict().items())
+
+
+# -- generation -------------------------------------------------------------------------------------
+class Recorder(torch.nn.Module):
+    """Records its inputs, and predicts ε = x_t: a frame of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, t, y, level=None):
+        self.calls.append((x, t, y, level))
+        return torch.cat([x[:, :3], torch.zeros_like(x[:, :3])], 1)
+
+
+@pytest.fixture
+def recorded(profile):
+    """Two clips of four frames generated with a recorder; the identity frames are 0.5 and -0.5."""
+
+    def generate(overrides=None, count=4):
+        changed = {"sampling.steps": 2, "sampling.guidance": 1.0, "diffusion.prediction": "epsilon"}
+        changed |= overrides or {}
+        section = profile.override({f"diffused.{name}": v for name, v in changed.items()}).diffused
+        network = Recorder()
+        identity = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 8, 8)
+        audio = torch.arange(count)[None, :, None].expand(2, count, 4).float()
+        return network, list(Generator(network, section).talk(identity, audio, seed=1))
+
+    return generate
+
+
+def test_generation_begins_with_copies_of_the_identity_frame(recorded):
+    """Then the newest generated frame comes last among the motion frames; equation (16)."""
+    network, frames = recorded()
+    assert len(frames) == 4 and frames[0].shape == (2, 3, 8, 8)
+    firsts = [x for x, *_ in network.calls[::2]]  # two steps a frame
+    for k, x in enumerate(firsts):
+        motion = [frames[j] if j >= 0 else x[:, 9:12] for j in (k - 2, k - 1)]
+        torch.testing.assert_close(x[:, 3:9], torch.cat(motion, 1))
+        assert (x[0, 9:12] == 0.5).all() and (x[1, 9:12] == -0.5).all()
+
+
+def test_generation_is_told_the_steps_of_the_whole_process(recorded):
+    network, _ = recorded({"sampling.steps": 3})
+    assert [t.tolist() for _, t, *_ in network.calls[:3]] == [[999] * 2, [500] * 2, [0] * 2]
+    assert cosine_schedule(1000, 3).timesteps.tolist() == [0, 500, 999]
+
+
+def test_missing_embeddings_repeat_the_first_or_the_last(recorded):
+    network, _ = recorded()
+    heard = [y[0].unflatten(0, (5, 4))[:, 0].tolist() for _, _, y, _ in network.calls[::2]]
+    assert heard == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+
+
+def test_grey_motion_frames_and_none(recorded):
+    network, frames = recorded({"conditions.motion_grey": True})
+    assert network.calls[0][0].shape[1] == 3 + 2 + 3
+    torch.testing.assert_close(network.calls[-1][0][:, 4:5], model.grey(frames[-2]))
+    assert recorded({"conditions.motion_frames": 0})[0].calls[0][0].shape[1] == 6
+
+
+def test_guidance_goes_beyond_the_prediction_without_sound(profile):
+    """ε = ε(silence) + s (ε(sound) - ε(silence)); the network is called twice a step."""
+
+    class Loud(Recorder):
+        def forward(self, x, t, y, level=None):
+            self.calls.append(y)
+            epsilon = x[:, :3] + 0.01 * y.sum(1)[:, None, None, None]
+            return torch.cat([epsilon, torch.zeros_like(epsilon)], 1)
+
+    def first_frame(guidance):
+        overrides = {"diffused.sampling.guidance": guidance, "diffused.sampling.steps": 1}
+        overrides |= {"diffused.diffusion.prediction": "epsilon", "diffused.sampling.sampler": "ddim"}
+        network = Loud()
+        generator = Generator(network, profile.override(overrides).diffused)
+        talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 1), seed=3)
+        return next(talk), network
+
+    schedule = cosine_schedule(1000, 1)
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    for guidance, calls in ((1.0, 1), (2.0, 2)):
+        frame, network = first_frame(guidance)
+        assert len(network.calls) == calls
+        epsilon = noise + guidance * 0.05
+        signal, sigma = schedule.alpha_bar[0].sqrt(), (1 - schedule.alpha_bar[0]).sqrt()
+        torch.testing.assert_close(frame, ((noise - sigma * epsilon) / signal).clamp(-1, 1).float())
+
+
+def test_frames_come_out_while_sound_goes_in(profile):
+    """Frame k depends on the sound up to frame k + m_y alone."""
+    torch.manual_seed(0)
+    section = profile.diffused
+    unet = model.build_unet(section).eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(0, 0.1)
+    identity, audio = torch.zeros(1, 3, 32, 32), torch.randn(1, 6, 64)
+    changed = audio.clone()
+    changed[:, 4:] += 1
+    first, second = (list(Generator(unet, section).talk(identity, a, seed=2)) for a in (audio, changed))
+    ahead = section.conditions.audio_windows
+    same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert same == [k + ahead < 4 for k in range(6)]
+
+
+def test_clips_of_a_batch_do_not_depend_on_each_other(profile):
+    torch.manual_seed(0)
+    section = profile.override({"diffused.sampling.sampler": "ddim"}).diffused
+    unet = model.build_unet(section).eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(0, 0.05)
+    identity, audio = torch.rand(2, 3, 32, 32), torch.randn(2, 2, 64)
+    both = list(Generator(unet, section).talk(identity, audio, seed=2))
+    other = torch.cat([identity[:1], torch.rand(1, 3, 32, 32)])
+    again = list(Generator(unet, section).talk(other, audio, seed=2))
+    for a, b in zip(both, again, strict=True):
+        torch.testing.assert_close(a[0], b[0], rtol=0, atol=1e-5)
+        assert not torch.allclose(a[1], b[1], atol=1e-3)
+
+
+# -- sound and metrics --------------------------------------------------------------------------------
+def test_a_clips_sound_is_encoded_frame_by_frame(profile):
+    torch.manual_seed(0)
+    encoder = build_encoder(profile.diffused.audio_encoder).eval()
+    sound = (1000 * np.random.default_rng(0).standard_normal(6400)).astype(np.int16)
+    embeddings = encode(encoder, sound, 10, "cpu")
+    assert embeddings.shape == (10, 64)
+    window = torch.from_numpy(sound[5 * 640 - LENGTH // 2 : 5 * 640 + LENGTH // 2] / 32768).float()
+    torch.testing.assert_close(embeddings[5], encoder(window[None, None])[0, 0])
+
+
+def test_the_distance_of_mouths_ignores_where_the_head_is():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(10, 50, (3, 68, 2))
+    assert np.allclose(lip_sync.landmark_distance(truth + 5, truth), 0)
+    moved = truth.copy()
+    moved[:, 48:68] += np.where(np.arange(20) % 2, 1.0, -1.0)[:, None] * [0, 2]
+    eyes = np.linalg.norm(truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1), axis=-1)
+    np.testing.assert_allclose(lip_sync.landmark_distance(moved, truth), 2 / eyes)
+
+
+def test_correlation_of_tracks():
+    track = np.sin(np.arange(20.0))
+    assert lip_sync.correlation(track, 3 * track + 1) == pytest.approx(1)
+    assert lip_sync.correlation(track, -track) == pytest.approx(-1)
+    assert lip_sync.correlation(track, np.ones(20)) == 0
+
+
+def test_true_clips_have_the_best_scores(clips, tmp_path):
+    """Frames against themselves; a clip that stands still does not move its lips."""
+    truth = np.stack([clips.read(clip, np.arange(10))[0] for clip in range(2)])
+    scores = Sample(truth, truth).scores()
+    assert scores["opening"] == pytest.approx(1) and scores["csim_first"] == pytest.approx(1, abs=1e-5)
+    frozen = Sample(np.repeat(truth[:, :1], 10, 1), truth)
+    assert frozen.scores()["opening"] == 0
+    frozen.save_sheet(tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size == (32, 4 * 32)
