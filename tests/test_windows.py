@@ -10,12 +10,12 @@ from talking_heads.data import loader
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import openings
+from talking_heads.data.sound import HOP
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.data.speakers.speech import PHONEMES
 from talking_heads.data.speakers.talking import FIRST, SEED, talking_pool
 from talking_heads.data.windows import (
-    HOP,
     LENGTH,
     WindowDataset,
     WindowSettings,

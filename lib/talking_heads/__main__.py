@@ -122,9 +122,12 @@ def smoke_test(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> None:
     from talking_heads.data.prepare import Settings
     from talking_heads.data.prepare import prepare as prepare_corpus
+    from talking_heads.data.sources import TALKING_LAYOUTS
     from talking_heads.devices import choose
 
-    settings, device = Settings(args.size, args.frames_per_video), str(choose(args.device))
+    talking = args.talking or ("similarity" if args.layout in TALKING_LAYOUTS else "")
+    most = args.frames_per_video if args.frames_per_video is not None else 0 if talking else 96
+    settings, device = Settings(args.size, most, talking), str(choose(args.device))
     lines = prepare_corpus(args.source, args.out, settings, args.layout, device, args.workers)
     kept = sum(1 for line in lines if line["frames"])
     print(f"{kept} of {len(lines)} sources prepared in {args.out}")
@@ -235,12 +238,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=64,
         help="pixels of the square crop",
     )
-    c.add_argument("--layout", choices=["folder", "voxceleb1", "voxceleb2"], default="folder")
+    c.add_argument("--layout", choices=["folder", "voxceleb1", "voxceleb2", "crema", "lrw"], default="folder")
+    c.add_argument(
+        "--talking",
+        choices=["square", "similarity"],
+        help="consecutive frames at 25 a second with their sound: in one crop, or each aligned to a mean "
+        "face, as --layout crema and lrw do by default",
+    )
     c.add_argument(
         "--frames-per-video",
         type=number(int, 0, "a whole number of at least 0"),
-        default=96,
-        help="evenly spaced over all its clips; 0 keeps all",
+        help="96 by default, evenly spaced over all its clips; of a talking clip the first ones, by default "
+        "all; 0 keeps all",
     )
     c.add_argument("--workers", type=COUNT)
     c.add_argument("--device", default="auto")

@@ -183,6 +183,7 @@ class TalkingClips(Section):
     """Clips with sound at 25 frames a second; numbers and lengths are those of the rendered corpus."""
 
     image_size: Annotated[int, Field(ge=16)]  # pixels of a side
+    alignment: Literal["square", "similarity"]  # one crop for a clip, or every frame to a mean face
     identities: Count  # for training, one clip of each
     seconds: Amount
     evaluation_identities: Count  # for validation, and as many for the evaluation set

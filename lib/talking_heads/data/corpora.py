@@ -6,6 +6,7 @@ from filelock import FileLock
 
 from talking_heads.config import Profile, digest
 from talking_heads.data.prepare import Settings, prepare
+from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.write import write_speakers
 from talking_heads.data.store import Store
@@ -20,6 +21,13 @@ def folder(profile: Profile, root: Path | str) -> Path:
     if profile.data.source == "speakers":
         return Path(root) / f"speakers-{digest(profile.seed, profile.data)}-v{VERSION}"
     return Path(root) / profile.data.layout
+
+
+def settings_of(profile: Profile) -> Settings:
+    """How a profile's corpus is prepared: CREMA-D and LRW as talking clips."""
+    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS:
+        return Settings(profile.data.image_size, 0, profile.diffused.clips.alignment)
+    return Settings(profile.data.image_size, profile.data.frames_per_video)
 
 
 def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
@@ -41,8 +49,7 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
             write_speakers(corpus / "videos", profile)
         else:
             layout = profile.data.layout
-        settings = Settings(profile.data.image_size, profile.data.frames_per_video)
-        prepare(corpus / "videos", corpus / "prepared", settings, layout, device)
+        prepare(corpus / "videos", corpus / "prepared", settings_of(profile), layout, device)
     return corpus / "prepared"
 
 

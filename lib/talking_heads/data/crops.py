@@ -57,21 +57,25 @@ def crop(image: np.ndarray, square: Square, size: int) -> np.ndarray:
     """
     if max(image.shape[:2]) > OPENCV_LIMIT:
         image, square = _cut_out(image, square)
-    height, width = image.shape[:2]
     scale = square.side / size
     if scale == 1 and square.x == square.y == -0.5:
         return image
     affine = np.array([[scale, 0, square.x + scale / 2], [0, scale, square.y + scale / 2]], np.float64)
+    return warp(image, affine, scale, size)
+
+
+def warp(image: np.ndarray, affine: np.ndarray, scale: float, size: int) -> np.ndarray:
+    """An image (H, W, 3) uint8 seen through a transform (2, 3) from pixels of the crop to those of the image.
+
+    ``scale`` is the size of a pixel of the crop in pixels of the image. Returns (size, size, 3) uint8.
+    """
+    height, width = image.shape[:2]
     if scale > 1:  # shrink by area first, which avoids aliasing
         reduced = (max(1, round(width / scale)), max(1, round(height / scale)))
         image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
-        fx, fy = image.shape[1] / width, image.shape[0] / height
-        affine = np.array(
-            [
-                [scale * fx, 0, (square.x + scale / 2 + 0.5) * fx - 0.5],
-                [0, scale * fy, (square.y + scale / 2 + 0.5) * fy - 0.5],
-            ]
-        )
+        factors = np.array([image.shape[1] / width, image.shape[0] / height])
+        affine = affine * factors[:, None]
+        affine[:, 2] += 0.5 * factors - 0.5
     return cv2.warpAffine(
         image,
         affine,

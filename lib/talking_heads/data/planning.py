@@ -25,8 +25,11 @@ PARTIAL = ".talking-heads-partial-"
 
 
 class Settings(NamedTuple):
+    """How a corpus is prepared."""
+
     size: int  # side of the prepared frames in pixels
-    frames_per_video: int  # at most, 0 for all
+    frames_per_video: int  # at most, 0 for all; of each clip where they are talking
+    talking: str = ""  # consecutive frames with their sound, in this alignment; "" for frames without sound
 
 
 def fingerprint(unit: Unit, settings: Settings) -> str:
@@ -34,7 +37,7 @@ def fingerprint(unit: Unit, settings: Settings) -> str:
     files = [file for source in unit.sources for file in (source, find_sidecar(source))]
     parts = [
         VERSION,
-        *settings,
+        *(settings if settings.talking else settings[:2]),  # corpora without sound keep their fingerprints
         *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f and f.exists()),
         *(reason for _, reason in unit.left_out),
     ]

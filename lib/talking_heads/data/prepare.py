@@ -36,8 +36,10 @@ from talking_heads.data.planning import (
     refuse_overlap,
 )
 from talking_heads.data.sidecars import BadLandmarks, check_owner, find_sidecar, fit_to_frames, read_sidecar
+from talking_heads.data.sound import FPS
 from talking_heads.data.sources import Unit, discover, place_of
-from talking_heads.data.store import FRAME_FILES, MANIFEST, TRACK, CorpusDamaged, write_frames
+from talking_heads.data.store import FRAME_FILES, MANIFEST, SOUND, TRACK, CorpusDamaged, write_frames
+from talking_heads.data.talking import Unusable, cut_talking
 from talking_heads.data.video import UnreadableVideo, VideoFile, open_video
 from talking_heads.devices import cores
 from talking_heads.files import write_text
@@ -197,6 +199,30 @@ def cut(
     return fields, arrays
 
 
+def cut_with_sound(inspection: Inspection, settings: Settings) -> tuple[dict, dict[str, np.ndarray]]:
+    """A source as a talking clip; returns what :func:`cut` does, with its sound among the arrays."""
+    clip = inspection.clip
+    landmarks = np.full((len(clip.times), 68, 2), np.nan, np.float32)
+    landmarks[inspection.numbers] = inspection.points["landmarks"]
+    usable = np.zeros(len(clip.times), bool)
+    usable[inspection.numbers] = inspection.usable
+    try:
+        talking = cut_talking(
+            clip, landmarks, usable, settings.size, settings.talking, settings.frames_per_video
+        )
+    except Unusable as error:
+        raise Rejected("; ".join(dict.fromkeys([*inspection.notes, str(error)]))) from error
+    square = crops.clip_square(landmarks[usable])
+    fields = {
+        "frames": len(talking.frames),
+        "of": len(clip.times),
+        "fps": FPS,
+        "square": [round(v, 3) for v in square],
+        "note": "; ".join(inspection.notes),
+    }
+    return fields, talking._asdict()
+
+
 def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | None = None) -> list[dict]:
     """Prepare one video into its folder, which appears by rename; returns its lines of the manifest.
 
@@ -224,7 +250,7 @@ def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | Non
     if not all(line["key"] for line in lines):
         lines = [{**line, "key": ""} for line in lines]  # the next run prepares the whole video again
     total = sum(line["frames"] for line in lines)
-    if clips and total < SHORT:
+    if clips and total < SHORT and not settings.talking:
         first = lines[min(clips | stills)]
         short = f"short: {total} frames, an episode of K = 8 needs {SHORT}"
         first["note"] = "; ".join(filter(None, [first["note"], short]))
@@ -243,8 +269,9 @@ def _prepare_clips(
 
     Returns the arrays of the clips, and the inspected photographs, which are cropped later, without pixels.
     """
-    chosen = {unit.sources[k] for k in spread(len(unit.sources), settings.frames_per_video)}
-    frames_left, sources_left = settings.frames_per_video, len(chosen)  # all sources share the cap
+    cap = 0 if settings.talking else settings.frames_per_video  # which all sources share
+    chosen = {unit.sources[k] for k in spread(len(unit.sources), cap)}
+    frames_left, sources_left = cap, len(chosen)
     clips: Arrays = {}
     photographs: dict[int, Inspection] = {}
     for number, path in enumerate(unit.sources):
@@ -253,8 +280,13 @@ def _prepare_clips(
                 raise Rejected(f"not among {len(chosen)} evenly spaced ones of {len(unit.sources)}")
             most = -(-frames_left // sources_left)  # rounded up
             sources_left -= 1
-            inspection = inspect_source(path, most, detect)
-            if inspection.clip.fps:
+            inspection = inspect_source(path, 0 if settings.talking else most, detect)
+            if settings.talking and not inspection.clip.fps:
+                raise Rejected("a photograph, which has no sound")
+            if settings.talking:
+                fields, clips[number] = cut_with_sound(inspection, settings)
+                lines[number] |= fields
+            elif inspection.clip.fps:
                 framing = inspection.points["landmarks"][inspection.usable]
                 fields, clips[number] = cut(inspection, framing, settings, most)
                 lines[number] |= fields
@@ -330,6 +362,8 @@ def write_unit(out: Path, unit: Unit, sources: Arrays) -> None:
     try:
         temporary.mkdir(parents=True)
         write_frames(temporary, track.pop("frames"))
+        if "sound" in track:
+            np.save(temporary / SOUND, track.pop("sound"))
         np.savez(temporary / TRACK, **track)  # type: ignore[arg-type]
         if folder.exists():
             shutil.rmtree(folder)

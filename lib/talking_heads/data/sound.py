@@ -10,6 +10,8 @@ import numpy as np
 from talking_heads.data.decoding import Scan, decode_packets, open_file, sound_stream
 
 SOUND_RATE = 16_000  # Hz
+FPS = 25.0  # frames a second of talking clips
+HOP = round(SOUND_RATE / FPS)  # samples of a frame
 ALIGNED = 0.02  # seconds by which sound may deviate from the clock before it is moved
 
 

@@ -12,7 +12,11 @@ from talking_heads.data.photographs import PHOTOGRAPH_SUFFIXES
 from talking_heads.data.video import VIDEO_SUFFIXES
 
 SPLITS = ("meta", "validation", "test")
-LAYOUTS = ("folder", "voxceleb1", "voxceleb2")
+LAYOUTS = ("folder", "voxceleb1", "voxceleb2", "crema", "lrw")
+TALKING_LAYOUTS = ("crema", "lrw")  # corpora of clips with sound
+CREMA_NAME = re.compile(r"(10\d\d)_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}")  # actor, sentence, emotion, intensity
+CREMA_TEST = {f"10{n}" for n in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89)}  # actors of the paper's evaluation
+LRW_SPLITS = {"train": "meta", "val": "validation", "test": "test"}
 # identities of VoxCeleb1's verification test; in the folders of frames, which have names in place of numbers,
 # these are all names that begin with E (Nagrani et al. 2017)
 VOXCELEB1_TEST = {f"id{n}" for n in range(10270, 10310)}
@@ -58,17 +62,19 @@ def split_of(identity: str, folder: str, layout: str) -> str:
     """The split of an identity, which never changes.
 
     It is the folder's name where that names a split. Otherwise all identities of your own folder are for
-    testing, and VoxCeleb's lists determine its test identities. A hash selects a fiftieth of the others for
-    validation.
+    testing, and the lists of VoxCeleb and of CREMA-D determine their test identities. A hash selects a
+    fiftieth of the others for validation, a tenth of CREMA-D's.
     """
     if folder in SPLITS:
         return folder
     if layout == "folder":
         return "test"
+    if layout == "crema" and identity in CREMA_TEST:
+        return "test"
     if layout == "voxceleb1" and (identity in VOXCELEB1_TEST or identity.startswith("E")):
         return "test"
     number = int(hashlib.sha256(os.fsencode(identity)).hexdigest(), 16)
-    return "validation" if number % 50 == 0 else "meta"
+    return "validation" if number % (10 if layout == "crema" else 50) == 0 else "meta"
 
 
 def discover(source: Path, layout: str = "folder") -> list[Unit]:
@@ -80,6 +86,9 @@ def discover(source: Path, layout: str = "folder") -> list[Unit]:
       where there is none.
     - A video in a folder is a video of the identity that the folder names; a video outside of a folder is an
       identity.
+    - With ``layout`` "crema", ``<actor>_<sentence>_<emotion>_<intensity>.*`` in any folder is a video of the
+      actor; with "lrw", ``<word>/<train, val or test>/<clip>.*`` is a clip of somebody unknown, who counts as
+      an identity.
 
     Links to folders are followed. Raises ValueError where there is nothing that can be read.
     """
@@ -89,6 +98,8 @@ def discover(source: Path, layout: str = "folder") -> list[Unit]:
     groups: dict[tuple[str, str, str], tuple[list[Path], list[tuple[Path, str]]]] = {}
     for path, problem in [(source, "")] if source.is_file() else walk(source):
         reason = problem or unusable(path)
+        if reason == "" and layout in TALKING_LAYOUTS:
+            reason = misplaced(path, layout)
         if reason is None:
             continue
         readable, left_out = groups.setdefault(_place(path, source, layout), ([], []))
@@ -179,8 +190,20 @@ def unusable(path: Path) -> str | None:
     )
 
 
+def misplaced(path: Path, layout: str) -> str:
+    """Why a file is not part of CREMA-D ("crema") or LRW ("lrw"), "" where it is."""
+    if layout == "crema":
+        return "" if CREMA_NAME.fullmatch(path.stem) else "not named as CREMA-D's files, 1001_DFA_ANG_XX"
+    return "" if path.parent.name in LRW_SPLITS else "not in a folder train, val or test, as LRW's clips"
+
+
 def _place(path: Path, source: Path, layout: str) -> tuple[str, str, str]:
     """Split, identity and video of a file."""
+    if layout == "crema":
+        actor = path.stem.split("_")[0]
+        return split_of(actor, "", layout), actor, path.stem
+    if layout == "lrw":
+        return LRW_SPLITS.get(path.parent.name, "test"), path.stem, path.stem
     root = source if source.is_dir() else source.parent
     parts = path.relative_to(root).parts[:-1]
     if layout != "folder" and (inner := INNER_FOLDER.search(root.as_posix())):

@@ -5,7 +5,8 @@ missing. ``<root>/<split>/<identity>/<video>/`` contains
 
 - ``frames.npy`` (n, S, S, 3) uint8 for S up to 128, otherwise ``frames.jpgs`` with ``offsets.npy``;
 - ``track.npz``: landmarks (n, 68, 2) float32 in pixels of the crop, the clip and the time in seconds of every
-  frame, and pupils and hidden points where the source has them.
+  frame, and pupils and hidden points where the source has them;
+- in a corpus of talking clips ``sound.npy``, int16 at 16 kHz: of every clip, the samples of its frames.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ import numpy as np
 from talking_heads.data.crops import Square, crop
 from talking_heads.data.video import SOUND_RATE, UnreadableVideo, open_video
 
-MANIFEST, TRACK = "manifest.jsonl", "track.npz"
-FRAME_FILES = ("frames.npy", "frames.jpgs", "offsets.npy")
+MANIFEST, TRACK, SOUND = "manifest.jsonl", "track.npz", "sound.npy"
+FRAME_FILES = ("frames.npy", "frames.jpgs", "offsets.npy", SOUND)
 FIELDS: dict[str, type] = {
     "split": str,
     "person": str,
@@ -116,7 +117,7 @@ def _seconds(line: dict) -> float:
 
 def frame_size(folder: Path) -> int:
     """Side of a prepared video's frames in pixels, 0 where it has none."""
-    if not any((folder / name).exists() for name in FRAME_FILES):
+    if not any((folder / name).exists() for name in ("frames.npy", "frames.jpgs")):
         return 0
     return int(read_frames(folder, np.array([0]))[0].shape[1])
 
@@ -232,6 +233,19 @@ class Store:
         """
         images, points = read_frames(self.folder(number), frames)
         return images, points if pupils else points[:, :68]
+
+    def sound(self, number: int) -> np.ndarray:
+        """The sound of a video's clips, one after the other: (samples,) int16, memory-mapped.
+
+        Raises :class:`CorpusDamaged` where the video was prepared without it.
+        """
+        path = self.folder(number) / SOUND
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise CorpusDamaged(
+                f"{path}: no sound of this video ({error}); prepare the corpus again as talking clips"
+            ) from error
 
     def track(self, number: int) -> dict[str, np.ndarray]:
         """All arrays of a video's track: landmarks, clip, time, and pupils and hidden where present."""

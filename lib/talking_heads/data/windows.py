@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from talking_heads.data.frames import to_tensor
-from talking_heads.data.sound import SOUND_RATE
+from talking_heads.data.sound import HOP, SOUND_RATE
+from talking_heads.data.store import Store
 
-FPS = 25.0
-HOP = round(SOUND_RATE / FPS)  # samples of a frame
 LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
 MOUTH = slice(48, 68)  # landmarks
 MARGIN = 0.35  # of the mouth's width, around it on all sides
@@ -37,6 +36,39 @@ class TalkingClips(Protocol):
 
     def identity(self, video: int) -> str:
         """Name of the identity of a clip."""
+
+
+class StoreClips:
+    """The clips of a prepared corpus of talking clips; a video of several clips counts as several."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        numbers = {(entry.person, entry.video): number for number, entry in enumerate(store.entries)}
+        ends = [0] * len(store)
+        self.clips: list[tuple[int, int, int]] = []  # video, first frame, frames
+        for line in store.lines:
+            if line["frames"]:
+                number = numbers[line["person"], line["video"]]
+                self.clips.append((number, ends[number], line["frames"]))
+                ends[number] += line["frames"]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def frame_count(self, video: int) -> int:
+        return self.clips[video][2]
+
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        number, first, _ = self.clips[video]
+        return self.store.read(number, first + np.asarray(frames), pupils)
+
+    def sound(self, video: int) -> np.ndarray:
+        """The sound of a clip, (samples,) int16. Raises :class:`store.CorpusDamaged` where it has none."""
+        number, first, count = self.clips[video]
+        return self.store.sound(number)[first * HOP : (first + count) * HOP]
+
+    def identity(self, video: int) -> str:
+        return self.store.identity(self.clips[video][0])
 
 
 @dataclass(frozen=True)

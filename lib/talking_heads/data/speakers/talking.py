@@ -1,10 +1,21 @@
-"""Talking clips of procedural speakers: pools of consecutive frames with sound, one clip of each identity."""
+"""Talking clips of procedural speakers: consecutive frames with sound, one clip of each identity.
+
+Those for training and validation are pools. Those for evaluation are written as video files and prepared, as
+real clips are.
+"""
 
 from pathlib import Path
 
+from filelock import FileLock
+
 from talking_heads.config import TalkingClips
+from talking_heads.data.planning import Settings
+from talking_heads.data.prepare import prepare
+from talking_heads.data.sound import FPS
+from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
-from talking_heads.data.windows import FPS
+from talking_heads.data.speakers.write import Job, write_clips
+from talking_heads.data.store import Store
 
 SEED = 1
 # first identity of every split; none is in a profile's few-shot corpus or in a pool of the judges
@@ -31,3 +42,16 @@ def talking_pool(split: str, section: TalkingClips, folder: Path) -> Pool:
     settings = talking_settings(split, section)
     name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
     return make_pool(folder / name, settings)
+
+
+def evaluation_store(section: TalkingClips, root: Path) -> Store:
+    """The evaluation clips of a profile, written and prepared below ``root`` where they are missing."""
+    settings = talking_settings("evaluation", section)
+    folder = root / f"talking-evaluation-{settings.people}x{settings.frames}-{settings.size}-v{VERSION}"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(settings.first, settings.first + settings.people)
+    clips = [Job("test", number, 0, settings.frames, FPS) for number in numbers]
+    with FileLock(folder / ".lock"):
+        write_clips(folder / "videos", clips, SEED, section.image_size)
+        prepare(folder / "videos", folder / "prepared", Settings(section.image_size, 0, section.alignment))
+    return Store(folder / "prepared", "test", section.image_size)

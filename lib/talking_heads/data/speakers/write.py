@@ -70,17 +70,20 @@ def _write_clips(root: Path, seed: int, size: int, batch: list[Job]) -> int:
     return sum(job.frames for job in batch)
 
 
-def write_speakers(root: Path, profile: Profile, workers: int | None = None) -> int:
+def write_speakers(root: Path, profile: Profile) -> int:
     """Render what is missing of a profile's corpus below ``root``; returns the number of rendered clips."""
-    todo = [job for job in jobs(profile) if not clip_path(root, job).with_suffix(".npz").exists()]
+    return write_clips(root, jobs(profile), profile.seed, profile.data.image_size)
+
+
+def write_clips(root: Path, clips: list[Job], seed: int, size: int, workers: int | None = None) -> int:
+    """Render the clips that are missing below ``root`` at size² pixels; returns their number."""
+    todo = [job for job in clips if not clip_path(root, job).with_suffix(".npz").exists()]
     if not todo:
         return 0
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
     progress = Progress("rendering speakers", sum(job.frames for job in todo), "frames")
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
         n = len(batches)
-        for frames in executor.map(
-            _write_clips, [root] * n, [profile.seed] * n, [profile.data.image_size] * n, batches
-        ):
+        for frames in executor.map(_write_clips, [root] * n, [seed] * n, [size] * n, batches):
             progress.add(frames)
     return len(todo)
