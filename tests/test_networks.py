@@ -38,6 +38,8 @@ def test_paper_size_has_exactly_the_papers_parameters():
         "pix2pixhd_discriminator": 5_535_618,
         "x2face_embedding": 39_157_760,
         "x2face_driving": 25_614_080,
+        "diffused_unet": 203_929_094,
+        "audio_encoder": 1_491_408,
     }
 
 

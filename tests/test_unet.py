@@ -1,10 +1,12 @@
 """The denoising network: parameters, conditioning, its input, and the audio encoders."""
 
+import json
 import math
 
 import pytest
 import torch
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.data.windows import LENGTH
 from talking_heads.diffused.audio_encoder import CONVOLUTIONS, LogMelEncoder, WaveformEncoder, mel_filters
 from talking_heads.diffused.model import Conditions, build_unet, grey, network_input
@@ -19,25 +21,27 @@ def small():
     return section, build_unet(section)
 
 
-def parameters(profile):
+def network(profile):
+    """A profile's network without values."""
     with torch.device("meta"):
-        unet = build_unet(config.load(profile).diffused)
-    return unet, sum(parameter.numel() for parameter in unet.parameters())
+        return build_unet(config.load(profile).diffused)
 
 
 @pytest.mark.parametrize(("profile", "count"), [("crema", 203_929_094), ("lrw", 203_919_878)])
-def test_parameters_of_the_papers_network(profile, count):
+def test_parameters_of_the_papers_network(profile, count, capsys):
     """With motion frames in colour and in grey; the audio encoder is not part of it."""
-    assert parameters(profile)[1] == count
+    assert sum(parameter.numel() for parameter in network(profile).parameters()) == count
+    main(["sizes", "--profile", profile, "--json"])
+    assert json.loads(capsys.readouterr().out)["diffused_unet"] == count
 
 
 def test_channels_and_heads_of_the_papers_network():
-    unet, _ = parameters("crema")
+    unet = network("crema")
     assert unet.stem.in_channels == 12 and unet.out.out_channels == 6
     assert [block.conv2.out_channels for block in unet.down] == [256] * 3 + [512] * 3 + [768] * 2
     assert unet.attention.heads == 12 and unet.attention.qkv.in_channels == 768
     assert unet.audio_mlp[0].in_features == 5 * 256
-    assert parameters("lrw")[0].stem.in_channels == 8
+    assert network("lrw").stem.in_channels == 8
 
 
 def test_frequencies_of_time_span_four_decades():

@@ -35,9 +35,11 @@ COUNT = number(int, 1, "a whole number of at least 1")
 
 
 def sizes(args: argparse.Namespace) -> None:
-    from talking_heads.experiments.few_shot.tables import parameter_counts
+    from talking_heads.experiments.diffused import tables as diffused_tables
+    from talking_heads.experiments.few_shot import tables
 
-    counts = parameter_counts(config.load(args.profile))
+    profile = config.load(args.profile)
+    counts = tables.parameter_counts(profile) | diffused_tables.parameter_counts(profile)
     if args.json:
         print(json.dumps(counts))
         return

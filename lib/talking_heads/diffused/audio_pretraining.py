@@ -27,9 +27,9 @@ from talking_heads.progress import Progress
 SEED = 1
 TRAINING, TEST = 4_000_000, 5_000_000  # first identities, in no corpus and in no other pool
 VOICES, TEST_VOICES, SECONDS, TEST_SECONDS = 800, 100, 6.0, 4.0
-STEPS, BATCH, LEARNING_RATE = 4000, 256, 2e-3
+STEPS, BATCH, LEARNING_RATE = 8000, 256, 2e-3
 MOUTH = ("jaw_open", "mouth_wide", "mouth_round", "lip_press")
-MOUTH_WEIGHT = 5.0  # of the mouth's squared error beside the cross-entropy of phonemes
+MOUTH_WEIGHT = 20.0  # of the mouth's squared error beside the cross-entropy of phonemes
 NOISE, GAIN = (1e-5, 1e-2), (0.2, 1.4)  # of augmentation: standard deviation and factor, drawn log-uniformly
 NAMES = list(PHONEMES)
 
