@@ -23,7 +23,7 @@ from talking_heads.data.landmarks import draw, interocular, openings
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot import reenactment
-from talking_heads.experiments.few_shot.weights import COMMITTED
+from talking_heads.experiments.reference import COMMITTED
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.judges.use import find_landmarks

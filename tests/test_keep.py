@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from talking_heads import config
+from talking_heads.experiments import reference
 from talking_heads.experiments.few_shot import keep, weights
 from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.runner import Run
@@ -47,7 +48,7 @@ def test_pictures_of_kept_notebooks_become_smaller_and_look_the_same(tmp_path):
 def test_only_one_clean_run_becomes_the_reference(commits, tmp_path, monkeypatch):
     """Records of no commit, of two commits or of changed files are refused, and nothing is written."""
     profile, committed = config.load("laptop"), tmp_path / "committed"
-    monkeypatch.setattr(weights, "COMMITTED", committed)
+    monkeypatch.setattr(reference, "COMMITTED", committed)
     monkeypatch.setattr(keep, "COMMITTED", committed)
     monkeypatch.setattr(keep, "plan", lambda run: [])
     run_id = weights.run_id(profile, "reference", tmp_path)

@@ -176,6 +176,31 @@ def animate(args: argparse.Namespace) -> None:
     print(make_video(request, profile, load, args.device))
 
 
+def speak(args: argparse.Namespace) -> None:
+    from talking_heads.animation import speak as speaking
+    from talking_heads.diffused.audio_pretraining import load_reader
+    from talking_heads.experiments.diffused.weights import load_generator
+
+    profile = config.load(args.profile)
+
+    def load_model(device):
+        generator, metadata = load_generator(profile, args.weights, args.results, device)
+        return generator, load_reader(profile.diffused.audio_encoder).encoder.to(device), metadata
+
+    request = speaking.Request(
+        sound=args.sound,
+        out=args.out,
+        photo=args.photo,
+        face=args.face,
+        keep=args.keep,
+        person=args.person,
+        kind=args.kind,
+        seed=args.seed,
+        mark=not args.no_mark,
+    )
+    print(f"written: {speaking.speak(request, profile, load_model, args.device)}")
+
+
 def face_shape(args: argparse.Namespace) -> None:
     from talking_heads.data import corpora
     from talking_heads.experiments.few_shot.trainings import fit_face_shape
@@ -355,6 +380,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument("--device", default="auto")
     c.set_defaults(run=animate)
 
+    c = commands.add_parser("speak", help="a photograph and a voice to a talking head")
+    c.add_argument("--photo", type=Path, help="a photograph of one person")
+    c.add_argument("--face", type=Path, help="a kept identity frame instead")
+    c.add_argument("--sound", type=Path, required=True, help="any audio or video file with a voice")
+    c.add_argument("--out", type=Path, required=True, help="the video to write: .mp4, .mov, .mkv or .webm")
+    c.add_argument("--keep", type=Path, help="where to keep the identity frame; <out>.face by default")
+    c.add_argument("--person", help="the name on the identity frame's card")
+    c.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
+    c.add_argument("--seed", type=number(int, 0, "a whole number of at least 0"), default=0)
+    c.add_argument("--no-mark", action="store_true", help="no 'synthetic' in a corner; the metadata keeps it")
+    c.add_argument("--weights", choices=["reference", "scratch"], default="reference")
+    c.add_argument("--profile", default="laptop")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=speak)
+
     c = commands.add_parser(
         "face-shape", help="fit the linear face model of landmark adaptation to a profile's identities again"
     )
@@ -369,7 +409,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=keep)
 
     for c in commands.choices.values():
-        resumes = c.get_default("run") in (run, prepare, judges, meta_learn, train_diffusion, search)
+        resumes = c.get_default("run") in (run, prepare, judges, meta_learn, train_diffusion, speak, search)
         c.set_defaults(
             interrupted="interrupted; what is finished is kept, and the same command goes on from there"
             if resumes

@@ -19,6 +19,13 @@ from talking_heads.animation.head_files import (
     owner_of,
 )
 from talking_heads.animation.smoothing import steady
+from talking_heads.animation.synthetic_video import (
+    Sound,
+    has_content,
+    is_ours,
+    refuse_foreign,
+    write_synthetic,
+)
 from talking_heads.config import Profile
 from talking_heads.data import crops, video
 from talking_heads.data.detection import Detector
@@ -33,8 +40,6 @@ from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import Interrupted, appended, check_outputs, replacing, try_outputs
 from talking_heads.nn.perceptual import make_extractors
 
-MARK = "synthetic"
-LEAST_SIDE = 256  # pixels of the side of an exported video, at least
 SOUND_RATE = 48_000  # Hz of an exported video's sound
 
 
@@ -192,28 +197,11 @@ def check_files(out: Path, keep: Path | None, inputs: Sequence[Path], person: st
     sidecars = [sidecar for path in inputs if (sidecar := find_sidecar(path))]
     check_outputs(outputs, [*inputs, *sidecars])
     try_outputs(outputs, 0)
-    if _has_content(out) and not is_ours(out):
-        raise ValueError(
-            f"--out {out}: exists and was not written by this command; move it away or choose another name"
-        )
-    if keep is not None and _has_content(keep) and (owner := owner_of(keep)) != person:
+    refuse_foreign(out)
+    if keep is not None and has_content(keep) and (owner := owner_of(keep)) != person:
         cause = "was not written by this command" if owner is None else f"is the head of {owner!r}"
         raise ValueError(f"--keep {keep}: exists and {cause}; move it away or choose another name")
     return outputs
-
-
-def _has_content(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a video that :func:`export` wrote."""
-    try:
-        with video.open_file(path) as container:
-            metadata = {name.lower(): value for name, value in container.metadata.items()}
-    except (video.UnreadableVideo, OSError):
-        return False
-    return metadata.get("comment", "").startswith(f"{MARK}: ")
 
 
 def source_frames(
@@ -331,33 +319,12 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
 
 
 def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: bool = True) -> Path:
-    """Write a video with the driver's sound.
-
-    Its metadata states that it is synthetic, and so does ``MARK`` in a corner, unless ``mark`` is False.
-    """
-    factor = max(1, -(-LEAST_SIDE // frames.shape[1]))
-
-    def enlarge(frame: np.ndarray) -> np.ndarray:
-        large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        return _marked(large) if mark else large
-
+    """Write a video with the driver's sound, marked as synthetic; see :func:`write_synthetic`."""
     comment = (
-        f"{MARK}: a neural talking head of {card['person']} ({card['kind']}), "
+        f"a neural talking head of {card['person']} ({card['kind']}), "
         f"learned from {card['T']} frames; not a recording"
     )
-    pictures = map(enlarge, frames)
-    video.write(path, pictures, driver.fps, driver.sound, lossless=False, comment=comment, rate=driver.rate)
-    return path
-
-
-def _marked(image: np.ndarray) -> np.ndarray:
-    """The image with ``MARK`` in a corner: white letters with a black outline."""
-    size = image.shape[0] / 640
-    corner = round(8 * size), image.shape[0] - round(10 * size)
-    for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 1.5)):
-        thickness = max(1, round(width * size))
-        cv2.putText(image, MARK, corner, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)
-    return image
+    return write_synthetic(path, frames, driver.fps, Sound(driver.sound, driver.rate), comment, mark)
 
 
 # -- an example -------------------------------------------------------------------------------------

@@ -64,12 +64,22 @@ def cut_talking(
     if len(shown) < 2:
         raise Unusable("fewer than two consecutive frames with a face at 25 frames a second")
     points = landmarks[shown]
-    align = _align_by_similarity if alignment == "similarity" else _align_by_square
-    frames, aligned = align(clip, shown, points, size)
+    frames, aligned = align(clip, shown, points, size, alignment)
     first = round(instants[0] * SOUND_RATE)
     samples = sound[first : first + len(shown) * HOP]
     samples = np.pad(samples, (0, len(shown) * HOP - len(samples)))  # sound may end before the pictures
     return TalkingClip(frames, aligned, instants.astype(np.float32), samples)
+
+
+def align(
+    clip: VideoFile, shown: np.ndarray, points: np.ndarray, size: int, alignment: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (n, size, size, 3) with these numbers (n,), aligned by their landmarks ``points`` (n, 68, 2).
+
+    Returns the landmarks in pixels of the aligned frames, too.
+    """
+    by = _align_by_similarity if alignment == "similarity" else _align_by_square
+    return by(clip, shown, points, size)
 
 
 def _align_by_square(

@@ -1,6 +1,6 @@
 """Autoregressive generation (section 4.5): frame by frame, from an identity frame and sound."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from talking_heads.config import Diffused
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
+
+SEED_STRIDE = 1_000_003  # between the seeds of clips; more than the frames of any
 
 
 @dataclass
@@ -41,23 +43,31 @@ class Generator:
 
     @torch.no_grad()
     def talk(
-        self, identity: Tensor, audio: Tensor, seed: int = 0, motion_level: float = 0.0
+        self,
+        identity: Tensor,
+        audio: Tensor,
+        seed: int = 0,
+        earlier: Sequence[Tensor] = (),
+        motion_level: float = 0.0,
     ) -> Iterator[Tensor]:
         """The frames (B, 3, H, W) of B clips, one after the other.
 
         ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, A) the embeddings of the windows of
         n frames. Missing motion frames are copies of the identity frame; missing embeddings repeat the first
-        or the last. ``motion_level`` is the noise level that the network is told of its motion frames.
+        or the last. Generation goes on after ``earlier`` frames, exactly as if it had not been interrupted:
+        the noise of a frame depends on the seed and its number alone. ``motion_level`` is the noise level
+        that the network is told of its motion frames.
         """
-        generator = torch.Generator().manual_seed(seed)
         section, count = self.section.conditions, audio.shape[1]
         motion = [identity] * section.motion_frames
         level = torch.full((len(identity),), motion_level, device=identity.device)
-        for k in range(count):
-            around = torch.arange(k - section.audio_windows, k + section.audio_windows + 1).clamp(
-                0, count - 1
-            )
+        for frame in earlier:
+            motion = [*motion, frame][1:] if motion else []
+        for k in range(len(earlier), count):
+            generator = torch.Generator().manual_seed(seed * SEED_STRIDE + k)
+            around = torch.arange(k - section.audio_windows, k + section.audio_windows + 1)
             stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
-            frame = self.frame(Conditions(identity, stacked, audio[:, around], level), generator)
+            heard = audio[:, around.clamp(0, count - 1)]
+            frame = self.frame(Conditions(identity, stacked, heard, level), generator)
             motion = [*motion, frame][1:] if motion else []
             yield frame

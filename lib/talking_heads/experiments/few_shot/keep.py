@@ -9,7 +9,8 @@ import pandas as pd
 
 from talking_heads.config import Profile
 from talking_heads.experiments.few_shot.training_curves import thin
-from talking_heads.experiments.few_shot.weights import COMMITTED, digest_of, weights_keys
+from talking_heads.experiments.few_shot.weights import digest_of, weights_keys
+from talking_heads.experiments.reference import COMMITTED
 from talking_heads.files import write_text
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training.loop import LOG

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from talking_heads.config import Profile
-from talking_heads.experiments.few_shot.weights import COMMITTED
+from talking_heads.experiments.reference import COMMITTED
 from talking_heads.training.loop import LOG
 
 EVERY = 20  # rows of a log of which one is kept

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from talking_heads.config import Profile
+from talking_heads.experiments.reference import reference_weights
 from talking_heads.few_shot.baselines.training import restore_baseline
 from talking_heads.few_shot.networks.build import Networks, restore_networks
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
-COMMITTED = Path(__file__).parents[4] / "results" / "reference"  # of this checkout, wherever results go
 BASELINES = ("x2face", "pix2pixhd")
 CPU = torch.device("cpu")
 
@@ -23,21 +23,18 @@ CPU = torch.device("cpu")
 def weights_path(profile: Profile, variant: str, weights: str, results: Path) -> Path:
     """Where the weights of a variant lie: committed for "reference", the profile's own run for "scratch".
 
-    An installed library brings no reference weights; they are looked for below ``results``, which may be that
-    of a checkout. Raises ValueError where a profile has no reference weights, FileNotFoundError where the
-    file is not there.
+    Raises ValueError where a profile has no reference weights, and FileNotFoundError where the file is not
+    there, as :func:`reference_weights` does.
     """
     if weights == "reference":
         if not profile.few_shot.trainings.reference_weights:
             raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
-        reference = COMMITTED if COMMITTED.is_dir() else Path(results) / "reference"
-        path = reference / "weights" / f"{variant}.safetensors"
-        remedy = "reference weights lie in results/reference of a checkout: name its results with --results"
-    else:
-        path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
-        remedy = "chapter 03_meta_learning trains it"
+        return reference_weights(variant, results)
+    path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of variant {variant}; {remedy}")
+        raise FileNotFoundError(
+            f"{os.path.relpath(path)}: no {variant} weights; chapter 03_meta_learning trains them"
+        )
     return path
 
 

@@ -1,0 +1,223 @@
+"""``python -m talking_heads speak``: a photograph and a voice become a talking head."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from talking_heads.animation.animate import detector_for, inspect
+from talking_heads.animation.head_files import check_kind
+from talking_heads.animation.identity_frames import (
+    IdentityFrame,
+    keep_identity,
+    load_identity,
+    person_of,
+)
+from talking_heads.animation.synthetic_video import Sound, has_content, refuse_foreign, write_synthetic
+from talking_heads.config import Profile
+from talking_heads.data import video
+from talking_heads.data.decoding import UnreadableVideo
+from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.prepare import Detect
+from talking_heads.data.sidecars import find_sidecar
+from talking_heads.data.sound import FPS, HOP, SOUND_RATE, read_sound
+from talking_heads.data.talking import align
+from talking_heads.data.windows import LENGTH, cut_sound
+from talking_heads.devices import choose
+from talking_heads.diffused.generation import Generator
+from talking_heads.files import Interrupted, appended, check_outputs, try_outputs
+from talking_heads.nn.weight_files import load_weights, save_weights
+from talking_heads.progress import Progress
+
+PEAK = 0.7  # of the sound that the encoder hears, as in the clips that it was trained on
+SILENT = 33  # largest sample (int16) of a recording of nothing: 60 dB below full scale
+SAVE_EVERY = 30.0  # seconds
+LoadModel = Callable[[torch.device], tuple[Generator, nn.Module, dict]]
+
+
+@dataclass
+class Request:
+    """Inputs and outputs of a talking head: a photograph or a kept identity frame, and a sound."""
+
+    sound: Path  # any audio or video file
+    out: Path
+    photo: Path | None = None
+    face: Path | None = None  # a kept identity frame
+    keep: Path | None = None  # the file of a new identity frame; <out>.face by default
+    person: str | None = None  # of the card; the photograph's name by default
+    kind: str = "real person"
+    seed: int = 0
+    mark: bool = True  # "synthetic" in a corner of the video
+
+
+def speak(request: Request, profile: Profile, load_model: LoadModel, device_name: str = "auto") -> Path:
+    """Generate a talking head of a photograph from sound alone, and write it as a video with that sound.
+
+    ``load_model(device)`` returns the trained generator, the audio encoder and their provenance. What an
+    interrupted call has generated is kept beside the output, and the same call goes on. Raises ValueError and
+    FileNotFoundError for unusable input before anything is written; :class:`Interrupted` states what is kept.
+    """
+    if bool(request.photo) == bool(request.face):
+        raise ValueError("give either --photo (a photograph) or --face (a kept identity frame)")
+    if request.face and request.keep:
+        raise ValueError("--keep says where a new identity frame goes; --face gives one that is kept already")
+    check_kind(request.kind)
+    keep = None if request.face else request.keep or appended(request.out, ".face")
+    partial = appended(request.out, ".partial")
+    check_files(request, keep, partial)
+    sound = read_speech(request.sound)
+    device = choose(device_name)
+    size = profile.diffused.clips.image_size
+    face = find_face(request, size, profile.diffused.clips.alignment, device)
+    generator, encoder, metadata = load_model(device)
+    if keep:
+        keep_identity(keep, face)
+    audio = encode_speech(encoder, sound, device)
+    job = Job(generator, to_tensor(face.image[None], device), audio, request.seed, partial)
+    print(f"generating {len(audio)} frames", flush=True)
+    try:
+        frames = job.run(metadata)
+    except KeyboardInterrupt as interrupt:
+        kept = f"{job.done} frames are kept in {partial}; the same command goes on from there"
+        raise Interrupted(f"interrupted; {kept if job.done else 'nothing was written'}") from interrupt
+    comment = (
+        f"a neural talking head of {face.card['person']} ({face.card['kind']}), "
+        "generated from one frame and a sound; not a recording"
+    )
+    write_synthetic(request.out, frames, FPS, Sound(sound / 32768, SOUND_RATE), comment, request.mark)
+    partial.unlink(missing_ok=True)
+    return request.out
+
+
+def check_files(request: Request, keep: Path | None, partial: Path) -> None:
+    """Check the names and permissions of what is written.
+
+    Raises ValueError, and FileNotFoundError where an input is missing.
+    """
+    inputs = [path for path in (request.photo, request.face, request.sound) if path]
+    if missing := [str(path) for path in inputs if not path.exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)}: no such file")
+    video.container_of(request.out)
+    outputs = {"--out": request.out} | ({"--keep": keep} if keep else {})
+    sidecars = [sidecar for path in inputs if (sidecar := find_sidecar(path))]
+    check_outputs({**outputs, "the partial result of --out": partial}, [*inputs, *sidecars])
+    try_outputs(outputs, 0)
+    refuse_foreign(request.out)
+    person = request.person or (request.photo.stem if request.photo else None)
+    if keep and has_content(keep) and (owner := person_of(keep)) != person:
+        cause = "was not written by this command" if owner is None else f"is the identity frame of {owner!r}"
+        raise ValueError(f"--keep {keep}: exists and {cause}; move it away or choose another name")
+
+
+def read_speech(path: Path) -> np.ndarray:
+    """The sound of a file, (samples,) int16 at 16 kHz. Raises ValueError, naming the file and the cause."""
+    try:
+        sound = read_sound(path)
+    except (UnreadableVideo, OSError) as error:
+        raise ValueError(f"{path}: no audio or video file that can be read ({error})") from error
+    if sound is None:
+        raise ValueError(f"{path}: a file without sound; give a recording of a voice")
+    if len(sound) < LENGTH:
+        seconds = len(sound) / SOUND_RATE
+        raise ValueError(f"{path}: {seconds:.2f} s of sound are less than a window of 0.2 s")
+    if np.abs(sound.astype(int)).max() <= SILENT:
+        raise ValueError(f"{path}: silence only; give a recording of a voice")
+    return sound
+
+
+def find_face(request: Request, size: int, alignment: str, device: torch.device) -> IdentityFrame:
+    """The identity frame of a request, of size² pixels. Raises ValueError, naming the file and the cause."""
+    if request.face:
+        face = load_identity(request.face)
+        if len(face.image) != size:
+            raise ValueError(
+                f"{request.face}: an identity frame of {len(face.image)}², and the profile's network has "
+                f"{size}²; make it again from a photograph"
+            )
+        return face
+    assert request.photo is not None
+    image = crop_face(request.photo, size, alignment, detector_for([request.photo], device))
+    card = {
+        "person": request.person or request.photo.stem,
+        "kind": request.kind,
+        "origin": request.photo.name,
+    }
+    return IdentityFrame(image, card)
+
+
+def crop_face(path: Path, size: int, alignment: str, detect: Detect | None) -> np.ndarray:
+    """The face of a photograph, or of the first usable frame of a clip: (size, size, 3) uint8."""
+    inspection = inspect(path, 1, detect)
+    first = np.flatnonzero(inspection.usable)[:1]
+    points = inspection.points["landmarks"][first]
+    return align(inspection.clip, inspection.numbers[first], points, size, alignment)[0][0]
+
+
+def encode_speech(encoder: nn.Module, sound: np.ndarray, device: torch.device) -> Tensor:
+    """Embeddings (n, A) of the windows of n frames, of sound as loud as the training clips."""
+    loud = sound * (PEAK * 32767 / np.abs(sound.astype(int)).max())
+    count = -(-len(sound) // HOP)
+    windows = torch.from_numpy(cut_sound(loud, np.arange(count)))
+    with torch.no_grad():
+        return encoder(windows[None].to(device))[0]
+
+
+@dataclass
+class Job:
+    """The generation of one clip, which is saved on the way."""
+
+    generator: Generator
+    identity: Tensor  # (1, 3, S, S)
+    audio: Tensor  # (n, A)
+    seed: int
+    partial: Path  # where generated frames are saved
+    done: int = 0  # frames that are saved
+
+    def run(self, metadata: dict) -> np.ndarray:
+        """All frames (n, S, S, 3) uint8; what is saved of the same job is not generated again."""
+        key = self._key(metadata)
+        images, motion = self._saved(key)
+        self.done = len(images)
+        earlier = [self.identity] * (len(images) - len(motion)) + motion
+        progress, saved = Progress("generating", len(self.audio) - len(images), "frames"), time.time()
+        try:
+            for frame in self._frames(earlier):
+                images.append(to_image(frame)[0])
+                motion = [*motion, frame][-max(1, self.generator.section.conditions.motion_frames) :]
+                progress.add(1)
+                if time.time() - saved > SAVE_EVERY:
+                    saved = time.time()
+                    self._save(images, motion, key)
+        except KeyboardInterrupt:
+            if images:
+                self._save(images, motion, key)
+            raise
+        return np.stack(images)
+
+    def _frames(self, earlier: list[Tensor]) -> Iterator[Tensor]:
+        return self.generator.talk(self.identity, self.audio[None], self.seed, earlier)
+
+    def _key(self, metadata: dict) -> str:
+        """Changes with the identity frame, the sound, the seed, the weights and the settings."""
+        tensors = [value.cpu().numpy().tobytes() for value in (self.identity, self.audio)]
+        settings = self.generator.section.model_dump_json()
+        words = f"{self.seed} {metadata.get('key')} {metadata.get('step')} {settings}"
+        return hashlib.sha256(b"".join([*tensors, words.encode()])).hexdigest()[:16]
+
+    def _saved(self, key: str) -> tuple[list[np.ndarray], list[Tensor]]:
+        if not self.partial.exists():
+            return [], []
+        state, metadata = load_weights(self.partial)
+        if metadata.get("key") != key:
+            return [], []
+        return list(state["images"].numpy()), list(state["motion"].to(self.identity.device).split(1))
+
+    def _save(self, images: list[np.ndarray], motion: list[Tensor], key: str) -> None:
+        state = {"images": torch.from_numpy(np.stack(images)), "motion": torch.cat(motion)}
+        save_weights(self.partial, state, {"key": key})
+        self.done = len(images)
