@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.animation import speak
@@ -78,6 +79,15 @@ def test_a_kept_face_speaks_in_the_same_way(files, profile, models):
     other = request(files, photo=None, face=files / "out.mp4.face", out=files / "b.mp4", seed=1, mark=False)
     third = video.read(speak.speak(other, profile, models, "cpu"))
     assert not np.array_equal(first.frames[5], third.frames[5])
+
+
+def test_files_of_sound_alone_are_read(files):
+    """WAV at another rate, in stereo; the samples are those of the video's sound."""
+    clip = make_clip(0, 5, 0, 15, 25.0, 32)
+    stereo = np.repeat(np.repeat(clip.sound[:, None], 2, 1), 2, 0)
+    wavfile.write(files / "voice.wav", 32_000, stereo)
+    a, b = (speak.read_speech(files / name).astype(float) for name in ("voice.wav", "voice.mkv"))
+    assert abs(len(a) - 9600) < 100 and np.corrcoef(a[1000:9000], b[1000:9000])[0, 1] > 0.95
 
 
 def test_the_loudness_of_a_recording_does_not_matter(files, profile, models):
