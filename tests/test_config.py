@@ -18,6 +18,7 @@ from talking_heads import config
 from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
+from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
 from talking_heads.few_shot.baselines import training as baselines
@@ -29,7 +30,7 @@ TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": {*ALL, "diffusion"},
+    "seed": {*ALL, "diffusion", "talking"},
     "data": ALL,
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
@@ -42,13 +43,14 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
-    "diffused.clips": {"diffusion"},
-    "diffused.conditions": {"diffusion"},
-    "diffused.audio_encoder": {"diffusion"},
-    "diffused.network": {"diffusion"},
-    "diffused.diffusion": {"diffusion"},
+    "diffused.clips": {"diffusion", "talking"},
+    "diffused.conditions": {"diffusion", "talking"},
+    "diffused.audio_encoder": {"diffusion", "talking"},
+    "diffused.network": {"diffusion", "talking"},
+    "diffused.diffusion": {"diffusion", "talking"},
     "diffused.training": {"diffusion"},
-    "diffused.sampling": set(),
+    "diffused.sampling": {"talking"},
+    "diffused.protocol": set(),
     "protocol": set(),
     "timing": set(),
 }
@@ -62,6 +64,7 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "X2Face": baselines.training_key(profile, "x2face"),
         "cells": protocol.cell_key(profile),
         "diffusion": diffusion_training.training_key(profile),
+        "talking": talking_protocol.generation_key(profile),
     }
 
 
@@ -143,6 +146,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
         (diffusion_training, {"diffusion"}),
+        (talking_protocol, {"talking"}),
     ],
 )
 def test_a_raised_version_changes_the_keys_of_what_its_code_computes(smoke, monkeypatch, module, changes):

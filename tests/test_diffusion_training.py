@@ -15,7 +15,8 @@ from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import SEED_STRIDE, Generator
 from talking_heads.diffused.training import DiffusionLearner, noised_motion
-from talking_heads.experiments.diffused.trainings import Sample, encode
+from talking_heads.experiments.diffused.protocol import encode
+from talking_heads.experiments.diffused.trainings import Sample
 from talking_heads.metrics import lip_sync
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop

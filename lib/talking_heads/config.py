@@ -248,6 +248,13 @@ class Sampling(Section):
     guidance: Amount  # of the sound; 1 for none, as in the paper
 
 
+class TalkingProtocol(Section):
+    """What is generated and measured of the evaluation clips."""
+
+    identities: Positive
+    seconds: Amount
+
+
 class Diffused(Section):
     """The system of Stypułkowski et al. 2023."""
 
@@ -258,6 +265,7 @@ class Diffused(Section):
     diffusion: Diffusion
     training: DiffusionTraining
     sampling: Sampling
+    protocol: TalkingProtocol
 
 
 class Protocol(Section):

@@ -48,19 +48,19 @@ class Generator:
         audio: Tensor,
         seed: int = 0,
         earlier: Sequence[Tensor] = (),
-        motion_level: float = 0.0,
+        truth: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The frames (B, 3, H, W) of B clips, one after the other.
 
         ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, A) the embeddings of the windows of
         n frames. Missing motion frames are copies of the identity frame; missing embeddings repeat the first
         or the last. Generation goes on after ``earlier`` frames, exactly as if it had not been interrupted:
-        the noise of a frame depends on the seed and its number alone. ``motion_level`` is the noise level
-        that the network is told of its motion frames.
+        the noise of a frame depends on the seed and its number alone. With the true frames ``truth``
+        (B, n, 3, H, W), these are the motion frames in place of the generated ones.
         """
         section, count = self.section.conditions, audio.shape[1]
         motion = [identity] * section.motion_frames
-        level = torch.full((len(identity),), motion_level, device=identity.device)
+        level = torch.zeros(len(identity), device=identity.device)  # of noise on motion frames: none
         for frame in earlier:
             motion = [*motion, frame][1:] if motion else []
         for k in range(len(earlier), count):
@@ -69,5 +69,6 @@ class Generator:
             stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
             heard = audio[:, around.clamp(0, count - 1)]
             frame = self.frame(Conditions(identity, stacked, heard, level), generator)
-            motion = [*motion, frame][1:] if motion else []
+            newest = frame if truth is None else truth[:, k]
+            motion = [*motion, newest][1:] if motion else []
             yield frame

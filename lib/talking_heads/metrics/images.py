@@ -19,6 +19,16 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
+def mean_squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """MSE (n,) of images (n, H, W, 3) uint8, in squared levels; computed in float, because uint8 wraps."""
+    return np.square(a.astype(np.float64) - b.astype(np.float64)).mean((1, 2, 3))
+
+
+def psnr(mse: np.ndarray) -> np.ndarray:
+    """PSNR (n,) in dB of images whose MSE is ``mse`` (n,) squared levels."""
+    return 10 * np.log10(255**2 / mse)
+
+
 def sharpness(images: np.ndarray) -> np.ndarray:
     """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers
     it.

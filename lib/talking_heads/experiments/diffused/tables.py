@@ -1,10 +1,22 @@
-"""Tables of Diffused Heads."""
+"""Tables of Diffused Heads: what was measured, with intervals over identities, beside the paper's numbers."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import torch
 
 from talking_heads.config import Profile
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import build_unet
+from talking_heads.experiments.diffused.protocol import OURS, Measured
+from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
+
+TABLE1, TABLE3 = ("SSIM", "PSNR"), ("MSE", "SSIM", "PSNR", "LMD")
+OF_CLIPS = ("mouth opening", "mouth width", "CSIM-judge, first second", "CSIM-judge, last second")
+LOWER_IS_BETTER = {"MSE", "LMD"}
+CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
 
 def parameter_counts(profile: Profile) -> dict[str, int]:
@@ -13,3 +25,85 @@ def parameter_counts(profile: Profile) -> dict[str, int]:
         unet = build_unet(profile.diffused)
     modules = {"diffused_unet": unet, "audio_encoder": build_encoder(profile.diffused.audio_encoder)}
     return {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
+
+
+def paper_numbers(table: int) -> pd.DataFrame:
+    """The paper's numbers of a table: corpus, method, audio_windows, motion_grey, metric, value."""
+    numbers = pd.read_csv(Path(__file__).with_name("paper_numbers.csv"))
+    return numbers[numbers["table"] == table].drop(columns="table").reset_index(drop=True)
+
+
+def table1(measured: Measured, profile: Profile) -> pd.DataFrame:
+    """SSIM and PSNR of every row measured here, and of the paper's methods on both corpora.
+
+    Columns corpus, method, metric, value, ci_low, ci_high, n_identities, n_frames, difference to ours with
+    its interval, source ("here" or "paper") and verdict. A number measured here is *not comparable* with the
+    paper's unless it is of the paper's corpus.
+    """
+    here = _rows(measured, TABLE1, profile)
+    paper = paper_numbers(1).drop(columns=["audio_windows", "motion_grey"]).assign(source="paper")
+    return pd.concat([here, paper], ignore_index=True)
+
+
+def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
+    """The metrics of the ablations, of the reference model and the rows beside it, and the paper's.
+
+    Columns as those of :func:`table1`, with the number of motion audio embeddings on each side and whether
+    motion frames are grey.
+    """
+    conditions = profile.diffused.conditions
+    here = _rows(measured, (*TABLE3, "CSIM-judge", *OF_CLIPS), profile).assign(
+        audio_windows=conditions.audio_windows, motion_grey=conditions.motion_grey
+    )
+    return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
+
+
+def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.DataFrame:
+    corpus = CORPUS_OF_LAYOUT.get(profile.data.layout, "procedural speakers")
+    verdict = "not comparable" if profile.data.layout not in CORPUS_OF_LAYOUT else ""
+    rows = []
+    for metric in metrics:
+        values = measured.clips if metric in measured.clips else measured.frames
+        ours = _means(values, OURS, metric)
+        for method in dict.fromkeys(values["method"]):
+            means = _means(values, method, metric)
+            estimate, difference = mean_estimate(means), paired(means, ours)
+            rows.append(
+                {
+                    "corpus": corpus,
+                    "method": method,
+                    "metric": metric,
+                    "value": estimate.value,
+                    "ci_low": estimate.low,
+                    "ci_high": estimate.high,
+                    "n_identities": len(means),
+                    "n_frames": int((measured.frames["method"] == method).sum()),
+                    "over ours": difference.value if method != OURS else np.nan,
+                    "over ours, low": difference.low if method != OURS else np.nan,
+                    "over ours, high": difference.high if method != OURS else np.nan,
+                    "source": "here",
+                    "verdict": verdict,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _means(values: pd.DataFrame, method: str, metric: str) -> np.ndarray:
+    rows = values[values["method"] == method]
+    return identity_means(rows[metric].to_numpy(float), rows["identity"].to_numpy())
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for readers: a row for each corpus, method and setting, a column for each metric."""
+    index = [name for name in ("corpus", "method", "audio_windows", "motion_grey") if name in table]
+    text = [
+        f"{row.value:.4g}" + (f" [{row.ci_low:.4g}, {row.ci_high:.4g}]" if row.source == "here" else "")
+        for row in table.itertuples()
+    ]
+    arrows = {
+        metric: f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in table["metric"].unique()
+    }
+    order = list(dict.fromkeys(map(tuple, table[index].fillna("").to_numpy())))
+    wide = table.assign(text=text).fillna({name: "" for name in index})
+    wide = wide.pivot(index=index, columns="metric", values="text").loc[order, list(arrows)]
+    return wide.rename(columns=arrows).reset_index().rename_axis(columns=None)

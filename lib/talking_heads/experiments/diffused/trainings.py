@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from talking_heads.config import Profile
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.talking import talking_pool, talking_settings
-from talking_heads.data.windows import WindowDataset, WindowSettings, cut_sound
+from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import q_sample, velocity
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
+from talking_heads.experiments.diffused.protocol import encode
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.lip_sync import correlation, mouth_opening, mouth_width
@@ -34,13 +34,6 @@ WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
 WATCHED, WATCHED_BATCH = 4, 32  # batches of validation windows
 TALKING, TALKED = 8, 50  # validation clips that are generated, and their frames
 SHEET = (4, 10)  # rows, and every so many frames, of a contact sheet
-
-
-def encode(encoder: nn.Module, sound: np.ndarray, frames: int, device: str | torch.device) -> Tensor:
-    """Embeddings (frames, A) of the windows of a clip's sound (samples,) int16."""
-    windows = torch.from_numpy(cut_sound(sound, np.arange(frames)))
-    with torch.no_grad():
-        return encoder(windows[None].to(device))[0]
 
 
 @dataclass

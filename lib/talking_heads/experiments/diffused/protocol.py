@@ -1,0 +1,183 @@
+"""Talking heads of the evaluation identities: generated from the first frame and the sound, and measured.
+
+Generated clips are written as soon as they are complete, a file for each identity and row of the table, so
+that an evaluation may be interrupted and goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from talking_heads import devices
+from talking_heads.config import Profile, digest
+from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.sound import FPS
+from talking_heads.data.windows import TalkingClips, cut_sound
+from talking_heads.diffused.generation import Generator
+from talking_heads.files import replacing
+from talking_heads.judges import use as judges
+from talking_heads.metrics import lip_sync
+from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.images import mean_squared_error, psnr, ssim
+from talking_heads.progress import Progress
+
+VERSION = 1  # raised when the same weights and settings give other frames
+OURS, FROZEN = "Diffused Heads", "frozen identity frame"
+OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
+ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
+SECOND = round(FPS)  # frames
+
+
+def encode(encoder: nn.Module, sound: np.ndarray, frames: int, device: str | torch.device) -> Tensor:
+    """Embeddings (frames, A) of the windows of a clip's sound (samples,) int16."""
+    windows = torch.from_numpy(cut_sound(sound, np.arange(frames)))
+    with torch.no_grad():
+        return encoder(windows[None].to(device))[0]
+
+
+def generation_key(profile: Profile) -> str:
+    """Changes with every section that generated clips depend on beside the weights."""
+    section = profile.diffused
+    parts = (section.clips, section.conditions, section.audio_encoder, section.network, section.diffusion)
+    return digest(VERSION, profile.seed, *parts, section.sampling)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """An evaluation clip with the sound of another one."""
+
+    identity: str
+    number: int  # of the clip
+    other: int  # the clip whose sound it gets in the row ``OTHER_SOUND``
+
+
+def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
+    """The first clip of each of the profile's number of identities, long enough for the protocol.
+
+    Raises ValueError where fewer than two are left.
+    """
+    section, needed = profile.diffused.protocol, frame_count(profile)
+    first: dict[str, int] = {}
+    for number in range(len(clips)):
+        if clips.frame_count(number) >= needed:
+            first.setdefault(clips.identity(number), number)
+    chosen = list(first.items())[: section.identities]
+    if len(chosen) < 2:
+        raise ValueError(
+            f"{len(chosen)} identities have a clip of {section.seconds:g} s with sound; two are needed"
+        )
+    others = [number for _, number in [*chosen[1:], chosen[0]]]
+    return [Speaker(*pair, other) for pair, other in zip(chosen, others, strict=True)]
+
+
+def frame_count(profile: Profile) -> int:
+    """Frames of a generated clip."""
+    return round(profile.diffused.protocol.seconds * FPS)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that generated clips depend on, and the folder in which they lie."""
+
+    profile: Profile
+    clips: TalkingClips
+    generator: Generator
+    encoder: nn.Module
+    weights_key: str
+    runs: Path
+    device: torch.device
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the clips of these weights and settings."""
+        key = digest(generation_key(self.profile), self.weights_key, frame_count(self.profile))
+        return self.runs / "talking" / key
+
+    def path(self, speaker: Speaker, row: str) -> Path:
+        """The file of a generated clip."""
+        return self.folder / f"{speaker.identity}_{row.replace(' ', '-')}.npy"
+
+    def truth(self, speaker: Speaker) -> tuple[np.ndarray, np.ndarray]:
+        """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
+        return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
+
+    def generate(self, speaker: Speaker, row: str) -> np.ndarray:
+        """The frames (n, S, S, 3) uint8 of a row; the first one shows the identity frame's instant."""
+        frames, _ = self.truth(speaker)
+        if row == FROZEN:
+            return np.repeat(frames[:1], len(frames), 0)
+        source = speaker.other if row == OTHER_SOUND else speaker.number
+        audio = encode(self.encoder, self.clips.sound(source), len(frames), self.device)
+        truth = to_tensor(frames[None], self.device) if row == TRUE_MOTION else None
+        identity = to_tensor(frames[:1], self.device)
+        talk = self.generator.talk(identity, audio[None], self.profile.seed, truth=truth)
+        return np.concatenate([to_image(frame) for frame in talk])
+
+
+def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
+    """Generate what is missing; returns the speakers."""
+    chosen = speakers(evaluation.clips, evaluation.profile)
+    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    missing = [(s, row) for row in rows for s in chosen if not evaluation.path(s, row).exists()]
+    progress = Progress("generating", len(missing), "clips")
+
+    def generate(item: tuple[Speaker, str]) -> None:
+        frames = evaluation.generate(*item)
+        with replacing(evaluation.path(*item)) as temporary, temporary.open("wb") as file:
+            np.save(file, frames)
+        progress.add(1)
+
+    devices.in_threads(generate, missing, evaluation.device)
+    return chosen
+
+
+# -- metrics ----------------------------------------------------------------------------------------
+class Measured(NamedTuple):
+    """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
+
+    frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, LMD, CSIM-judge
+    clips: pd.DataFrame  # opening and width (correlations), CSIM-judge by second
+
+
+def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] = ROWS) -> Measured:
+    """Every metric of the generated clips, from the second frame on: the first one is given."""
+    frames, clips = [], []
+    for speaker in chosen:
+        truth, points = (values[1:] for values in evaluation.truth(speaker))
+        true_features = judges.identity_features(truth, evaluation.device)
+        for row in rows:
+            images = np.load(evaluation.path(speaker, row))[1:]
+            landmarks = judges.find_landmarks(images, evaluation.device)
+            similarity = cosine(judges.identity_features(images, evaluation.device), true_features)
+            mse = mean_squared_error(images, truth)
+            about = {"method": row, "identity": speaker.identity}
+            by_frame = {
+                **about,
+                "frame": np.arange(1, len(images) + 1),
+                "MSE": mse,
+                "PSNR": psnr(mse),
+                "SSIM": [ssim(a, b) for a, b in zip(images, truth, strict=True)],
+                "LMD": lip_sync.landmark_distance(landmarks, points),
+                "CSIM-judge": similarity,
+            }
+            frames.append(pd.DataFrame(by_frame))
+            clips.append(
+                {
+                    **about,
+                    "mouth opening": lip_sync.correlation(
+                        lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(points)
+                    ),
+                    "mouth width": lip_sync.correlation(
+                        lip_sync.mouth_width(landmarks), lip_sync.mouth_width(points)
+                    ),
+                    "CSIM-judge, first second": similarity[:SECOND].mean(),
+                    "CSIM-judge, last second": similarity[-SECOND:].mean(),
+                }
+            )
+    return Measured(pd.concat(frames, ignore_index=True), pd.DataFrame(clips))

@@ -1,0 +1,148 @@
+"""Evaluation of talking heads: rows, metrics against closed forms, tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from talking_heads import config
+from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.speakers.pool import PoolSettings, make_pool
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.model import build_unet
+from talking_heads.experiments.diffused import protocol, tables
+from talking_heads.metrics.images import mean_squared_error, psnr
+from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.workbook.write_table import write_table
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Three identities of 12 frames, and an untrained network."""
+    folder = tmp_path_factory.mktemp("talking")
+    profile = config.load("smoke").override({"diffused.protocol.identities": 3})
+    clips = PoolVideos(make_pool(folder / "pool", PoolSettings(1, 8_000_000, 3, 1, 12, 32, 25.0, True)))
+    torch.manual_seed(0)
+    unet = build_unet(profile.diffused).eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(0, 0.15)
+    encoder = build_encoder(profile.diffused.audio_encoder).eval()
+    generator = Generator(unet, profile.diffused)
+    return protocol.Evaluation(profile, clips, generator, encoder, "a test", folder, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def measured(evaluation):
+    return protocol.measure(evaluation, protocol.run(evaluation))
+
+
+def test_errors_are_computed_in_float():
+    """In uint8, differences wrap: 0 - 255 would be 1."""
+    black, white = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 255, np.uint8)
+    assert mean_squared_error(black, white) == mean_squared_error(white, black) == 255**2
+    assert psnr(np.array([255.0**2])) == 0 and psnr(np.array([25.5**2])) == pytest.approx(20)
+
+
+def test_rows_of_an_evaluation(evaluation):
+    """The frozen frame, and what another sound and true motion frames change."""
+    chosen = protocol.run(evaluation)
+    assert [s.other for s in chosen] == [1, 2, 0]
+    rows = {row: np.load(evaluation.path(chosen[0], row)) for row in protocol.ROWS}
+    truth, _ = evaluation.truth(chosen[0])
+    assert len(truth) == 10 and all(frames.shape == truth.shape for frames in rows.values())
+    assert (rows[protocol.FROZEN] == truth[0]).all()
+    different = {frames.tobytes() for frames in rows.values()}
+    assert len(different) == len(protocol.ROWS)
+    ours, guided = rows[protocol.OURS], rows[protocol.TRUE_MOTION]
+    assert np.array_equal(ours[0], guided[0]), "the first frame has no frames before it"
+
+
+def test_a_complete_evaluation_generates_nothing(evaluation, monkeypatch):
+    protocol.run(evaluation)
+    monkeypatch.setattr(protocol.Evaluation, "generate", lambda *_: pytest.fail("generated again"))
+    protocol.run(evaluation)
+
+
+def test_clips_of_other_weights_lie_elsewhere(evaluation):
+    other = protocol.Evaluation(**{**vars(evaluation), "weights_key": "others"})
+    longer = evaluation.profile.override({"diffused.protocol.seconds": 0.48})
+    assert (
+        len(
+            {
+                e.folder
+                for e in (evaluation, other, protocol.Evaluation(**{**vars(evaluation), "profile": longer}))
+            }
+        )
+        == 3
+    )
+
+
+def test_too_few_identities_are_refused(evaluation):
+    longer = evaluation.profile.override({"diffused.protocol.seconds": 4.0})
+    with pytest.raises(ValueError, match=r"0 identities have a clip of 4 s with sound; two are needed"):
+        protocol.speakers(evaluation.clips, longer)
+
+
+def test_metrics_of_the_frozen_frame(evaluation, measured):
+    """Against their definitions, from the second frame on."""
+    chosen = protocol.speakers(evaluation.clips, evaluation.profile)
+    frames = measured.frames.query("method == @protocol.FROZEN and identity == @chosen[0].identity")
+    truth = evaluation.truth(chosen[0])[0].astype(float)
+    expected = ((truth[1:] - truth[:1]) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(frames["MSE"], expected)
+    np.testing.assert_allclose(frames["PSNR"], 10 * np.log10(255**2 / expected))
+    assert frames["frame"].tolist() == list(range(1, 10)) and frames["SSIM"].between(0, 1).all()
+    clips = measured.clips.set_index(["method", "identity"])
+    assert abs(clips.loc[(protocol.FROZEN, chosen[0].identity), "mouth opening"]) < 1e-6
+
+
+def test_table_1_has_intervals_over_identities_and_the_papers_numbers(evaluation, measured):
+    table = tables.table1(measured, evaluation.profile)
+    row = table.query("method == @protocol.OURS and metric == 'PSNR' and source == 'here'").iloc[0]
+    frames = measured.frames.query("method == @protocol.OURS")
+    estimate = mean_estimate(frames.groupby("identity")["PSNR"].mean().to_numpy())
+    assert (row["value"], row["ci_low"], row["ci_high"]) == pytest.approx(estimate[:3])
+    assert (row["n_identities"], row["n_frames"]) == (3, 27)
+    assert set(table.query("source == 'here'")["verdict"]) == {"not comparable"}
+    paper = table.query("source == 'paper' and method == 'Diffused Heads'")
+    values = paper.set_index(["corpus", "metric"])["value"].to_dict()
+    assert values == {
+        ("LRW", "SSIM"): 0.62,
+        ("LRW", "PSNR"): 19.11,
+        ("CREMA-D", "SSIM"): 0.74,
+        ("CREMA-D", "PSNR"): 23.43,
+    }
+
+
+def test_differences_to_ours_are_paired(measured, evaluation):
+    table = tables.table3(measured, evaluation.profile)
+    row = table.query("method == @protocol.FROZEN and metric == 'LMD'").iloc[0]
+    means = measured.frames.pivot_table("LMD", "identity", "method")
+    expected = mean_estimate((means[protocol.FROZEN] - means[protocol.OURS]).to_numpy())
+    assert (row["over ours"], row["over ours, low"], row["over ours, high"]) == pytest.approx(expected[:3])
+
+
+def test_tables_are_written(evaluation, measured, tmp_path):
+    for name, table in (
+        ("talking_table1", tables.table1(measured, evaluation.profile)),
+        ("talking_table3", tables.table3(measured, evaluation.profile)),
+    ):
+        paths = write_table(table, tables.shown(table), tmp_path, name, "A caption.")
+        assert [path.suffix for path in paths] == [".csv", ".md", ".tex"]
+        text = paths[1].read_text(encoding="utf-8")
+        assert "frozen identity frame" in text and "PSNR ↑" in text and "19.1" in text
+        assert len(pd.read_csv(paths[0])) == len(table)
+
+
+def test_the_papers_table_3():
+    numbers = tables.paper_numbers(3)
+    assert len(numbers) == 8 * 6
+    best = numbers[(numbers["audio_windows"] == 2) & (numbers["motion_grey"].astype(str) == "True")]
+    assert best.set_index("metric")["value"].to_dict() == {
+        "CPBD": 0.0925,
+        "MSE": 1025,
+        "SSIM": 0.6225,
+        "PSNR": 19.1072,
+        "LMD": 2.5297,
+        "WER": 0.77,
+    }
