@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH
 from talking_heads.diffused import model
@@ -311,6 +312,26 @@ def test_correlation_of_tracks():
     assert lip_sync.correlation(track, 3 * track + 1) == pytest.approx(1)
     assert lip_sync.correlation(track, -track) == pytest.approx(-1)
     assert lip_sync.correlation(track, np.ones(20)) == 0
+
+
+def test_silence_is_told_from_the_sound():
+    """A frame is silent where it and its neighbours are; what lies after the sound is silent."""
+    sound = np.zeros(10 * 640, np.int16)
+    sound[4 * 640 : 5 * 640] = 1000
+    assert np.flatnonzero(~lip_sync.silent_frames(sound, 12)).tolist() == [3, 4, 5]
+
+
+def test_mouths_of_rendered_clips_are_closed_in_silence():
+    """Nine of ten by exact landmarks, and a clip of six seconds blinks two or three times."""
+    shares, blinks = [], []
+    for identity in range(7_000_000, 7_000_004):
+        clip = make_clip(1, identity, 0, 150, 25.0, 32, only=np.array([0]))
+        silent = lip_sync.silent_frames(32767 * clip.sound, 150)
+        shares.append(lip_sync.closed_share(clip.landmarks, silent))
+        blinks.append(lip_sync.blinks(clip.landmarks))
+        assert not lip_sync.closed_share(clip.landmarks, ~silent) > 0.5
+    assert np.nanmean(shares) > 0.9 and set(blinks) <= {2, 3}
+    assert np.isnan(lip_sync.closed_share(clip.landmarks, np.zeros(150, bool)))
 
 
 def test_true_clips_have_the_best_scores(clips, tmp_path):

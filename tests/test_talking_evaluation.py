@@ -1,5 +1,8 @@
 """Evaluation of talking heads: rows, metrics against closed forms, tables."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +14,12 @@ from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused import protocol, tables
+from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.metrics.images import mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import write_table
+
+CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +152,13 @@ def test_the_papers_table_3():
         "LMD": 2.5297,
         "WER": 0.77,
     }
+
+
+@pytest.mark.parametrize("clips", [None, CLIPS])
+def test_a_smoke_test_reaches_the_table(tmp_path, clips):
+    """On rendered speakers, and on real clips where they are."""
+    folder = Path(clips) if clips else None
+    stages = smoke_test(config.load("smoke"), folder, tmp_path, torch.device("cpu"))
+    assert stages["stage"].tolist()[1:3] == ["training step 1", "training step 2"]
+    table = pd.read_csv(tmp_path / "tables/talking_table1.csv").query("source == 'here'")
+    assert set(table["method"]) == {protocol.OURS, protocol.FROZEN} and table["value"].notna().all()

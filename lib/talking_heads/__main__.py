@@ -113,8 +113,10 @@ def search(args: argparse.Namespace) -> None:
 
 def smoke_test(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
-    from talking_heads.experiments.few_shot.smoke_test import smoke_test as run_smoke_test
+    from talking_heads.experiments.diffused.smoke_test import smoke_test as run_diffused
+    from talking_heads.experiments.few_shot.smoke_test import smoke_test as run_few_shot
 
+    run_smoke_test = run_diffused if args.system == "diffused" else run_few_shot
     with tempfile.TemporaryDirectory() as folder:
         stages = run_smoke_test(config.load(args.profile), args.clips, Path(folder), choose(args.device))
     if args.json:
@@ -349,6 +351,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="go through a profile once, at its sizes, with two steps of training: time and memory",
     )
     c.add_argument("--profile", default="voxceleb1")
+    c.add_argument("--system", choices=["few-shot", "diffused"], default="few-shot")
     c.add_argument("--clips", type=Path, help="a folder of videos; rendered speakers by default")
     c.add_argument("--device", default="auto")
     c.add_argument("--json", action="store_true")

@@ -6,8 +6,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,23 @@ def measure(
         times.append(time.perf_counter() - before)
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
     return Timing(float(median), float(low), float(high), len(times), peak_memory(device))
+
+
+class Stopwatch:
+    """Seconds and peak memory of stages."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rows: list[dict] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
+        start = time.time()
+        yield
+        seconds, peak = time.time() - start, peak_memory(self.device) / 2**30
+        self.rows.append({"stage": name, "seconds": seconds, "peak GiB so far": peak})
+        print(f"  {name}: {seconds:.1f} s, peak memory so far {peak:.1f} GiB", flush=True)
 
 
 # -- the prediction ---------------------------------------------------------------------------

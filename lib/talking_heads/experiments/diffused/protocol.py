@@ -142,7 +142,7 @@ class Measured(NamedTuple):
     """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
 
     frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, LMD, CSIM-judge
-    clips: pd.DataFrame  # opening and width (correlations), CSIM-judge by second
+    clips: pd.DataFrame  # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second
 
 
 def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] = ROWS) -> Measured:
@@ -150,6 +150,7 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     frames, clips = [], []
     for speaker in chosen:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
+        silent = lip_sync.silent_frames(evaluation.clips.sound(speaker.number), len(truth) + 1)[1:]
         true_features = judges.identity_features(truth, evaluation.device)
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
@@ -176,6 +177,9 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
                     "mouth width": lip_sync.correlation(
                         lip_sync.mouth_width(landmarks), lip_sync.mouth_width(points)
                     ),
+                    "mouth closed in silence": lip_sync.closed_share(landmarks, silent),
+                    "blinks a second": lip_sync.blinks(landmarks) / len(images) * FPS,
+                    "true blinks a second": lip_sync.blinks(points) / len(images) * FPS,
                     "CSIM-judge, first second": similarity[:SECOND].mean(),
                     "CSIM-judge, last second": similarity[-SECOND:].mean(),
                 }

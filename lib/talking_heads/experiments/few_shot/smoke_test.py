@@ -5,9 +5,6 @@ What takes days is done once: prepare, two meta-learning steps, one fine-tuning,
 prints what each took, so that a machine is known to be able to run a profile before the days begin.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +17,7 @@ from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot import methods, protocol, tables
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.meta_learning import MetaLearner
-from talking_heads.metrics.timing import peak_memory
+from talking_heads.metrics.timing import Stopwatch
 from talking_heads.nn.perceptual import Extractor, make_extractors
 from talking_heads.workbook.write_table import write_table
 
@@ -40,23 +37,6 @@ SMALL = {
     "data.speakers.evaluation_frames": 40,
     "data.speakers.evaluation_frames_other": 1,
 }
-
-
-class Stopwatch:
-    """Seconds and peak memory of stages."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.rows: list[dict] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within."""
-        start = time.time()
-        yield
-        seconds, peak = time.time() - start, peak_memory(self.device) / 2**30
-        self.rows.append({"stage": name, "seconds": seconds, "peak GiB so far": peak})
-        print(f"  {name}: {seconds:.1f} s, peak memory so far {peak:.1f} GiB", flush=True)
 
 
 def available_extractors(profile: Profile, device: torch.device) -> list[Extractor]:
