@@ -28,7 +28,7 @@ from talking_heads.training.alarms import Collapsed
 def clips(tmp_path_factory):
     from talking_heads import config
 
-    section = config.load("smoke").diffused.clips
+    section = config.load("smoke").diffused
     return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
 

@@ -232,10 +232,9 @@ def test_the_command_aligns_by_the_layout(tmp_path, clip, monkeypatch):
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     """Four evaluation identities of three seconds at 48², written and prepared."""
-    values = {"image_size": 48, "evaluation_identities": 4, "evaluation_seconds": 3.0}
-    profile = config.load("smoke").override({f"diffused.clips.{name}": v for name, v in values.items()})
-    section = profile.diffused.clips
-    return evaluation_store(section, tmp_path_factory.mktemp("evaluation"))
+    values = {"clips.image_size": 48, "protocol.identities": 4, "protocol.seconds": 3.0}
+    profile = config.load("smoke").override({f"diffused.{name}": v for name, v in values.items()})
+    return evaluation_store(profile.diffused, tmp_path_factory.mktemp("evaluation"))
 
 
 def test_mouth_and_sound_are_aligned_after_writing_and_preparing(evaluation):

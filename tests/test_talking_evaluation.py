@@ -26,7 +26,8 @@ CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 def evaluation(tmp_path_factory):
     """Three identities of 12 frames, and an untrained network."""
     folder = tmp_path_factory.mktemp("talking")
-    profile = config.load("smoke").override({"diffused.protocol.identities": 3})
+    sizes = {"diffused.protocol.identities": 3, "diffused.protocol.seconds": 0.4}
+    profile = config.load("smoke").override(sizes)
     clips = PoolVideos(make_pool(folder / "pool", PoolSettings(1, 8_000_000, 3, 1, 12, 32, 25.0, True)))
     torch.manual_seed(0)
     unet = build_unet(profile.diffused).eval()

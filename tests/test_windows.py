@@ -14,7 +14,7 @@ from talking_heads.data.sound import HOP
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.data.speakers.speech import PHONEMES
-from talking_heads.data.speakers.talking import FIRST, SEED, talking_pool
+from talking_heads.data.speakers.talking import FIRST, SEED, talking_pool, talking_settings
 from talking_heads.data.windows import (
     LENGTH,
     WindowDataset,
@@ -52,7 +52,7 @@ class NumberedClips:
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory):
     """The smoke profile's training clips."""
-    return talking_pool("training", config.load("smoke").diffused.clips, tmp_path_factory.mktemp("pools"))
+    return talking_pool("training", config.load("smoke").diffused, tmp_path_factory.mktemp("pools"))
 
 
 def sources(frames):
@@ -156,22 +156,19 @@ def test_a_window_loads_in_a_millisecond(tmp_path):
 
 # -- procedural talking clips -----------------------------------------------------------------------
 def test_a_talking_pool_holds_the_rendered_clips(talking):
-    section = config.load("smoke").diffused.clips
-    clip = make_clip(SEED, FIRST["training"] + 1, 0, 10, 25.0, section.image_size)
+    section = config.load("smoke").diffused
+    clip = make_clip(SEED, FIRST["training"] + 1, 0, 10, 25.0, section.clips.image_size)
     assert talking.images.shape == (4, 1, 10, 32, 32, 3) and talking.sound.shape == (4, 1, 10 * HOP)
     assert np.array_equal(talking.images[1, 0], clip.frames)
     np.testing.assert_allclose(talking.sound[1, 0] / 32767, clip.sound, atol=1e-4)
 
 
 def test_the_splits_share_no_identity():
-    section = config.load("laptop").diffused.clips
-    counts = {"training": section.identities}
-    ranges = {
-        split: range(first, first + counts.get(split, section.evaluation_identities))
-        for split, first in FIRST.items()
-    }
-    assert section.identities >= 1000 and section.evaluation_identities >= 24
-    assert section.seconds >= 2 and section.evaluation_seconds >= 6
+    section = config.load("laptop-full").diffused
+    sizes = {split: talking_settings(split, section) for split in FIRST}
+    assert sizes["training"].people >= 1000 and sizes["training"].frames >= 50
+    assert sizes["evaluation"].people >= 24 and sizes["evaluation"].frames >= 150
+    ranges = {split: range(FIRST[split], FIRST[split] + size.people) for split, size in sizes.items()}
     taken = [number for numbers in ranges.values() for number in numbers]
     assert len(taken) == len(set(taken))
 

@@ -180,14 +180,12 @@ class FewShot(Section):
 
 
 class TalkingClips(Section):
-    """Clips with sound at 25 frames a second; numbers and lengths are those of the rendered corpus."""
+    """Training clips with sound at 25 frames a second; number and length are those of rendered ones."""
 
     image_size: Annotated[int, Field(ge=16)]  # pixels of a side
     alignment: Literal["square", "similarity"]  # one crop for a clip, or every frame to a mean face
-    identities: Count  # for training, one clip of each
+    identities: Count  # one clip of each
     seconds: Amount
-    evaluation_identities: Count  # for validation, and as many for the evaluation set
-    evaluation_seconds: Amount
 
 
 class Conditions(Section):
@@ -249,10 +247,10 @@ class Sampling(Section):
 
 
 class TalkingProtocol(Section):
-    """What is generated and measured of the evaluation clips."""
+    """What is generated and measured."""
 
-    identities: Positive
-    seconds: Amount
+    identities: Positive  # for validation, and as many for the evaluation set
+    seconds: Amount  # of each
 
 
 class Diffused(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from talking_heads.config import TalkingClips
+from talking_heads.config import Diffused
 from talking_heads.data.planning import Settings
 from talking_heads.data.prepare import prepare
 from talking_heads.data.sound import FPS
@@ -22,29 +22,29 @@ SEED = 1
 FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000}
 
 
-def talking_settings(split: str, section: TalkingClips) -> PoolSettings:
+def talking_settings(split: str, section: Diffused) -> PoolSettings:
     """The clips of a split of a profile."""
-    training = split == "training"
+    of = section.clips if split == "training" else section.protocol
     return PoolSettings(
         seed=SEED,
         first=FIRST[split],
-        people=section.identities if training else section.evaluation_identities,
+        people=of.identities,
         videos=1,
-        frames=round((section.seconds if training else section.evaluation_seconds) * FPS),
-        size=section.image_size,
+        frames=round(of.seconds * FPS),
+        size=section.clips.image_size,
         fps=FPS,
         sound=True,
     )
 
 
-def talking_pool(split: str, section: TalkingClips, folder: Path) -> Pool:
+def talking_pool(split: str, section: Diffused, folder: Path) -> Pool:
     """A split of a profile's talking clips, rendered below ``folder`` where it is missing."""
     settings = talking_settings(split, section)
     name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
     return make_pool(folder / name, settings)
 
 
-def evaluation_store(section: TalkingClips, root: Path) -> Store:
+def evaluation_store(section: Diffused, root: Path) -> Store:
     """The evaluation clips of a profile, written and prepared below ``root`` where they are missing."""
     settings = talking_settings("evaluation", section)
     folder = root / f"talking-evaluation-{settings.people}x{settings.frames}-{settings.size}-v{VERSION}"
@@ -52,6 +52,6 @@ def evaluation_store(section: TalkingClips, root: Path) -> Store:
     numbers = range(settings.first, settings.first + settings.people)
     clips = [Job("test", number, 0, settings.frames, FPS) for number in numbers]
     with FileLock(folder / ".lock"):
-        write_clips(folder / "videos", clips, SEED, section.image_size)
-        prepare(folder / "videos", folder / "prepared", Settings(section.image_size, 0, section.alignment))
-    return Store(folder / "prepared", "test", section.image_size)
+        write_clips(folder / "videos", clips, SEED, settings.size)
+        prepare(folder / "videos", folder / "prepared", Settings(settings.size, 0, section.clips.alignment))
+    return Store(folder / "prepared", "test", settings.size)

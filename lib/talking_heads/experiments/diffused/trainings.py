@@ -79,15 +79,15 @@ class DiffusionRun:
         section = profile.diffused
         self.profile, self.device, self.folder = profile, device, runs / "diffusion"
         self.encoder = load_reader(section.audio_encoder).encoder
-        training = PoolVideos(talking_pool("training", section.clips, pools))
-        self.validation = PoolVideos(talking_pool("validation", section.clips, pools))
+        training = PoolVideos(talking_pool("training", section, pools))
+        self.validation = PoolVideos(talking_pool("validation", section, pools))
         self.learner = DiffusionLearner(profile, training, self.encoder, device)
         self.collapsed = ""
         self.metadata: dict[str, Any] = {
             "profile": profile.name,
             "seed": profile.seed,
             "command": command,
-            "people": talking_settings("training", section.clips).metadata(),
+            "people": talking_settings("training", section).metadata(),
             "device": str(device),
         }
         conditions = section.conditions
