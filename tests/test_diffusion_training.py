@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from talking_heads import config
+from talking_heads.__main__ import main
+from talking_heads.data import video
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH
 from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import SEED_STRIDE, Generator
 from talking_heads.diffused.training import DiffusionLearner, noised_motion
+from talking_heads.experiments.diffused import trainings
 from talking_heads.experiments.diffused.protocol import encode
 from talking_heads.experiments.diffused.trainings import Sample
 from talking_heads.metrics import lip_sync
@@ -26,8 +31,6 @@ from talking_heads.training.alarms import Collapsed
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    from talking_heads import config
-
     section = config.load("smoke").diffused
     return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
@@ -151,6 +154,63 @@ def test_exported_weights_are_the_average_with_provenance(begin, tmp_path):
     state, metadata = load_weights(tmp_path / "weights.safetensors")
     assert metadata == {"profile": "smoke", "key": learner.key, "step": 1}
     assert all(torch.allclose(state[n], v, atol=1e-3) for n, v in learner.ema.state_dict().items())
+
+
+# -- trainings in their folder ------------------------------------------------------------------------
+@pytest.fixture
+def untrained_reader(monkeypatch):
+    """In place of the committed encoder, an untrained one that is always the same."""
+
+    def read(section):
+        torch.manual_seed(0)
+        return SpeechReader(section).eval().requires_grad_(False)
+
+    monkeypatch.setattr(trainings, "load_reader", read)
+
+
+@pytest.fixture
+def watched(monkeypatch, untrained_reader):
+    """What is watched, in a training of six steps."""
+    for name, value in {"WATCH_EVERY": 3, "TALK_EVERY": 6, "WATCHED_BATCH": 2}.items():
+        monkeypatch.setattr(trainings, name, value)
+    monkeypatch.setattr(trainings, "TALKING", 2)
+    monkeypatch.setattr(trainings, "TALKED", 10)
+
+
+def test_the_command_trains_watches_and_exports(tmp_path, watched, capsys):
+    folders = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    command = [*folders, "train-diffusion", "--profile", "smoke", "--device", "cpu"]
+    main(command)
+    folder = tmp_path / "results/smoke/runs/reference/diffusion"
+    rows = [json.loads(line) for line in (folder / loop.LOG).read_text().splitlines()]
+    watched_rows = [row for row in rows if "validation" in row]
+    assert [row["step"] for row in watched_rows] == [2, 5]
+    assert {"validation_lips", "opening", "csim_first", "csim_last"} <= set(watched_rows[1])
+    assert Image.open(folder / "step000006.png").size == (32, 4 * 32)
+    metadata = load_weights(folder / "weights.safetensors")[1]
+    assert (metadata["step"], metadata["of"], metadata["profile"]) == (6, 6, "smoke")
+    assert metadata["people"]["people"] == 4 and metadata["lineage"][0]["from"] == 0
+    configuration = json.loads((folder / "config.json").read_text())
+    assert configuration["key"] == metadata["key"]
+    main(command)
+    assert "at its end already" in capsys.readouterr().out
+
+
+def test_a_profile_of_real_videos_trains_on_its_own_corpus(tmp_path, untrained_reader):
+    """CREMA-D's layout, with landmarks beside the videos."""
+    clip = make_clip(3, 1, 0, 12, 25.0, 64)
+    videos = tmp_path / "crema/videos"
+    videos.mkdir(parents=True)
+    for actor in range(1001, 1015):
+        path = videos / f"{actor}_DFA_ANG_XX.mkv"
+        video.write(path, clip.frames, 25.0, clip.sound, lossless=True)
+        np.savez(path.with_suffix(".npz"), landmarks=clip.landmarks)
+    values = {"data.source": "videos", "data.layout": "crema", "data.image_size": 32}
+    profile = config.load("smoke").override(values)
+    data = trainings.clip_data(profile, tmp_path, torch.device("cpu"))
+    assert len(data.training) + len(data.validation) == 14 and len(data.validation) > 0
+    run = trainings.DiffusionRun(profile, data, tmp_path / "runs", torch.device("cpu"))
+    assert math.isfinite(run.learner.train_step()["simple"])
 
 
 # -- generation -------------------------------------------------------------------------------------

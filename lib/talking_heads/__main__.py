@@ -83,13 +83,13 @@ def audio_encoder(args: argparse.Namespace) -> None:
 
 def train_diffusion(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
-    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
+    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun, clip_data
     from talking_heads.training import loop
 
     profile, device = config.load(args.profile), choose(args.device)
     runs = args.results / profile.name / "runs" / "reference"
     command = f"python -m talking_heads train-diffusion --profile {profile.name}"
-    run = DiffusionRun(profile, args.data / "pools", runs, device, command)
+    run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, command)
     if run.finished:
         print(f"diffusion: at its end already, weights in {run.exported}")
         return

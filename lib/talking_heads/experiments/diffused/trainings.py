@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from talking_heads.config import Profile
+from talking_heads.data import corpora
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.talking import talking_pool, talking_settings
-from talking_heads.data.windows import WindowDataset, WindowSettings
+from talking_heads.data.windows import StoreClips, TalkingClips, WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import q_sample, velocity
 from talking_heads.diffused.generation import Generator
@@ -72,25 +73,47 @@ class Sample:
         Image.fromarray(np.concatenate(strips)).save(path)
 
 
+@dataclass(frozen=True)
+class ClipData:
+    """Clips to train on, validation clips, and the provenance of the former."""
+
+    training: TalkingClips
+    validation: TalkingClips
+    origin: dict[str, Any]
+
+
+def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
+    """The clips of a profile: its own videos, or rendered ones, who belong to no few-shot corpus."""
+    if profile.data.source == "videos":
+        corpora.ensure(profile, root, str(device))
+        training = StoreClips(corpora.store(profile, root, "meta"))
+        validation = StoreClips(corpora.store(profile, root, "validation"))
+        return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
+    training_pool, validation_pool = (
+        PoolVideos(talking_pool(split, profile.diffused, root / "pools"))
+        for split in ("training", "validation")
+    )
+    origin = talking_settings("training", profile.diffused).metadata()
+    return ClipData(training_pool, validation_pool, origin)
+
+
 class DiffusionRun:
     """A training in its folder: the steps are :func:`loop.train` on :attr:`learner` in :meth:`recording`."""
 
-    def __init__(self, profile: Profile, pools: Path, runs: Path, device: torch.device, command: str = ""):
-        section = profile.diffused
+    def __init__(self, profile: Profile, data: ClipData, runs: Path, device: torch.device, command: str = ""):
         self.profile, self.device, self.folder = profile, device, runs / "diffusion"
-        self.encoder = load_reader(section.audio_encoder).encoder
-        training = PoolVideos(talking_pool("training", section, pools))
-        self.validation = PoolVideos(talking_pool("validation", section, pools))
-        self.learner = DiffusionLearner(profile, training, self.encoder, device)
+        self.encoder = load_reader(profile.diffused.audio_encoder).encoder
+        self.validation = data.validation
+        self.learner = DiffusionLearner(profile, data.training, self.encoder, device)
         self.collapsed = ""
         self.metadata: dict[str, Any] = {
             "profile": profile.name,
             "seed": profile.seed,
             "command": command,
-            "people": talking_settings("training", section).metadata(),
+            "people": data.origin,
             "device": str(device),
         }
-        conditions = section.conditions
+        conditions = profile.diffused.conditions
         settings = WindowSettings(WATCHED_BATCH, conditions.motion_frames, conditions.audio_windows)
         dataset = WindowDataset(self.validation, settings, profile.seed)
         self.windows = [dataset[number].to(device) for number in range(WATCHED)]
@@ -128,12 +151,12 @@ class DiffusionRun:
         simple, lips_mean = np.mean(losses, 0)
         row = {"validation": float(simple), "validation_lips": float(lips_mean)}
         if learner.step % TALK_EVERY == 0:
-            sample = self.talk(Generator(learner.ema, section))
+            sample = self.talk(Generator(learner.ema, section), TALKING, TALKED)
             sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
             row |= sample.scores()
         return row
 
-    def talk(self, generator: Generator, clips: int = TALKING, frames: int = TALKED, seed: int = 0) -> Sample:
+    def talk(self, generator: Generator, clips: int, frames: int, seed: int = 0) -> Sample:
         """Validation clips, generated from their first frame and their sound."""
         numbers = np.arange(frames)
         truth = np.stack([self.validation.read(clip, numbers)[0] for clip in range(clips)])
