@@ -88,7 +88,7 @@ def test_the_log_has_every_term_by_quartile_of_time(begin, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / loop.LOG).read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(8))
     names = {f"{term}_q{quarter}" for term in ("simple", "lips", "vlb") for quarter in range(1, 5)}
-    assert set().union(*rows) == names | {"step", "simple", "lips", "vlb", "grad_norm"}
+    assert set().union(*rows) == names | {"step", "simple", "lips", "vlb", "output_spread", "grad_norm"}
 
 
 def test_the_loss_is_equation_19(begin):
@@ -121,6 +121,13 @@ def test_a_collapse_raises_an_alarm(begin, tmp_path):
     for parameter in learner.unet.parameters():
         parameter.data.fill_(math.inf)
     with pytest.raises(Collapsed, match="not finite"):
+        loop.train(learner, tmp_path)
+
+
+def test_a_network_that_outputs_the_same_for_all_raises_an_alarm(begin, tmp_path):
+    """Provoked by a learning rate of nothing: the last layer stays at zero."""
+    learner = begin({"training.learning_rate": 0.0, "training.steps": 200})
+    with pytest.raises(Collapsed, match="for 100 steps all generated frames are equal"):
         loop.train(learner, tmp_path)
 
 

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -647,6 +648,15 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def one_thread():
+    """One thread of PyTorch, so that one item is computed at a time, in order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_cells_do_not_depend_on_what_is_computed_at_once(evaluated, tmp_path, two_threads):
     rows = [m for m in evaluated.rows if m.name in (methods.AFTER, methods.PIX2PIXHD, methods.NO_MATCH)]
 
@@ -1136,7 +1146,19 @@ def test_observer_finds_noise_and_is_at_chance_with_real_frames(device):
         observe({"noisy": fakes["noisy"]}, reals)
 
 
-def test_observers_are_tested_on_other_identities_and_methods(monkeypatch):
+def test_rates_do_not_depend_on_the_observers_trained_at_once(two_threads):
+    rng = np.random.default_rng(0)
+    identities = [f"p{i}" for i in range(4)]
+    draw = partial(rng.integers, 0, 255, (4, 16, 16, 3), np.uint8)
+    reals = {i: [draw(), draw()] for i in identities}
+    fakes = {name: {i: draw() for i in identities} for name in ("a", "b", "c")}
+    settings = ObserverSettings(steps=5, triplets=12)
+    together = observe(fakes, reals, settings=settings)
+    torch.set_num_threads(1)
+    pd.testing.assert_frame_equal(together, observe(fakes, reals, settings=settings))
+
+
+def test_observers_are_tested_on_other_identities_and_methods(monkeypatch, one_thread):
     """No observer is trained on another method of the same group, nor on a row of real images."""
     identities, trainings = [f"p{i}" for i in range(6)], []
     frames = {identity: np.full((2, 16, 16, 3), i, np.uint8) for i, identity in enumerate(identities)}

@@ -14,7 +14,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from talking_heads import config
 from talking_heads.data import video
-from talking_heads.experiments.few_shot.chapters import CHAPTERS
+from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot.tables import COLUMNS
 from talking_heads.provenance import commit
 

@@ -247,10 +247,12 @@ class Sampling(Section):
 
 
 class TalkingProtocol(Section):
-    """What is generated and measured."""
+    """What is generated and measured, and the short training of a chapter."""
 
     identities: Positive  # for validation, and as many for the evaluation set
     seconds: Amount  # of each
+    chapter_identities: Positive
+    chapter_steps: Count
 
 
 class Diffused(Section):

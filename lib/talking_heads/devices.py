@@ -36,8 +36,8 @@ def in_threads(work: Callable[[T], object], items: Iterable[T], device: "torch.d
     """``work`` on every item: on a CPU several at once, which share out the threads of PyTorch.
 
     On two cores small networks run up to 1.7 times as fast as one at a time with two threads. ``work`` must
-    not draw from PyTorch's global generator. The first error, or an interrupt, is raised at once; items that
-    were begun are finished in the background, and no further one is begun.
+    not draw from PyTorch's global generator, which threads share. The first error, or an interrupt, is raised
+    at once; items that were begun are finished in the background, and no further one is begun.
     """
     import torch
 

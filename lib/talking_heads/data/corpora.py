@@ -40,7 +40,7 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
     if profile.data.source == "videos" and not (corpus / "videos").is_dir():
         raise ValueError(
             f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} in "
-            "this folder (a link is enough); see 'On VoxCeleb' in the README"
+            "this folder (a link is enough); see the README"
         )
     corpus.mkdir(parents=True, exist_ok=True)
     with FileLock(corpus / ".lock"):

@@ -4,7 +4,6 @@ The encoder learns to predict the phoneme and the shape of the mouth at the midd
 synthesised speech of procedural speakers. It is tested on voices that it has not heard.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +98,7 @@ def augment(sound: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict:
-    """Train the encoder of a profile and write it to ``path``; returns what :func:`test_reader` measured."""
+    """Train the encoder of a profile and write it to ``path``; returns :func:`measure_reader`'s result."""
     torch.manual_seed(SEED)
     rng, speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
     reader = SpeechReader(section).train()
@@ -116,23 +115,20 @@ def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict
         optimiser.step()
         schedule.step()
         progress.add(1)
-    result = test_reader(reader)
+    result = measure_reader(reader)
     metadata = {"command": "python -m talking_heads audio-encoder", "steps": steps, "result": result}
     save_weights(path, reader.state_dict(), metadata, half=True)
     return result
 
 
 @torch.no_grad()
-def test_reader(reader: SpeechReader, change: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """Accuracy of phonemes and correlations of the mouth, at 25 frames a second of unheard voices.
-
-    ``change`` is applied to the windows before.
-    """
+def measure_reader(reader: SpeechReader) -> dict[str, float]:
+    """Accuracy of phonemes and correlations of the mouth, at 25 frames a second of unheard voices."""
     speech = Speech.of(TEST, TEST_VOICES, TEST_SECONDS)
     instants = np.arange(0.12, TEST_SECONDS - 0.12, 0.04)
     voices = np.repeat(np.arange(TEST_VOICES), len(instants))
     sound, phonemes, mouth = speech.windows(voices, np.tile(instants, TEST_VOICES))
-    logits, predicted = reader.eval()(sound if change is None else change(sound))
+    logits, predicted = reader.eval()(sound)
     correlations = [np.corrcoef(predicted[:, k], mouth[:, k])[0, 1] for k in range(len(MOUTH))]
     accuracy = (logits.argmax(1) == phonemes).float().mean().item()
     return {
@@ -146,8 +142,18 @@ def encoder_path(section: AudioEncoder) -> Path:
     return WEIGHTS / f"audio_{section.kind}.safetensors"
 
 
+def ensure_encoder(section: AudioEncoder) -> None:
+    """Train the encoder of a profile where its weights are missing, as with ``--weights scratch``."""
+    if not encoder_path(section).exists():
+        train_encoder(section, encoder_path(section))
+
+
 def load_reader(section: AudioEncoder) -> SpeechReader:
-    """The committed encoder with its heads, frozen. Raises FileNotFoundError where there is none."""
+    """The trained encoder with its heads, frozen. Raises FileNotFoundError where its weights are missing."""
+    path = encoder_path(section)
+    if not path.exists():
+        command = "python -m talking_heads audio-encoder"
+        raise FileNotFoundError(f"{path}: no weights of the audio encoder; '{command}' trains them")
     reader = SpeechReader(section)
-    reader.load_state_dict(load_weights(encoder_path(section))[0])
+    reader.load_state_dict(load_weights(path)[0])
     return reader.eval().requires_grad_(False)

@@ -110,7 +110,10 @@ class DiffusionLearner:
         if diffusion.min_snr:
             weight = min_snr_weight(self.schedule, t, diffusion.min_snr, diffusion.prediction)
         each = weight * (simple + diffusion.lip_weight * lips) + diffusion.vlb_weight * bound
-        return each.mean(), self._row(t, {"simple": simple, "lips": lips, "vlb": bound})
+        row = self._row(t, {"simple": simple, "lips": lips, "vlb": bound})
+        if len(x_0) > 1:  # else there is nothing to compare with
+            row["output_spread"] = predicted.detach().std(0).mean().item()
+        return each.mean(), row
 
     def conditions(self, windows: Windows, generator: torch.Generator) -> Conditions:
         """The conditions of a batch: sound is left out of some samples, motion frames get noise."""

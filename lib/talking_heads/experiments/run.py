@@ -11,7 +11,7 @@ from types import FrameType
 from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.devices import choose
-from talking_heads.experiments.few_shot.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
+from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness

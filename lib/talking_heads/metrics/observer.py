@@ -7,6 +7,7 @@ is better for a method.
 """
 
 import math
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from talking_heads import devices
 from talking_heads.data.frames import to_tensor
 
 VERSION = 1  # of USER-proxy: raised when the same frames give other rates
@@ -26,6 +28,7 @@ FOLDS = 3  # of identities
 BATCH = 24  # triplets of a training step
 LEARNING_RATE = 2e-3
 COLUMNS = ["method", "identity", "USER-proxy", "control"]
+SEEDED = threading.Lock()  # initial weights come from PyTorch's global generator, which threads share
 
 FramesByIdentity = Mapping[str, np.ndarray]  # generated frames (n, S, S, 3) uint8
 VideosByIdentity = Mapping[str, Sequence[np.ndarray]]  # real frames (m, S, S, 3) uint8 of each video
@@ -106,9 +109,10 @@ def train_observer(
     settings: ObserverSettings = DEFAULT_SETTINGS,
 ) -> Observer:
     """An observer trained on these identities and groups of methods; every group is drawn equally often."""
-    torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    observer = Observer().to(settings.device).train()
+    with SEEDED:
+        torch.manual_seed(settings.seed)
+        observer = Observer().to(settings.device).train()
     optimiser = torch.optim.AdamW(observer.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=settings.steps)
     for _ in range(settings.steps):
@@ -214,9 +218,12 @@ def observe(
             f"{len(identities)}"
         )
     experiment = CrossFitting(fakes, reals, groups, settings)
-    rows = []
-    for fold in range(folds):
-        for group in names:
-            training_groups = [name for name in trainable if name != group]
-            rows += experiment.test(group, training_groups, identities[fold::folds])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows: dict[tuple[int, str], list[tuple]] = {(fold, group): [] for fold in range(folds) for group in names}
+
+    def test(part: tuple[int, str]) -> None:
+        fold, group = part
+        training_groups = [name for name in trainable if name != group]
+        rows[part] = experiment.test(group, training_groups, identities[fold::folds])
+
+    devices.in_threads(test, list(rows), torch.device(settings.device))
+    return pd.DataFrame(list(chain.from_iterable(rows.values())), columns=COLUMNS)

@@ -1,0 +1,9 @@
+"""The chapters of both systems."""
+
+from talking_heads.experiments.diffused import chapters as diffused
+from talking_heads.experiments.few_shot import chapters as few_shot
+
+TITLE = few_shot.TITLE
+CHAPTERS = (*few_shot.CHAPTERS, *diffused.CHAPTERS)
+CAPTIONS = few_shot.CAPTIONS | diffused.CAPTIONS
+VERSIONS = few_shot.VERSIONS | diffused.VERSIONS

@@ -1,0 +1,29 @@
+"""The chapters on Diffused Heads: what each needs and promises, and the captions of its figures."""
+
+from talking_heads.diffused import training
+from talking_heads.experiments.diffused import protocol
+from talking_heads.workbook.stages import Chapter
+
+# versions of the code that the chapters' results depend on; they stand beside that code
+VERSIONS = {"diffusion": training.VERSION, "talking heads": protocol.VERSION}
+
+CAPTIONS = {
+    "forward_process": "A face becomes noise",
+    "mouth_box": "The mouth of the lip synchronisation loss",
+    "samplers": "Error of three samplers where the best denoiser is known",
+    "denoised": "What a network makes of noisy frames after a minute of training",
+}
+CHAPTERS = (
+    Chapter(
+        "20_diffusion_on_faces",
+        "noise, what the network predicts, losses, one training step",
+        (),
+        (
+            "figures/forward_process.png",
+            "figures/mouth_box.png",
+            "figures/samplers.png",
+            "figures/denoised.png",
+        ),
+        1.5,
+    ),
+)

@@ -1,0 +1,54 @@
+"""The pretrained audio encoder: what it hears of voices that it was not trained on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from talking_heads import config
+from talking_heads.diffused import audio_pretraining
+from talking_heads.diffused.audio_pretraining import (
+    MOUTH,
+    NAMES,
+    Speech,
+    encoder_path,
+    load_reader,
+    measure_reader,
+    train_encoder,
+)
+from talking_heads.nn.weight_files import load_weights
+
+SECTION = config.load("laptop").diffused.audio_encoder
+
+
+def test_utterances_have_their_phonemes_and_mouths():
+    """Windows are cut around an instant, whose phoneme and mouth they belong to."""
+    speech = Speech.of(5_000_000, 2, 2.0)
+    voices, instants = np.array([0, 1, 1]), np.array([0.5, 0.7, 1.5])
+    sound, phonemes, mouth = speech.windows(voices, instants)
+    assert sound.shape == (3, 3200) and mouth.shape == (3, 4) and sound.abs().max() <= 1
+    first = round(0.7 * 16_000) - 1600
+    assert np.array_equal((sound[1] * 32768).numpy().astype(int), speech.sound[1, first : first + 3200])
+    number = int((speech.edges[1] <= 0.7).sum())
+    assert NAMES[phonemes[1]] == NAMES[speech.phonemes[1][number]]
+
+
+def test_the_committed_encoder_hears_unheard_voices():
+    """Phonemes in 97 of 100 frames, and the shape of the mouth at a correlation of 0.97."""
+    result = measure_reader(load_reader(SECTION))
+    assert result["phoneme accuracy"] >= 0.97
+    assert min(result[f"correlation of {name}"] for name in MOUTH) >= 0.97, result
+    metadata = load_weights(encoder_path(SECTION))[1]
+    assert metadata["command"] == "python -m talking_heads audio-encoder"
+    assert metadata["result"] == pytest.approx(result, abs=0.005)
+
+
+def test_a_training_learns_and_is_reproducible(tmp_path, monkeypatch):
+    """A few steps on a few voices are better than chance, and give the same weights again."""
+    monkeypatch.setattr(audio_pretraining, "VOICES", 12)
+    monkeypatch.setattr(audio_pretraining, "TEST_VOICES", 4)
+    results = [train_encoder(SECTION, tmp_path / name, steps=60) for name in ("a", "b")]
+    assert results[0] == results[1] and results[0]["phoneme accuracy"] > 0.3
+    first, second = (load_weights(tmp_path / name)[0] for name in ("a", "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert json.dumps(load_weights(tmp_path / "a")[1]["result"]) == json.dumps(results[0])
