@@ -18,7 +18,7 @@ from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
-from talking_heads.diffused.generation import SEED_STRIDE, Generator
+from talking_heads.diffused.generation import SEED_STRIDE, Generator, look_ahead, stream
 from talking_heads.diffused.training import DiffusionLearner, noised_motion
 from talking_heads.experiments.diffused import trainings
 from talking_heads.experiments.diffused.protocol import encode
@@ -336,6 +336,40 @@ def test_frames_come_out_while_sound_goes_in(profile):
     ahead = section.conditions.audio_windows
     same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
     assert same == [k + ahead < 4 for k in range(6)]
+
+
+@pytest.mark.parametrize("sizes", [[640], [100, 5000, 3], [12_000], []])
+def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
+    """With chunks of any length; each frame comes out as early as its look-ahead allows."""
+    torch.manual_seed(0)
+    section = profile.diffused
+    unet, encoder = model.build_unet(section).eval(), build_encoder(section.audio_encoder).eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(0, 0.1)
+    generator, identity = Generator(unet, section), torch.rand(1, 3, 32, 32)
+    sound = (3000 * np.random.default_rng(0).standard_normal(9 * 640 + 200)).astype(np.int16)
+    expected = list(generator.talk(identity, encode(encoder, sound, 10, "cpu")[None], seed=4))
+    given = [0]
+
+    def chunks():
+        while given[0] < len(sound):
+            size = sizes[len(given) % len(sizes)] if sizes else len(sound)
+            given.append(size)
+            chunk = sound[given[0] : given[0] + size]
+            given[0] += len(chunk)
+            yield chunk
+
+    frames = []
+    for k, frame in enumerate(stream(generator, encoder, identity, chunks(), seed=4)):
+        frames.append(frame)
+        needed = k * 640 + round(look_ahead(section) * 16_000)
+        assert given[0] >= min(needed, len(sound))
+        if sizes == [640]:
+            assert given[0] - needed < 640 or given[0] == len(sound)
+    assert len(frames) == len(expected) == 10
+    for a, b in zip(frames, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert look_ahead(section) == pytest.approx(0.18)
 
 
 def test_clips_of_a_batch_do_not_depend_on_each_other(profile):

@@ -19,7 +19,7 @@ from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings, Subset
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
-from talking_heads.data.speakers.pool import LiveVideos
+from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
 from talking_heads.experiments.few_shot import keep, stability, training_curves, trainings
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.meta_learning import (
@@ -103,7 +103,7 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch, share, low, h
 def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors):
     """The training videos of a GPU: no pool, the same frames."""
     size = profile.data.image_size
-    live = LiveVideos(5, 10, 2, 2, 9, size, "cpu")
+    live = LiveVideos(PoolSettings(5, 10, 2, 2, 9, size), "cpu")
     frames, points = live.read(3, np.array([6, 2]), pupils=True)
     clip = make_clip(5, 11, 1, 9, 2.5, size, sound=False)
     assert len(live) == 4 and live.identity(3) == "11" and live.frame_count(3) == 9
@@ -257,7 +257,7 @@ def test_gradients_that_are_not_finite_are_not_applied(profile, videos, extracto
 
 @pytest.mark.cuda
 def test_training_on_a_gpu_with_speakers_rendered_there(profile, extractors):
-    live = LiveVideos(5, 10, 2, 2, 9, profile.data.image_size, "cuda")
+    live = LiveVideos(PoolSettings(5, 10, 2, 2, 9, profile.data.image_size), "cuda")
     learner = MetaLearner(profile, "ft", live, extractors, "cuda")
     rows = [learner.train_step() for _ in range(learner.content_steps + 2)]
     assert all(math.isfinite(value) for row in rows for value in row.values()) and "dsc" in rows[-1]

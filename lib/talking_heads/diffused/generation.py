@@ -1,12 +1,16 @@
 """Autoregressive generation (section 4.5): frame by frame, from an identity frame and sound."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Diffused
+from talking_heads.data.sound import FPS, HOP, SOUND_RATE
+from talking_heads.data.windows import LENGTH, cut_sound, neighbours
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
@@ -42,6 +46,18 @@ class Generator:
         return SAMPLERS[sampling.sampler](denoise, noise, schedule, *arguments)
 
     @torch.no_grad()
+    def next_frame(
+        self, identity: Tensor, motion: Sequence[Tensor], audio: Tensor, seed: int, number: int
+    ) -> Tensor:
+        """Frame ``number`` of B clips, (B, 3, H, W), after its motion frames, with its embeddings (B, m, A).
+
+        Its noise depends on the seed and its number alone.
+        """
+        generator = torch.Generator().manual_seed(seed * SEED_STRIDE + number)
+        stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
+        level = torch.zeros(len(identity), device=identity.device)  # of noise on motion frames: none
+        return self.frame(Conditions(identity, stacked, audio, level), generator)
+
     def talk(
         self,
         identity: Tensor,
@@ -54,21 +70,59 @@ class Generator:
 
         ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, A) the embeddings of the windows of
         n frames. Missing motion frames are copies of the identity frame; missing embeddings repeat the first
-        or the last. Generation goes on after ``earlier`` frames, exactly as if it had not been interrupted:
-        the noise of a frame depends on the seed and its number alone. With the true frames ``truth``
-        (B, n, 3, H, W), these are the motion frames in place of the generated ones.
+        or the last. Generation goes on after ``earlier`` frames, exactly as if it had not been interrupted.
+        With the true frames ``truth`` (B, n, 3, H, W), these are the motion frames in place of the generated
+        ones.
         """
-        section, count = self.section.conditions, audio.shape[1]
-        motion = [identity] * section.motion_frames
-        level = torch.zeros(len(identity), device=identity.device)  # of noise on motion frames: none
+        count, each_side = audio.shape[1], self.section.conditions.audio_windows
+        motion = self.first_motion(identity)
         for frame in earlier:
-            motion = [*motion, frame][1:] if motion else []
+            motion = push(motion, frame)
         for k in range(len(earlier), count):
-            generator = torch.Generator().manual_seed(seed * SEED_STRIDE + k)
-            around = torch.arange(k - section.audio_windows, k + section.audio_windows + 1)
-            stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
-            heard = audio[:, around.clamp(0, count - 1)]
-            frame = self.frame(Conditions(identity, stacked, heard, level), generator)
-            newest = frame if truth is None else truth[:, k]
-            motion = [*motion, newest][1:] if motion else []
+            heard = audio[:, neighbours(k, count, each_side)]
+            frame = self.next_frame(identity, motion, heard, seed, k)
+            motion = push(motion, frame if truth is None else truth[:, k])
             yield frame
+
+    def first_motion(self, identity: Tensor) -> list[Tensor]:
+        """The motion frames of the first frame: copies of the identity frame."""
+        return [identity] * self.section.conditions.motion_frames
+
+
+def push(motion: list[Tensor], newest: Tensor) -> list[Tensor]:
+    """The motion frames of the next frame, as many as before."""
+    return [*motion, newest][1:] if motion else []
+
+
+def look_ahead(section: Diffused) -> float:
+    """Seconds of sound after the instant of a frame that its generation needs."""
+    return section.conditions.audio_windows / FPS + LENGTH / 2 / SOUND_RATE
+
+
+def stream(
+    generator: Generator, encoder: nn.Module, identity: Tensor, chunks: Iterable[np.ndarray], seed: int = 0
+) -> Iterator[Tensor]:
+    """Frames (1, 3, H, W) while the sound goes in: each one :func:`look_ahead` seconds after its instant.
+
+    ``chunks`` are samples (n,) int16 at 16 kHz, of any length. The frames are those of :meth:`Generator.talk`
+    for the whole sound.
+    """
+    each_side, motion = generator.section.conditions.audio_windows, generator.first_motion(identity)
+    sound, embeddings, k = np.zeros(0, np.int16), list[Tensor](), 0
+    for chunk in chain(chunks, [None]):
+        if chunk is None:  # the end: what follows is silence
+            windows = ready = -(-len(sound) // HOP)
+        else:
+            sound = np.concatenate([sound, chunk])
+            windows = max(0, (len(sound) - LENGTH // 2) // HOP + 1)
+            ready = windows - each_side
+        if windows > len(embeddings):
+            new = torch.from_numpy(cut_sound(sound, np.arange(len(embeddings), windows)))
+            with torch.no_grad():
+                embeddings += list(encoder(new[None].to(identity.device))[0])
+        while k < ready:
+            heard = torch.stack([embeddings[j] for j in neighbours(k, windows, each_side)])[None]
+            frame = generator.next_frame(identity, motion, heard, seed, k)
+            motion = push(motion, frame)
+            yield frame
+            k += 1

@@ -138,40 +138,30 @@ class LiveVideos:
     On a GPU this takes milliseconds per frame. Videos are numbered by identity.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        first: int,
-        identities: int,
-        videos: int,
-        frames: int,
-        size: int,
-        device: str | torch.device,
-        fps: float = 2.5,
-    ):
-        self.seed, self.first, self.identities, self.videos = seed, first, identities, videos
-        self.frames, self.size, self.device, self.fps = frames, size, device, fps
+    def __init__(self, settings: PoolSettings, device: str | torch.device):
+        self.settings, self.device = settings, device
 
     def __len__(self) -> int:
-        return self.identities * self.videos
+        return self.settings.people * self.settings.videos
 
     def frame_count(self, video: int) -> int:
         """Number of frames of a video."""
-        return self.frames
+        return self.settings.frames
 
     def identity(self, video: int) -> str:
         """Number of the identity of a video."""
-        return str(self.first + video // self.videos)
+        return str(self.settings.first + video // self.settings.videos)
 
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2), with ``pupils`` (k, 70, 2)."""
+        settings = self.settings
         clip = make_clip(
-            self.seed,
-            self.first + video // self.videos,
-            video % self.videos,
-            self.frames,
-            self.fps,
-            self.size,
+            settings.seed,
+            settings.first + video // settings.videos,
+            video % settings.videos,
+            settings.frames,
+            settings.fps,
+            settings.size,
             self.device,
             sound=False,
             only=frames,

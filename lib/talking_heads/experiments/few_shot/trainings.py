@@ -32,7 +32,7 @@ from talking_heads.data.episodes import (
     Videos,
 )
 from talking_heads.data.frames import to_image
-from talking_heads.data.speakers.pool import LiveVideos
+from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
 from talking_heads.data.store import Store
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.baselines.training import BaselineLearner
@@ -126,9 +126,9 @@ def reference_data(profile: Profile, root: Path, device: torch.device) -> Traini
     if device.type != "cuda":
         videos = PoolVideos(pool("features", root / "pools"))
         return TrainingData(videos, validation, {"seed": SEED, **POOLS["features"]})
-    first, per_identity = POOLS["features"]["first"], POOLS["features"]["videos"]
-    size = profile.data.image_size
-    live = LiveVideos(SEED, first, LIVE_IDENTITIES, per_identity, LIVE_FRAMES, size, device)
+    changed = {"people": LIVE_IDENTITIES, "frames": LIVE_FRAMES, "size": profile.data.image_size}
+    live = LiveVideos(PoolSettings(seed=SEED, **{**POOLS["features"], **changed}), device)
+    first = live.settings.first
     origin = {"seed": SEED, "first": first, "people": LIVE_IDENTITIES, "rendered": "as training goes"}
     return TrainingData(live, validation, origin)
 
