@@ -11,12 +11,14 @@ from talking_heads import config
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
-from talking_heads.experiments.diffused import protocol, tables
+from talking_heads.experiments.diffused import protocol, search, tables
 from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.metrics.images import mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.nn.weight_files import save_weights
 from talking_heads.workbook.write_table import write_table
 
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
@@ -163,3 +165,22 @@ def test_a_smoke_test_reaches_the_table(tmp_path, clips):
     assert stages["stage"].tolist()[1:3] == ["training step 1", "training step 2"]
     table = pd.read_csv(tmp_path / "tables/talking_table1.csv").query("source == 'here'")
     assert set(table["method"]) == {protocol.OURS, protocol.FROZEN} and table["value"].notna().all()
+
+
+def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):
+    """A row for each setting, with intervals; a second call generates nothing."""
+    profile = config.load("smoke")
+    torch.manual_seed(0)
+    weights = tmp_path / "smoke/runs/reference/diffusion/weights.safetensors"
+    save_weights(weights, build_unet(profile.diffused).state_dict(), {"step": 1}, half=True)
+    monkeypatch.setattr(search, "load_reader", lambda section: SpeechReader(section).eval())
+    for name, values in {"SAMPLERS": ("ddim",), "STEPS": (2, 3), "GUIDANCES": (1.0, 2.0)}.items():
+        monkeypatch.setattr(search, name, values)
+    arguments = (profile, "scratch", tmp_path / "data", tmp_path, torch.device("cpu"))
+    table = search.search(*arguments)
+    assert table[["steps", "guidance"]].to_numpy().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    assert (table["LMD, low"] < table["LMD"]).all() and (table["identities"] == 2).all()
+    assert len(pd.read_csv(tmp_path / "smoke/tables/sampling_search.csv")) == 4
+    monkeypatch.setattr(protocol.Evaluation, "generate", lambda *_: pytest.fail("generated again"))
+    again = search.search(*arguments)
+    pd.testing.assert_series_equal(table["LMD"], again["LMD"])

@@ -101,11 +101,14 @@ def train_diffusion(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
+    from talking_heads.experiments.diffused.search import search as search_sampling
     from talking_heads.experiments.few_shot.search import pretraining
     from talking_heads.experiments.few_shot.search import search as run_search
 
     profile, device = config.load(args.profile), choose(args.device)
-    if args.pretraining:
+    if args.method == "sampling":
+        search_sampling(profile, args.weights, args.data, args.results, device)
+    elif args.pretraining:
         pretraining(profile, args.pretraining, args.shots, args.data, args.results, device)
     else:
         run_search(profile, args.method, args.shots, args.data, args.results, device)
@@ -331,10 +334,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=train_diffusion)
 
     c = commands.add_parser(
-        "search", help="choose fine-tuning's learning rates and epochs on validation identities"
+        "search",
+        help="choose how heads are fine-tuned, or talking heads sampled, on validation identities",
     )
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--method", choices=["ours", "pix2pixhd"], default="ours")
+    c.add_argument("--method", choices=["ours", "pix2pixhd", "sampling"], default="ours")
+    c.add_argument("--weights", choices=["reference", "scratch"], default="reference", help="of sampling")
     c.add_argument("--shots", type=COUNT, default=8, help="T")
     c.add_argument(
         "--pretraining",

@@ -5,6 +5,7 @@ from scipy.ndimage import maximum_filter1d
 
 from talking_heads.data.landmarks import interocular, openings
 from talking_heads.data.sound import HOP
+from talking_heads.metrics.statistics import correlation
 
 MOUTH = slice(48, 68)
 STILL = 1e-5  # standard deviation, in interocular distances, of a mouth that does not move
@@ -23,11 +24,9 @@ def mouth_width(landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(landmarks[:, 48] - landmarks[:, 54], axis=-1) / interocular(landmarks)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
+def track_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two tracks (n,); 0 where one of them does not move."""
-    if min(a.std(), b.std()) < STILL:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+    return correlation(a, b) if min(a.std(), b.std()) > STILL else 0.0
 
 
 def landmark_distance(landmarks: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -29,8 +29,11 @@ def identity_means(values: np.ndarray, identities: np.ndarray) -> np.ndarray:
 
 
 def mean_estimate(means: np.ndarray) -> Estimate:
-    """The mean of per-identity means (n,) with Student's interval; of one alone without an interval."""
-    value = float(means.mean())
+    """The mean of per-identity means (n,) with Student's interval; of one alone without an interval.
+
+    Of none it is NaN.
+    """
+    value = float(means.mean()) if len(means) else float("nan")
     if len(means) < 2:
         return Estimate(value, float("nan"), float("nan"))
     return _student(value, float(means.std(ddof=1)) / len(means) ** 0.5, len(means) - 1)

@@ -171,10 +171,10 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             clips.append(
                 {
                     **about,
-                    "mouth opening": lip_sync.correlation(
+                    "mouth opening": lip_sync.track_correlation(
                         lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(points)
                     ),
-                    "mouth width": lip_sync.correlation(
+                    "mouth width": lip_sync.track_correlation(
                         lip_sync.mouth_width(landmarks), lip_sync.mouth_width(points)
                     ),
                     "mouth closed in silence": lip_sync.closed_share(landmarks, silent),

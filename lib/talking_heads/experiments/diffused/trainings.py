@@ -25,7 +25,7 @@ from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused.protocol import encode
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.lip_sync import correlation, mouth_opening, mouth_width
+from talking_heads.metrics.lip_sync import mouth_opening, mouth_width, track_correlation
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
@@ -53,8 +53,8 @@ class Sample:
             opening, true_opening = mouth_opening(a), mouth_opening(b)
             rows.append(
                 {
-                    "opening": correlation(opening, true_opening),
-                    "width": correlation(mouth_width(a), mouth_width(b)),
+                    "opening": track_correlation(opening, true_opening),
+                    "width": track_correlation(mouth_width(a), mouth_width(b)),
                     "amplitude": float(opening.std() / true_opening.std()),
                     "csim_first": float(similarity[:25].mean()),
                     "csim_last": float(similarity[-25:].mean()),
