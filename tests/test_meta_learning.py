@@ -20,7 +20,8 @@ from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
-from talking_heads.experiments.few_shot import keep, stability, training_curves, trainings
+from talking_heads.experiments import reference
+from talking_heads.experiments.few_shot import stability, training_curves, trainings
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.meta_learning import (
     MetaLearner,
@@ -507,19 +508,20 @@ def test_the_share_of_the_small_corpus_is_part_of_its_key(profile, begin):
 
 
 def test_weights_are_kept_once_they_are_finished(profile, begin, tmp_path, monkeypatch):
-    for module in (keep, training_curves):
+    for module in (reference, training_curves):
         monkeypatch.setattr(module, "COMMITTED", tmp_path / "committed")
     runs = tmp_path / profile.name / "runs" / "reference"
+    folder, command = runs / "meta-ft", "python -m talking_heads meta-learn --variant ft"
     with pytest.raises(FileNotFoundError, match="no such weights"):
-        keep.keep_weights(profile, "ft", tmp_path)
+        reference.keep_training("ft", folder, command)
     run = begin(profile, runs=runs)
     with run.recording():
         loop.train(run.learner, run.folder, until=3)
     run.export()
     with pytest.raises(ValueError, match="step 3 of 6; python -m talking_heads meta-learn --variant ft"):
-        keep.keep_weights(profile, "ft", tmp_path)
+        reference.keep_training("ft", folder, command)
     path = trainings.train(begin(profile, runs=runs))
-    assert keep.keep_weights(profile, "ft", tmp_path).read_bytes() == path.read_bytes()
+    assert reference.keep_training("ft", folder, command).read_bytes() == path.read_bytes()
     assert [row["step"] for row in training_curves.curves(profile, "reference", tmp_path)["ft"]] == [0]
 
 

@@ -224,15 +224,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def keep(args: argparse.Namespace) -> None:
-    from talking_heads.experiments.few_shot import keep as reference
+    from talking_heads.experiments import reference
+    from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
     profile = config.load(args.profile)
-    if args.variant:
-        print(f"kept as {reference.keep_weights(profile, args.variant, args.results)}")
+    runs = args.results / profile.name / "runs" / "reference"
+    if args.variant == "diffusion":
+        command = "python -m talking_heads train-diffusion"
+        print(f"kept as {reference.keep_training('diffusion', runs / 'diffusion', command, every=200)}")
+    elif args.variant:
+        command = f"python -m talking_heads meta-learn --variant {args.variant}"
+        print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
     else:
         reference_run = make_run(profile, "reference", "auto", Places(args.data, args.results))
-        print(f"kept in {reference.keep(reference_run)}")
+        print(f"kept in {few_shot.keep(reference_run)}")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -413,7 +419,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "keep", help="copy a finished run, or a finished training's weights, to results/reference"
     )
     c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--variant", choices=VARIANTS, help="keep the weights of this training instead")
+    c.add_argument(
+        "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
+    )
     c.set_defaults(run=keep)
 
     for c in commands.choices.values():

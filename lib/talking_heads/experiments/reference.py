@@ -1,9 +1,16 @@
 """The committed reference results and weights."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
+from talking_heads.files import write_text
+from talking_heads.nn.weight_files import load_weights
+from talking_heads.training.loop import LOG
+
 COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever results go
+EVERY = 20  # rows of a log of which one is kept
 
 
 def reference_weights(name: str, results: Path) -> Path:
@@ -20,3 +27,26 @@ def reference_weights(name: str, results: Path) -> Path:
             "checkout: name its results with --results"
         )
     return path
+
+
+def thin(log: Path, every: int = EVERY) -> list[dict]:
+    """One of ``every`` rows of a training's log, and all rows with a validation loss."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [row for number, row in enumerate(rows) if number % every == 0 or "validation" in row]
+
+
+def keep_training(name: str, folder: Path, command: str, every: int = EVERY) -> Path:
+    """Copy a training's weights and its thinned log to the committed ones.
+
+    ``command`` goes on with the training. Raises FileNotFoundError where it has not begun, ValueError where
+    it has not come to its end.
+    """
+    target = COMMITTED / "weights" / f"{name}.safetensors"
+    metadata = load_weights(folder / "weights.safetensors")[1]
+    if metadata["step"] < metadata["of"] and not metadata.get("collapsed"):
+        raise ValueError(f"{folder}: step {metadata['step']} of {metadata['of']}; {command} goes on with it")
+    log = json.dumps(thin(folder / LOG, every))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "weights.safetensors", target)
+    write_text(target.with_suffix(".json"), log)
+    return target

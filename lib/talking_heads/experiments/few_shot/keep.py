@@ -7,37 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from talking_heads.config import Profile
-from talking_heads.experiments.few_shot.training_curves import thin
 from talking_heads.experiments.few_shot.weights import digest_of, weights_keys
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.files import write_text
-from talking_heads.nn.weight_files import load_weights
-from talking_heads.training.loop import LOG
 from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.runner import Run, plan
 
 FOLDERS = ("tables", "figures", "notebooks")
-
-
-def keep_weights(profile: Profile, variant: str, results: Path) -> Path:
-    """Copy a training's weights and its thinned log to the committed ones.
-
-    Raises FileNotFoundError where it has not begun, ValueError where it has not come to its end.
-    """
-    source = Path(results) / profile.name / "runs" / "reference" / f"meta-{variant}"
-    target = COMMITTED / "weights" / f"{variant}.safetensors"
-    metadata = load_weights(source / "weights.safetensors")[1]
-    if metadata["step"] < metadata["of"] and "collapsed" not in metadata:
-        raise ValueError(
-            f"{source}: step {metadata['step']} of {metadata['of']}; "
-            f"python -m talking_heads meta-learn --variant {variant} goes on with it"
-        )
-    log = json.dumps(thin(source / LOG))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / "weights.safetensors", target)
-    write_text(target.with_suffix(".json"), log)
-    return target
 
 
 def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:

@@ -9,17 +9,10 @@ import numpy as np
 import pandas as pd
 
 from talking_heads.config import Profile
-from talking_heads.experiments.reference import COMMITTED
+from talking_heads.experiments.reference import COMMITTED, thin
 from talking_heads.training.loop import LOG
 
-EVERY = 20  # rows of a log of which one is kept
 LAST = 10  # thinned rows at a training's end
-
-
-def thin(log: Path) -> list[dict]:
-    """One of ``EVERY`` rows of a training's log, and all rows with a validation loss."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [row for number, row in enumerate(rows) if number % EVERY == 0 or "validation" in row]
 
 
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
