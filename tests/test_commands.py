@@ -243,9 +243,10 @@ def test_the_readme_shows_the_three_uses():
 @pytest.mark.parametrize("name", config.names())
 def test_a_profile_states_its_command_and_what_it_is_for(name):
     first, _ = (config.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)
-    options = re.match(r"# \./run_all\.sh((?: --[\w-]+ [\w-]+)*)", first)
-    assert options, first
-    assert arguments(["run", *options.group(1).split()]).profile == name
+    program = r"# (\./run_all\.sh|python -m talking_heads ([\w-]+))((?: --[\w-]+ [\w-]+)*)"
+    command = re.match(program, first)
+    assert command, first
+    assert arguments([command.group(2) or "run", *command.group(3).split()]).profile == name
     assert len(config.load(name).description) > 20
 
 

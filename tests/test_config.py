@@ -32,6 +32,7 @@ CHANGES = {
     "description": set(),
     "seed": {*ALL, "diffusion", "talking"},
     "data": ALL,
+    "data.source": {*ALL, "diffusion"},
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
     "few_shot.networks": {"meta-learning", "cells"},

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,15 +14,14 @@ from talking_heads.data import video
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.talking import talking_pool
-from talking_heads.data.windows import LENGTH
+from talking_heads.data.windows import LENGTH, WindowDataset, WindowSettings, neighbours
 from talking_heads.diffused import model
-from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import SEED_STRIDE, Generator, look_ahead, stream
-from talking_heads.diffused.training import DiffusionLearner, noised_motion
+from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
-from talking_heads.experiments.diffused.protocol import encode
 from talking_heads.experiments.diffused.trainings import Sample
 from talking_heads.metrics import lip_sync
 from talking_heads.nn.weight_files import load_weights
@@ -64,6 +64,8 @@ def states_equal(a, b):
 # -- training ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_training_is_the_same_bit_for_bit(begin, tmp_path, workers):
+    """With dropout, and with batches whose gradients are computed in parts."""
+    begin = partial(begin, {"network.dropout": 0.2, "training.micro_batch": 1})
     whole = loop.train(begin(), tmp_path / "whole")
     loop.train(begin(workers=workers), tmp_path / "resumed", until=2)
     resumed = loop.train(begin(workers=workers), tmp_path / "resumed")
@@ -89,6 +91,29 @@ def test_the_log_has_every_term_by_quartile_of_time(begin, tmp_path):
     assert [row["step"] for row in rows] == list(range(8))
     names = {f"{term}_q{quarter}" for term in ("simple", "lips", "vlb") for quarter in range(1, 5)}
     assert set().union(*rows) == names | {"step", "simple", "lips", "vlb", "output_spread", "grad_norm"}
+
+
+def test_gradients_of_the_parts_of_a_batch_are_those_of_the_batch(begin):
+    """Without noise on motion frames and dropped sound, whose draws would differ."""
+    values = {"training.batch": 4, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
+    learners = [begin({**values, "training.micro_batch": size}) for size in (4, 2)]
+    windows, gradients = learners[0].dataset[0], []
+    t, noise = torch.tensor([10, 300, 600, 900]), torch.randn(4, 3, 32, 32)
+    for learner in learners:
+        draws = iter(
+            zip(
+                t.split(learner.section.training.micro_batch),
+                noise.split(learner.section.training.micro_batch),
+                strict=True,
+            )
+        )
+        learner.draw = lambda part, generator, draws=draws: next(draws)
+        learner.unet.out.weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+        learner.backward(windows, torch.Generator())
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in learner.unet.parameters() if p.grad is not None])
+        )
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_is_equation_19(begin):
@@ -159,7 +184,8 @@ def test_exported_weights_are_the_average_with_provenance(begin, tmp_path):
     learner.train_step()
     learner.export(tmp_path / "weights.safetensors", {"profile": "smoke"})
     state, metadata = load_weights(tmp_path / "weights.safetensors")
-    assert metadata == {"profile": "smoke", "key": learner.key, "step": 1}
+    keys = {"key": learner.key, "model": model_key(learner.section, learner.encoder)}
+    assert metadata == {"profile": "smoke", **keys, "step": 1}
     assert all(torch.allclose(state[n], v, atol=1e-3) for n, v in learner.ema.state_dict().items())
 
 
@@ -233,6 +259,12 @@ class Recorder(torch.nn.Module):
         return torch.cat([x[:, :3], torch.zeros_like(x[:, :3])], 1)
 
 
+def around(embeddings):
+    """Motion audio embeddings (B, n, 5, A) of frames whose windows have these embeddings (B, n, A)."""
+    count = embeddings.shape[1]
+    return torch.stack([embeddings[:, neighbours(k, count, 2)] for k in range(count)], 1)
+
+
 @pytest.fixture
 def recorded(profile):
     """Two clips of four frames generated with a recorder; the identity frames are 0.5 and -0.5."""
@@ -243,7 +275,7 @@ def recorded(profile):
         section = profile.override({f"diffused.{name}": v for name, v in changed.items()}).diffused
         network = Recorder()
         identity = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 8, 8)
-        audio = torch.arange(count)[None, :, None].expand(2, count, 4).float()
+        audio = around(torch.arange(count)[None, :, None].expand(2, count, 4).float())
         return network, list(Generator(network, section).talk(identity, audio, seed=1))
 
     return generate
@@ -293,7 +325,7 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
         overrides |= {"diffused.diffusion.prediction": "epsilon", "diffused.sampling.sampler": "ddim"}
         network = Loud()
         generator = Generator(network, profile.override(overrides).diffused)
-        talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 1), seed=3)
+        talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 5, 1), seed=3)
         return next(talk), network
 
     schedule = cosine_schedule(1000, 1)
@@ -313,7 +345,7 @@ def test_generation_goes_on_exactly_where_it_was_interrupted(profile):
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.1)
     generator = Generator(unet, section)
-    identity, audio = torch.zeros(2, 3, 32, 32), torch.randn(2, 6, 64)
+    identity, audio = torch.zeros(2, 3, 32, 32), torch.randn(2, 6, 5, 64)
     whole = list(generator.talk(identity, audio, seed=2))
     for interrupted in (1, 2, 4):
         rest = list(generator.talk(identity, audio, seed=2, earlier=whole[:interrupted]))
@@ -332,7 +364,8 @@ def test_frames_come_out_while_sound_goes_in(profile):
     identity, audio = torch.zeros(1, 3, 32, 32), torch.randn(1, 6, 64)
     changed = audio.clone()
     changed[:, 4:] += 1
-    first, second = (list(Generator(unet, section).talk(identity, a, seed=2)) for a in (audio, changed))
+    generator = Generator(unet, section)
+    first, second = (list(generator.talk(identity, around(a), seed=2)) for a in (audio, changed))
     ahead = section.conditions.audio_windows
     same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
     assert same == [k + ahead < 4 for k in range(6)]
@@ -347,8 +380,9 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.1)
     generator, identity = Generator(unet, section), torch.rand(1, 3, 32, 32)
-    sound = (3000 * np.random.default_rng(0).standard_normal(9 * 640 + 200)).astype(np.int16)
-    expected = list(generator.talk(identity, encode(encoder, sound, 10, "cpu")[None], seed=4))
+    wave = np.random.default_rng(0).standard_normal(9 * 640 + 200)
+    sound = (0.7 * 32767 * wave / np.abs(wave).max()).round().astype(np.int16)  # as loud as rendered clips
+    expected = list(generator.talk(identity, embed_clip(encoder, sound, 10, 2)[None], seed=4))
     given = [0]
 
     def chunks():
@@ -378,7 +412,7 @@ def test_clips_of_a_batch_do_not_depend_on_each_other(profile):
     unet = model.build_unet(section).eval()
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.05)
-    identity, audio = torch.rand(2, 3, 32, 32), torch.randn(2, 2, 64)
+    identity, audio = torch.rand(2, 3, 32, 32), torch.randn(2, 2, 5, 64)
     both = list(Generator(unet, section).talk(identity, audio, seed=2))
     other = torch.cat([identity[:1], torch.rand(1, 3, 32, 32)])
     again = list(Generator(unet, section).talk(other, audio, seed=2))
@@ -392,10 +426,27 @@ def test_a_clips_sound_is_encoded_frame_by_frame(profile):
     torch.manual_seed(0)
     encoder = build_encoder(profile.diffused.audio_encoder).eval()
     sound = (1000 * np.random.default_rng(0).standard_normal(6400)).astype(np.int16)
-    embeddings = encode(encoder, sound, 10, "cpu")
-    assert embeddings.shape == (10, 64)
-    window = torch.from_numpy(sound[5 * 640 - LENGTH // 2 : 5 * 640 + LENGTH // 2] / 32768).float()
-    torch.testing.assert_close(embeddings[5], encoder(window[None, None])[0, 0])
+    embeddings = embed_clip(encoder, sound, 10, 2)
+    assert embeddings.shape == (10, 5, 64)
+    gain = 0.7 * 32767 / np.abs(sound).max()
+    window = torch.from_numpy(gain * sound[5 * 640 - LENGTH // 2 : 5 * 640 + LENGTH // 2] / 32768).float()
+    for frame, position in ((5, 2), (4, 3), (7, 0)):
+        torch.testing.assert_close(embeddings[frame, position], encoder(window[None, None])[0, 0])
+    quiet = embed_clip(encoder, (sound / 20).round().astype(np.int16), 10, 2)
+    torch.testing.assert_close(quiet, embeddings, rtol=0, atol=0.02)
+
+
+def test_a_recurrent_encoder_hears_in_generation_what_it_hears_in_training(profile, clips):
+    """The windows of a frame alone, wherever the frame lies in its clip."""
+    torch.manual_seed(0)
+    encoder = WaveformEncoder(16).eval()
+    dataset = WindowDataset(clips, WindowSettings(4, 2, 2), seed=0)
+    embeddings = {n: embed_clip(encoder, clips.sound(n), clips.frame_count(n), 2) for n in range(len(clips))}
+    with torch.no_grad():
+        heard = encoder(dataset[3].sound)
+    for sample in heard:
+        distances = [(frames - sample).abs().amax((1, 2)).min() for frames in embeddings.values()]
+        assert min(distances) < 1e-5
 
 
 def test_the_distance_of_mouths_ignores_where_the_head_is():

@@ -1,5 +1,8 @@
 """``speak``: a photograph and a voice become a talking head."""
 
+from fractions import Fraction
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -11,11 +14,14 @@ from talking_heads.animation import speak
 from talking_heads.animation.identity_frames import IdentityFrame, keep_identity, load_identity
 from talking_heads.animation.synthetic_video import is_ours
 from talking_heads.data import video
+from talking_heads.data.sound import to_int16
 from talking_heads.data.speakers.clips import make_clip
-from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
+from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
-from talking_heads.experiments.diffused.weights import load_generator, weights_path
+from talking_heads.diffused.training import model_key
+from talking_heads.experiments.diffused import weights
 from talking_heads.files import Interrupted
 from talking_heads.nn.weight_files import save_weights
 
@@ -90,6 +96,19 @@ def test_files_of_sound_alone_are_read(files):
     assert abs(len(a) - 9600) < 100 and np.corrcoef(a[1000:9000], b[1000:9000])[0, 1] > 0.95
 
 
+def test_the_clock_of_a_broadcast_is_not_silence(files):
+    """A transport stream whose times begin late."""
+    clip = make_clip(0, 5, 0, 15, 25.0, 32)
+    with av.open(str(files / "late.ts"), "w") as container:
+        stream = container.add_stream("mp2", rate=16_000, layout="mono")
+        stream.time_base = Fraction(1, 16_000)
+        frame = av.AudioFrame.from_ndarray(to_int16(clip.sound)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16_000, 600 * 16_000, Fraction(1, 16_000)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    assert len(speak.read_speech(files / "late.ts")) < 2 * 16_000
+
+
 def test_the_loudness_of_a_recording_does_not_matter(files, profile, models):
     """A voice at a tenth of the level gives the same frames."""
     clip = make_clip(0, 5, 0, 15, 25.0, 32)
@@ -97,8 +116,8 @@ def test_the_loudness_of_a_recording_does_not_matter(files, profile, models):
     write_sound(files / "quiet.mkv", 0.1 * clip.sound)
     quiet = speak.read_speech(files / "quiet.mkv")
     encoder = models("cpu")[1]
-    a, b = (speak.encode_speech(encoder, s, torch.device("cpu")) for s in (sound, quiet))
-    assert (a - b).abs().max() < 0.02 and a.shape == (15, 64)
+    a, b = (embed_clip(encoder, s, 15, 2) for s in (sound, quiet))
+    assert (a - b).abs().max() < 0.02 and a.shape == (15, 5, 64)
 
 
 def test_an_interrupted_generation_goes_on(files, profile, models, monkeypatch):
@@ -158,6 +177,7 @@ def test_a_partial_result_of_other_inputs_is_not_used(files, profile, models):
             "an identity frame of 48², and the profile's network has 32²",
         ),
         ({"photo": None, "face": "voice.mkv"}, "not a safetensors file"),
+        ({"out": "half.mp4"}, r"half\.mp4\.partial: is not a partial result of this command"),
         ({"keep": "other.face"}, "other.face: exists and is the identity frame of 'ben'"),
     ],
 )
@@ -169,6 +189,7 @@ def test_unusable_input_is_refused_before_anything_is_written(files, profile, ch
     )
     cv2.imwrite(str(files / "nobody.png"), np.zeros((64, 64, 3), np.uint8))
     np.savez(files / "nobody.npz", landmarks=np.full((1, 68, 2), np.nan))
+    (files / "half.mp4.partial").write_text("something else")
     video.write(files / "foreign.mp4", np.zeros((5, 32, 32, 3), np.uint8), 25.0)
     keep_identity(files / "large.face", IdentityFrame(np.zeros((48, 48, 3), np.uint8), CARD))
     keep_identity(
@@ -204,16 +225,25 @@ def test_a_damaged_face_is_refused(tmp_path, damage):
 
 
 # -- weights and the command ----------------------------------------------------------------------------
-def test_weights_of_the_denoising_network(tmp_path, profile):
+def test_weights_of_the_denoising_network(tmp_path, profile, monkeypatch):
+    """They are refused where the encoder, the conditions or the network are not those of the training."""
+    torch.manual_seed(0)
+    reader = SpeechReader(profile.diffused.audio_encoder).eval()
+    monkeypatch.setattr(weights, "load_reader", lambda section: reader)
     with pytest.raises(FileNotFoundError, match="train-diffusion --profile smoke"):
-        weights_path(profile, "scratch", tmp_path)
+        weights.load_model(profile, "scratch", tmp_path)
     path = tmp_path / "smoke/runs/reference/diffusion/weights.safetensors"
-    save_weights(path, build_unet(profile.diffused).state_dict(), {"step": 3}, half=True)
-    generator, metadata = load_generator(profile, "scratch", tmp_path)
-    assert metadata == {"step": 3} and not generator.unet.training
-    other = profile.override({"diffused.network.channels": 16})
-    with pytest.raises(ValueError, match="weights of another network than profile smoke's"):
-        load_generator(other, "scratch", tmp_path)
+    metadata = {"step": 3, "model": model_key(profile.diffused, reader.encoder)}
+    save_weights(path, build_unet(profile.diffused).state_dict(), metadata, half=True)
+    model = weights.load_model(profile, "scratch", tmp_path)
+    assert model.metadata == metadata and not model.generator.unet.training
+    weights.load_model(profile.override({"diffused.sampling.steps": 5}), "scratch", tmp_path)
+    for name, value in {"network.channels": 16, "diffusion.prediction": "epsilon"}.items():
+        with pytest.raises(ValueError, match="does not fit profile smoke: trained with another"):
+            weights.load_model(profile.override({f"diffused.{name}": value}), "scratch", tmp_path)
+    reader.encoder.layers[0].weight.data += 0.1
+    with pytest.raises(ValueError, match="does not fit profile smoke"):
+        weights.load_model(profile, "scratch", tmp_path)
 
 
 def test_the_command_reads_its_options(files, monkeypatch, capsys):

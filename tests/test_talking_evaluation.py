@@ -1,5 +1,6 @@
 """Evaluation of talking heads: rows, metrics against closed forms, tables."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
-from talking_heads.experiments.diffused import protocol, search, tables
+from talking_heads.diffused.training import model_key
+from talking_heads.experiments.diffused import protocol, search, tables, weights
 from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.metrics.images import mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
@@ -72,18 +74,15 @@ def test_a_complete_evaluation_generates_nothing(evaluation, monkeypatch):
     protocol.run(evaluation)
 
 
-def test_clips_of_other_weights_lie_elsewhere(evaluation):
-    other = protocol.Evaluation(**{**vars(evaluation), "weights_key": "others"})
+def test_clips_of_other_weights_encoders_and_settings_lie_elsewhere(evaluation):
     longer = evaluation.profile.override({"diffused.protocol.seconds": 0.48})
-    assert (
-        len(
-            {
-                e.folder
-                for e in (evaluation, other, protocol.Evaluation(**{**vars(evaluation), "profile": longer}))
-            }
-        )
-        == 3
-    )
+    torch.manual_seed(1)
+    others = [
+        dataclasses.replace(evaluation, weights_key="others"),
+        dataclasses.replace(evaluation, profile=longer),
+        dataclasses.replace(evaluation, encoder=build_encoder(longer.diffused.audio_encoder)),
+    ]
+    assert len({e.folder for e in (evaluation, *others)}) == 4
 
 
 def test_too_few_identities_are_refused(evaluation):
@@ -171,9 +170,11 @@ def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):
     """A row for each setting, with intervals; a second call generates nothing."""
     profile = config.load("smoke")
     torch.manual_seed(0)
-    weights = tmp_path / "smoke/runs/reference/diffusion/weights.safetensors"
-    save_weights(weights, build_unet(profile.diffused).state_dict(), {"step": 1}, half=True)
-    monkeypatch.setattr(search, "load_reader", lambda section: SpeechReader(section).eval())
+    path = tmp_path / "smoke/runs/reference/diffusion/weights.safetensors"
+    reader = SpeechReader(profile.diffused.audio_encoder).eval()
+    monkeypatch.setattr(weights, "load_reader", lambda section: reader)
+    metadata = {"step": 1, "model": model_key(profile.diffused, reader.encoder)}
+    save_weights(path, build_unet(profile.diffused).state_dict(), metadata, half=True)
     for name, values in {"SAMPLERS": ("ddim",), "STEPS": (2, 3), "GUIDANCES": (1.0, 2.0)}.items():
         monkeypatch.setattr(search, name, values)
     arguments = (profile, "scratch", tmp_path / "data", tmp_path, torch.device("cpu"))

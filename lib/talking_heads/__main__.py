@@ -75,18 +75,20 @@ def audio_encoder(args: argparse.Namespace) -> None:
     from talking_heads.diffused.audio_pretraining import encoder_path, train_encoder
 
     section = config.load(args.profile).diffused.audio_encoder
-    path = encoder_path(section)
-    for name, value in train_encoder(section, path).items():
+    path, command = encoder_path(section), f"python -m talking_heads audio-encoder --profile {args.profile}"
+    for name, value in train_encoder(section, path, command).items():
         print(f"{name}: {value}")
     print(f"weights in {path}")
 
 
 def train_diffusion(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
+    from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun, clip_data
     from talking_heads.training import loop
 
     profile, device = config.load(args.profile), choose(args.device)
+    load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
     runs = args.results / profile.name / "runs" / "reference"
     command = f"python -m talking_heads train-diffusion --profile {profile.name}"
     run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, command)
@@ -183,14 +185,13 @@ def animate(args: argparse.Namespace) -> None:
 
 def speak(args: argparse.Namespace) -> None:
     from talking_heads.animation import speak as speaking
-    from talking_heads.diffused.audio_pretraining import load_reader
-    from talking_heads.experiments.diffused.weights import load_generator
+    from talking_heads.experiments.diffused.weights import load_model as load
 
     profile = config.load(args.profile)
 
     def load_model(device):
-        generator, metadata = load_generator(profile, args.weights, args.results, device)
-        return generator, load_reader(profile.diffused.audio_encoder).encoder.to(device), metadata
+        model = load(profile, args.weights, args.results, device)
+        return model.generator, model.encoder, model.metadata
 
     request = speaking.Request(
         sound=args.sound,

@@ -233,6 +233,7 @@ class DiffusionTraining(Section):
 
     steps: Count
     batch: Positive
+    micro_batch: Positive  # samples whose gradients are computed at once
     learning_rate: Amount
     learning_rate_decay: bool  # a cosine to zero
     ema: Share  # 0 for none, as in the paper

@@ -25,16 +25,16 @@ from talking_heads.data.decoding import UnreadableVideo
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.prepare import Detect
 from talking_heads.data.sidecars import find_sidecar
-from talking_heads.data.sound import FPS, HOP, SOUND_RATE, read_sound
+from talking_heads.data.sound import FPS, HOP, SOUND_RATE, read_sound, start_of
 from talking_heads.data.talking import align
-from talking_heads.data.windows import LENGTH, cut_sound
+from talking_heads.data.windows import LENGTH
 from talking_heads.devices import choose
+from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
 from talking_heads.files import Interrupted, appended, check_outputs, try_outputs
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.progress import Progress
 
-PEAK = 0.7  # of the sound that the encoder hears, as in the clips that it was trained on
 SILENT = 33  # largest sample (int16) of a recording of nothing: 60 dB below full scale
 SAVE_EVERY = 30.0  # seconds
 LoadModel = Callable[[torch.device], tuple[Generator, nn.Module, dict]]
@@ -77,14 +77,15 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
     generator, encoder, metadata = load_model(device)
     if keep:
         keep_identity(keep, face)
-    audio = encode_speech(encoder, sound, device)
+    each_side = profile.diffused.conditions.audio_windows
+    audio = embed_clip(encoder, sound, -(-len(sound) // HOP), each_side, device)
     job = Job(generator, to_tensor(face.image[None], device), audio, request.seed, partial)
     print(f"generating {len(audio)} frames", flush=True)
     try:
         frames = job.run(metadata)
     except KeyboardInterrupt as interrupt:
         kept = f"{job.done} frames are kept in {partial}; the same command goes on from there"
-        raise Interrupted(f"interrupted; {kept if job.done else 'nothing was written'}") from interrupt
+        raise Interrupted(f"interrupted; {kept if job.done else 'no frame is complete'}") from interrupt
     comment = (
         f"a neural talking head of {face.card['person']} ({face.card['kind']}), "
         "generated from one frame and a sound; not a recording"
@@ -108,16 +109,25 @@ def check_files(request: Request, keep: Path | None, partial: Path) -> None:
     check_outputs({**outputs, "the partial result of --out": partial}, [*inputs, *sidecars])
     try_outputs(outputs, 0)
     refuse_foreign(request.out)
+    if partial.exists() and not _is_partial(partial):
+        raise ValueError(f"{partial}: is not a partial result of this command; move it away")
     person = request.person or (request.photo.stem if request.photo else None)
     if keep and has_content(keep) and (owner := person_of(keep)) != person:
         cause = "was not written by this command" if owner is None else f"is the identity frame of {owner!r}"
         raise ValueError(f"--keep {keep}: exists and {cause}; move it away or choose another name")
 
 
+def _is_partial(path: Path) -> bool:
+    try:
+        return "key" in load_weights(path)[1]
+    except (ValueError, OSError):
+        return False
+
+
 def read_speech(path: Path) -> np.ndarray:
     """The sound of a file, (samples,) int16 at 16 kHz. Raises ValueError, naming the file and the cause."""
     try:
-        sound = read_sound(path)
+        sound = read_sound(path, start=start_of(path))
     except (UnreadableVideo, OSError) as error:
         raise ValueError(f"{path}: no audio or video file that can be read ({error})") from error
     if sound is None:
@@ -151,20 +161,11 @@ def find_face(request: Request, size: int, alignment: str, device: torch.device)
 
 
 def crop_face(path: Path, size: int, alignment: str, detect: Detect | None) -> np.ndarray:
-    """The face of a photograph, or of the first usable frame of a clip: (size, size, 3) uint8."""
+    """The face of a photograph, or of the first frame of a clip: (size, size, 3) uint8."""
     inspection = inspect(path, 1, detect)
     first = np.flatnonzero(inspection.usable)[:1]
     points = inspection.points["landmarks"][first]
     return align(inspection.clip, inspection.numbers[first], points, size, alignment)[0][0]
-
-
-def encode_speech(encoder: nn.Module, sound: np.ndarray, device: torch.device) -> Tensor:
-    """Embeddings (n, A) of the windows of n frames, of sound as loud as the training clips."""
-    loud = sound * (PEAK * 32767 / np.abs(sound.astype(int)).max())
-    count = -(-len(sound) // HOP)
-    windows = torch.from_numpy(cut_sound(loud, np.arange(count)))
-    with torch.no_grad():
-        return encoder(windows[None].to(device))[0]
 
 
 @dataclass
@@ -173,7 +174,7 @@ class Job:
 
     generator: Generator
     identity: Tensor  # (1, 3, S, S)
-    audio: Tensor  # (n, A)
+    audio: Tensor  # (n, 2 m_y + 1, A)
     seed: int
     partial: Path  # where generated frames are saved
     done: int = 0  # frames that are saved

@@ -32,6 +32,7 @@ class PoolVideos:
     """The videos of a :class:`speakers.pool.Pool`, ordered by identity."""
 
     def __init__(self, pool: Pool):
+        self.pool = pool
         self.images = pool.images.reshape(-1, *pool.images.shape[2:])
         self.points = pool.points.reshape(-1, *pool.points.shape[2:])
         self.sounds = None if pool.sound is None else pool.sound.reshape(-1, pool.sound.shape[-1])
@@ -55,6 +56,10 @@ class PoolVideos:
 
     def identity(self, video: int) -> str:
         return str(video // self.per_identity)
+
+    def digest(self) -> str:
+        """Changes with the settings of the pool and the renderer's version."""
+        return self.pool.digest()
 
 
 class Subset:

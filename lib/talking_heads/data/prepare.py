@@ -212,15 +212,16 @@ def cut_with_sound(inspection: Inspection, settings: Settings) -> tuple[dict, di
         )
     except Unusable as error:
         raise Rejected("; ".join(dict.fromkeys([*inspection.notes, str(error)]))) from error
-    square = crops.clip_square(landmarks[usable])
     fields = {
         "frames": len(talking.frames),
-        "of": len(clip.times),
+        "of": round(clip.seconds * FPS),
         "fps": FPS,
-        "square": [round(v, 3) for v in square],
+        "square": [round(v, 3) for v in talking.square],
         "note": "; ".join(inspection.notes),
     }
-    return fields, talking._asdict()
+    arrays = talking._asdict()
+    del arrays["square"]
+    return fields, arrays
 
 
 def prepare_unit(unit: Unit, out: Path, settings: Settings, detect: Detect | None = None) -> list[dict]:

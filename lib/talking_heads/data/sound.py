@@ -20,6 +20,12 @@ def to_int16(sound: np.ndarray) -> np.ndarray:
     return (np.clip(sound, -1, 1) * 32767).astype(np.int16)
 
 
+def start_of(path: Path) -> float:
+    """Seconds on the clock of a file at which it starts. Raises what :func:`open_file` does."""
+    with open_file(path) as container:
+        return (container.start_time or 0) / av.time_base
+
+
 def fault_of_sound(path: Path) -> str:
     """Why the sound of a file cannot be decoded, "" where it can. Raises what :func:`open_file` does."""
     with open_file(path) as container:

@@ -200,7 +200,7 @@ def misplaced(path: Path, layout: str) -> str:
 def _place(path: Path, source: Path, layout: str) -> tuple[str, str, str]:
     """Split, identity and video of a file."""
     if layout == "crema":
-        actor = path.stem.split("_")[0]
+        actor = path.stem.split("_")[0] if CREMA_NAME.fullmatch(path.stem) else path.stem
         return split_of(actor, "", layout), actor, path.stem
     if layout == "lrw":
         return LRW_SPLITS.get(path.parent.name, "test"), path.stem, path.stem

@@ -122,7 +122,7 @@ def frame_size(folder: Path) -> int:
     return int(read_frames(folder, np.array([0]))[0].shape[1])
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=200)  # each holds a file open, of which a process may have 1,024
 def _open(folder: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Memory-mapped frames of a video, offsets of JPEG files in them or None, and points (n, 70, 2)."""
     try:

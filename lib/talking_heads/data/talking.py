@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from skimage.transform import SimilarityTransform
 
-from talking_heads.data.crops import clip_square, crop, keep_inside, to_crop, warp
+from talking_heads.data.crops import Square, clip_square, crop, keep_inside, to_crop, warp
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.video import VideoFile
 
@@ -29,6 +29,7 @@ class TalkingClip(NamedTuple):
     landmarks: np.ndarray  # (n, 68, 2)
     time: np.ndarray  # (n,)
     sound: np.ndarray  # (n * HOP,) int16
+    square: Square  # the crop of the clip, or with "similarity" the one that it would have
 
 
 def longest_run(usable: np.ndarray) -> slice:
@@ -68,7 +69,8 @@ def cut_talking(
     first = round(instants[0] * SOUND_RATE)
     samples = sound[first : first + len(shown) * HOP]
     samples = np.pad(samples, (0, len(shown) * HOP - len(samples)))  # sound may end before the pictures
-    return TalkingClip(frames, aligned, instants.astype(np.float32), samples)
+    square = keep_inside(clip_square(points), clip.size[1], clip.size[0])
+    return TalkingClip(frames, aligned, instants.astype(np.float32), samples, square)
 
 
 def align(

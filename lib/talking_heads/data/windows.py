@@ -17,6 +17,7 @@ from talking_heads.data.store import Store
 
 LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
 MOUTH = slice(48, 68)  # landmarks
+PEAK = 0.7  # loudest sample of a clip that an audio encoder hears, of 1
 MARGIN = 0.35  # of the mouth's width, around it on all sides
 
 
@@ -36,6 +37,9 @@ class TalkingClips(Protocol):
 
     def identity(self, video: int) -> str:
         """Name of the identity of a clip."""
+
+    def digest(self) -> str:
+        """Changes with the clips."""
 
 
 class StoreClips:
@@ -59,7 +63,9 @@ class StoreClips:
         return self.clips[video][2]
 
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        number, first, _ = self.clips[video]
+        number, first, count = self.clips[video]
+        if not ((np.asarray(frames) >= 0) & (np.asarray(frames) < count)).all():
+            raise IndexError(f"clip {video} has {count} frames, none of them {np.max(frames)}")
         return self.store.read(number, first + np.asarray(frames), pupils)
 
     def sound(self, video: int) -> np.ndarray:
@@ -69,6 +75,9 @@ class StoreClips:
 
     def identity(self, video: int) -> str:
         return self.store.identity(self.clips[video][0])
+
+    def digest(self) -> str:
+        return self.store.digest()
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class Windows(NamedTuple):
     sound: Tensor  # (B, 2 m_y + 1, samples) in [-1, 1]
     mouth: Tensor  # (B, 4) boxes of the target's mouth in pixels: left, top, right, bottom
 
+    def split(self, size: int) -> list["Windows"]:
+        """The windows in parts of at most ``size`` samples."""
+        return [Windows(*parts) for parts in zip(*(value.split(size) for value in self), strict=True)]
+
     def to(self, device: str | torch.device) -> "Windows":
         """The windows on a device."""
         return Windows(*(value.to(device, non_blocking=True) for value in self))
@@ -97,6 +110,12 @@ class Windows(NamedTuple):
 def neighbours(frame: int, count: int, each_side: int) -> np.ndarray:
     """Numbers of the audio windows around a frame of ``count``; missing ones repeat the first or the last."""
     return np.arange(frame - each_side, frame + each_side + 1).clip(0, count - 1)
+
+
+def gain_of(sound: np.ndarray) -> float:
+    """The factor that makes a clip as loud as rendered ones: its loudest sample ``PEAK``; 1 for silence."""
+    peak = int(np.abs(sound.astype(np.int32)).max(initial=0))
+    return PEAK * 32767 / peak if peak else 1.0
 
 
 def cut_sound(sound: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -153,10 +172,11 @@ class WindowDataset(torch.utils.data.Dataset):
         images, points = self.clips.read(number, np.array([target, identity, *before]))
         frames = to_tensor(images)
         windows = neighbours(target, count, self.settings.audio_windows)
+        sound = self.clips.sound(number)
         return Windows(
             frames[0],
             frames[1],
             frames[2:],
-            torch.from_numpy(cut_sound(self.clips.sound(number), windows)),
+            torch.from_numpy(gain_of(sound) * cut_sound(sound, windows)).float(),
             torch.from_numpy(mouth_box(points[0], images.shape[1])),
         )

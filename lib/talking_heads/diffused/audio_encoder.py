@@ -2,21 +2,24 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from talking_heads.config import AudioEncoder
 from talking_heads.data.sound import SOUND_RATE
+from talking_heads.data.windows import cut_sound, gain_of, neighbours
 
 # kernel and stride of the paper's convolutions on the waveform; a window of 0.2 s becomes one vector
 CONVOLUTIONS = ((80, 16), (4, 2), (4, 2), (4, 2), (10, 5), (5, 5))
 CHANNELS = (16, 32, 64, 128, 256, 256)
 MELS, FFT, MEL_HOP = 40, 512, 160
+FRAMES_AT_ONCE = 128  # whose windows are encoded together
 LOUDNESS = 1e-4  # power below which the log spectrum is flat
 
 
 class WaveformEncoder(nn.Module):
-    """The paper's encoder: convolutions on the waveform of a window, then a GRU over the windows."""
+    """The paper's encoder: convolutions on the waveform of a window, then a GRU over a frame's windows."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -69,6 +72,21 @@ class LogMelEncoder(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         """(B, n, samples) -> (B, n, size)."""
         return self.layers(self.log_mel(sound.flatten(0, 1).float())).unflatten(0, sound.shape[:2])
+
+
+def embed_clip(
+    encoder: nn.Module, sound: np.ndarray, count: int, each_side: int, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Motion audio embeddings (count, 2 m_y + 1, A) of the frames of a clip, of sound (samples,) int16.
+
+    The encoder hears the windows of each frame as it does in training: alone, and at the same loudness.
+    """
+    gain, embeddings = gain_of(sound), []
+    for frames in np.array_split(np.arange(count), -(-count // FRAMES_AT_ONCE)):
+        windows = np.stack([cut_sound(sound, neighbours(k, count, each_side)) for k in frames])
+        with torch.no_grad():
+            embeddings.append(encoder(torch.from_numpy(gain * windows).float().to(device)))
+    return torch.cat(embeddings)
 
 
 def mel_filters() -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talking_heads.config import AudioEncoder
-from talking_heads.data.sound import SOUND_RATE, to_int16
+from talking_heads.data.sound import FPS, HOP, SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import speaker
 from talking_heads.data.speakers.speech import PHONEMES, mouth_track, synthesise, utterance
 from talking_heads.data.speakers.traits import person_rng
@@ -31,6 +31,7 @@ MOUTH = ("jaw_open", "mouth_wide", "mouth_round", "lip_press")
 MOUTH_WEIGHT = 20.0  # of the mouth's squared error beside the cross-entropy of phonemes
 NOISE, GAIN = (1e-5, 1e-2), (0.2, 1.4)  # of augmentation: standard deviation and factor, drawn log-uniformly
 NAMES = list(PHONEMES)
+RECURRENT = 2  # windows on each side of the middle one, for an encoder that is recurrent over them
 
 
 class Speech(NamedTuple):
@@ -57,13 +58,17 @@ class Speech(NamedTuple):
             progress.add(1)
         return cls(np.stack(sounds), edges, phonemes, np.stack(mouths).astype(np.float32))
 
-    def windows(self, voices: np.ndarray, instants: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows (k, samples), phonemes (k,) and mouths (k, 4) of voices (k,) at instants (k,) in seconds.
-
-        Instants lie at least half a window inside the sound.
+    def windows(
+        self, voices: np.ndarray, instants: np.ndarray, each_side: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (k, 2 each_side + 1, samples), phonemes (k,) and mouths (k, 4) of voices (k,) at instants
+        (k,) in seconds. All windows lie inside the sound.
         """
-        first = np.round(instants * SOUND_RATE).astype(int) - LENGTH // 2
-        samples = np.stack([self.sound[v, s : s + LENGTH] for v, s in zip(voices, first, strict=True)])
+        middle = np.round(instants * SOUND_RATE).astype(int) - LENGTH // 2
+        first = middle[:, None] + HOP * np.arange(-each_side, each_side + 1)
+        samples = np.stack(
+            [[self.sound[v, s : s + LENGTH] for s in starts] for v, starts in zip(voices, first, strict=True)]
+        )
         numbers = [
             self.phonemes[v][np.searchsorted(self.edges[v], t, side="right").clip(max=len(self.edges[v]) - 1)]
             for v, t in zip(voices, instants, strict=True)
@@ -73,31 +78,39 @@ class Speech(NamedTuple):
 
 
 class SpeechReader(nn.Module):
-    """An encoder with linear heads for phonemes and the mouth."""
+    """An encoder with linear heads for the phoneme and the mouth at the middle one of its windows."""
 
     def __init__(self, section: AudioEncoder):
         super().__init__()
+        self.each_side = (
+            0 if section.kind == "log_mel" else RECURRENT
+        )  # windows beside it that the encoder uses
         self.encoder = build_encoder(section)
         self.phonemes = nn.Linear(section.embedding, len(NAMES))
         self.mouth = nn.Linear(section.embedding, len(MOUTH))
 
+    @property
+    def margin(self) -> float:
+        """Seconds of sound that the windows of an instant need on each side."""
+        return LENGTH / 2 / SOUND_RATE + self.each_side / FPS
+
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (k, samples) -> logits (k, phonemes) and mouths (k, 4)."""
-        embedding = self.encoder(sound[:, None])[:, 0]
+        """Windows (k, n, samples) -> logits (k, phonemes) and mouths (k, 4)."""
+        embedding = self.encoder(sound)[:, self.each_side]
         return self.phonemes(embedding), self.mouth(embedding)
 
 
 def augment(sound: Tensor, rng: np.random.Generator) -> Tensor:
-    """Windows (k, samples) at another loudness, with white noise."""
+    """Windows (k, n, samples) at another loudness, with white noise."""
 
     def draw(low: float, high: float) -> Tensor:
-        return torch.from_numpy(np.exp(rng.uniform(np.log(low), np.log(high), (len(sound), 1)))).float()
+        return torch.from_numpy(np.exp(rng.uniform(np.log(low), np.log(high), (len(sound), 1, 1)))).float()
 
     noise = torch.from_numpy(rng.standard_normal(sound.shape, np.float32))
     return sound * draw(*GAIN) + noise * draw(*NOISE)
 
 
-def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict:
+def train_encoder(section: AudioEncoder, path: Path, command: str = "", steps: int = STEPS) -> dict:
     """Train the encoder of a profile and write it to ``path``; returns :func:`measure_reader`'s result."""
     torch.manual_seed(SEED)
     rng, speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
@@ -106,8 +119,9 @@ def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
     progress = Progress("training the audio encoder", steps, "steps")
     for _ in range(steps):
-        instants = rng.uniform(0.1, SECONDS - 0.11, BATCH)
-        sound, phonemes, mouth = speech.windows(rng.integers(VOICES, size=BATCH), instants)
+        instants = rng.uniform(reader.margin, SECONDS - 0.01 - reader.margin, BATCH)
+        voices = rng.integers(VOICES, size=BATCH)
+        sound, phonemes, mouth = speech.windows(voices, instants, reader.each_side)
         logits, predicted = reader(augment(sound, rng))
         loss = F.cross_entropy(logits, phonemes) + MOUTH_WEIGHT * F.mse_loss(predicted, mouth)
         optimiser.zero_grad()
@@ -116,7 +130,7 @@ def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict
         schedule.step()
         progress.add(1)
     result = measure_reader(reader)
-    metadata = {"command": "python -m talking_heads audio-encoder", "steps": steps, "result": result}
+    metadata = {"command": command, "steps": steps, "result": result}
     save_weights(path, reader.state_dict(), metadata, half=True)
     return result
 
@@ -125,9 +139,10 @@ def train_encoder(section: AudioEncoder, path: Path, steps: int = STEPS) -> dict
 def measure_reader(reader: SpeechReader) -> dict[str, float]:
     """Accuracy of phonemes and correlations of the mouth, at 25 frames a second of unheard voices."""
     speech = Speech.of(TEST, TEST_VOICES, TEST_SECONDS)
-    instants = np.arange(0.12, TEST_SECONDS - 0.12, 0.04)
+    margin = reader.margin + 0.02
+    instants = np.arange(margin, TEST_SECONDS - margin, 0.04)
     voices = np.repeat(np.arange(TEST_VOICES), len(instants))
-    sound, phonemes, mouth = speech.windows(voices, np.tile(instants, TEST_VOICES))
+    sound, phonemes, mouth = speech.windows(voices, np.tile(instants, TEST_VOICES), reader.each_side)
     logits, predicted = reader.eval()(sound)
     correlations = [np.corrcoef(predicted[:, k], mouth[:, k])[0, 1] for k in range(len(MOUTH))]
     accuracy = (logits.argmax(1) == phonemes).float().mean().item()
@@ -152,8 +167,8 @@ def load_reader(section: AudioEncoder) -> SpeechReader:
     """The trained encoder with its heads, frozen. Raises FileNotFoundError where its weights are missing."""
     path = encoder_path(section)
     if not path.exists():
-        command = "python -m talking_heads audio-encoder"
-        raise FileNotFoundError(f"{path}: no weights of the audio encoder; '{command}' trains them")
+        command = "python -m talking_heads audio-encoder --profile NAME"
+        raise FileNotFoundError(f"{path}: no weights of the audio encoder; '{command}' trains this profile's")
     reader = SpeechReader(section)
     reader.load_state_dict(load_weights(path)[0])
     return reader.eval().requires_grad_(False)

@@ -68,19 +68,17 @@ class Generator:
     ) -> Iterator[Tensor]:
         """The frames (B, 3, H, W) of B clips, one after the other.
 
-        ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, A) the embeddings of the windows of
-        n frames. Missing motion frames are copies of the identity frame; missing embeddings repeat the first
-        or the last. Generation goes on after ``earlier`` frames, exactly as if it had not been interrupted.
-        With the true frames ``truth`` (B, n, 3, H, W), these are the motion frames in place of the generated
-        ones.
+        ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, 2 m_y + 1, A) the motion audio
+        embeddings of n frames (:func:`audio_encoder.embed_clip`). Missing motion frames are copies of the
+        identity frame. Generation goes on after ``earlier`` frames, exactly as if it had not been
+        interrupted. With the true frames ``truth`` (B, n, 3, H, W), these are the motion frames in place of
+        the generated ones.
         """
-        count, each_side = audio.shape[1], self.section.conditions.audio_windows
         motion = self.first_motion(identity)
         for frame in earlier:
             motion = push(motion, frame)
-        for k in range(len(earlier), count):
-            heard = audio[:, neighbours(k, count, each_side)]
-            frame = self.next_frame(identity, motion, heard, seed, k)
+        for k in range(len(earlier), audio.shape[1]):
+            frame = self.next_frame(identity, motion, audio[:, k], seed, k)
             motion = push(motion, frame if truth is None else truth[:, k])
             yield frame
 
@@ -104,11 +102,11 @@ def stream(
 ) -> Iterator[Tensor]:
     """Frames (1, 3, H, W) while the sound goes in: each one :func:`look_ahead` seconds after its instant.
 
-    ``chunks`` are samples (n,) int16 at 16 kHz, of any length. The frames are those of :meth:`Generator.talk`
-    for the whole sound.
+    ``chunks`` are samples (n,) int16 at 16 kHz, of any length, as loud as the training clips. The frames are
+    those of :meth:`Generator.talk` for the whole sound.
     """
     each_side, motion = generator.section.conditions.audio_windows, generator.first_motion(identity)
-    sound, embeddings, k = np.zeros(0, np.int16), list[Tensor](), 0
+    sound, k = np.zeros(0, np.int16), 0
     for chunk in chain(chunks, [None]):
         if chunk is None:  # the end: what follows is silence
             windows = ready = -(-len(sound) // HOP)
@@ -116,13 +114,11 @@ def stream(
             sound = np.concatenate([sound, chunk])
             windows = max(0, (len(sound) - LENGTH // 2) // HOP + 1)
             ready = windows - each_side
-        if windows > len(embeddings):
-            new = torch.from_numpy(cut_sound(sound, np.arange(len(embeddings), windows)))
-            with torch.no_grad():
-                embeddings += list(encoder(new[None].to(identity.device))[0])
         while k < ready:
-            heard = torch.stack([embeddings[j] for j in neighbours(k, windows, each_side)])[None]
-            frame = generator.next_frame(identity, motion, heard, seed, k)
+            heard = torch.from_numpy(cut_sound(sound, neighbours(k, windows, each_side)))
+            with torch.no_grad():
+                audio = encoder(heard[None].to(identity.device))
+            frame = generator.next_frame(identity, motion, audio, seed, k)
             motion = push(motion, frame)
             yield frame
             k += 1

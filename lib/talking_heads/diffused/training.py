@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Profile, digest
+from talking_heads.config import Diffused, Profile, digest
 from talking_heads.data import loader
+from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, velocity
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
@@ -20,13 +21,22 @@ from talking_heads.training.checkpoints import check_videos
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
+SEED_STRIDE = 1_000_003  # between the seeds of trainings; more than the steps of any
 
 
 def training_key(profile: Profile) -> str:
-    """Changes with every section that the weights depend on."""
+    """Changes with every section that the weights depend on, and with the versions of the code."""
     section = profile.diffused
+    corpus = profile.data if profile.data.source == "videos" else speaker_clips.VERSION
     parts = (section.clips, section.conditions, section.audio_encoder, section.network, section.diffusion)
-    return digest(VERSION, profile.seed, *parts, section.training)
+    return digest(VERSION, profile.seed, corpus, *parts, section.training)
+
+
+def model_key(section: Diffused, encoder: nn.Module) -> str:
+    """Changes with everything that weights must agree with where they are used."""
+    clips = (section.clips.image_size, section.clips.alignment)
+    parts = (section.conditions, section.audio_encoder, section.network, section.diffusion.prediction)
+    return digest(*clips, section.diffusion.steps, *parts, encoder_digest(encoder))
 
 
 def encoder_digest(encoder: nn.Module) -> str:
@@ -40,6 +50,13 @@ def noised_motion(motion: Tensor, highest: float, generator: torch.Generator) ->
     level = highest * torch.rand(len(motion), generator=generator).to(motion.device)
     noise = torch.randn(motion.shape, generator=generator).to(motion.device)
     return motion + level[:, None, None, None, None] * noise, level
+
+
+def combined(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """One row of a log from those of the parts of a batch: sums of shares, and means of quartiles."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(v) / len(v) if "_q" in name else sum(v) for name, v in values.items()}
 
 
 class DiffusionLearner:
@@ -82,22 +99,38 @@ class DiffusionLearner:
         if self.batches is None:
             self.batches = loader.batches(self.dataset, self.step, self.total, self.workers, self.device)
         windows = next(self.batches).to(self.device)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        seed = self.seed * SEED_STRIDE + self.step
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # of dropout
         self._set_learning_rate()
-        loss, row = self.loss(windows, generator)
         self.optimiser.zero_grad()
-        loss.backward()
+        row = self.backward(windows, generator)
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP)
         self.optimiser.step()
         self._average()
         self.step += 1
         return {"step": self.step - 1, **row, "grad_norm": norm.item()}
 
+    def backward(self, windows: Windows, generator: torch.Generator) -> dict[str, float]:
+        """Accumulate the gradients of a batch, in parts of ``micro_batch``; returns the terms of its loss."""
+        rows: list[dict[str, float]] = []
+        for part in windows.split(self.section.training.micro_batch):
+            share = len(part.x_0) / len(windows.x_0)
+            loss, row = self.loss(part, generator)
+            (share * loss).backward()
+            rows.append({name: value if "_q" in name else share * value for name, value in row.items()})
+        return combined(rows)
+
+    def draw(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Time steps t (B,) and noise ε (B, 3, H, W) of a batch."""
+        t = torch.randint(len(self.schedule), (len(windows.x_0),), generator=generator)
+        noise = torch.randn(windows.x_0.shape, generator=generator)
+        return t.to(self.device), noise.to(self.device)
+
     def loss(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Equation (19) on a batch, and its terms."""
         diffusion, x_0 = self.section.diffusion, windows.x_0
-        t = torch.randint(len(self.schedule), (len(x_0),), generator=generator).to(self.device)
-        noise = torch.randn(x_0.shape, generator=generator).to(self.device)
+        t, noise = self.draw(windows, generator)
         x_t = q_sample(self.schedule, x_0, t, noise)
         conditions = self.conditions(windows, generator)
         output = predict(self.unet, x_t, t, conditions, self.section.conditions.motion_grey)
@@ -171,4 +204,5 @@ class DiffusionLearner:
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write the averaged network as fp16 safetensors."""
-        save_weights(path, self.ema.state_dict(), {**metadata, "key": self.key, "step": self.step}, half=True)
+        keys = {"key": self.key, "model": model_key(self.section, self.encoder), "step": self.step}
+        save_weights(path, self.ema.state_dict(), {**metadata, **keys}, half=True)

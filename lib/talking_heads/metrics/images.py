@@ -3,6 +3,8 @@
 import numpy as np
 from skimage.metrics import structural_similarity
 
+LEAST_MSE = 0.01  # squared levels; equal images would have an infinite PSNR
+
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """SSIM of Wang et al. 2004 of two images (H, W, 3) uint8."""
@@ -25,8 +27,8 @@ def mean_squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def psnr(mse: np.ndarray) -> np.ndarray:
-    """PSNR (n,) in dB of images whose MSE is ``mse`` (n,) squared levels."""
-    return 10 * np.log10(255**2 / mse)
+    """PSNR (n,) in dB of images whose MSE is ``mse`` (n,) squared levels; at most that of ``LEAST_MSE``."""
+    return 10 * np.log10(255**2 / np.maximum(mse, LEAST_MSE))
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:

@@ -13,9 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
+from talking_heads.config import digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, make_clip
+from talking_heads.files import write_text
+
+COMPLETE = "pool.json"  # exists for a complete pool
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,27 @@ class Pool:
     """
 
     def __init__(self, folder: Path):
+        self.folder = folder
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.points = np.load(folder / "points.npy", mmap_mode="r")
         sound = folder / "sound.npy"
         self.sound: np.ndarray | None = np.load(sound, mmap_mode="r") if sound.exists() else None
 
+    def digest(self) -> str:
+        """Changes with the settings and the renderer's version."""
+        return digest(json.loads((self.folder / COMPLETE).read_text(encoding="utf-8")))
+
 
 def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) -> Pool:
-    """Render a pool, or what is missing of it."""
-    metadata = settings.metadata()
+    """Render a pool, or what is missing of it. A second process waits for the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    complete = folder / "pool.json"  # exists for a complete pool
+    with FileLock(folder / ".lock"):
+        return _make_pool(folder, settings, workers)
+
+
+def _make_pool(folder: Path, settings: PoolSettings, workers: int | None) -> Pool:
+    metadata = settings.metadata()
+    complete = folder / COMPLETE
     if complete.exists() and json.loads(complete.read_text(encoding="utf-8")) == metadata:
         return Pool(folder)
     done = _rendered(folder, metadata)
@@ -90,7 +105,7 @@ def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) 
                 frames = (len(done) - settings.people + len(todo)) * settings.videos * settings.frames
                 rate = frames / (last - start)
                 print(f"  {len(done)}/{settings.people} identities rendered, {rate:.0f} frames/s", flush=True)
-    complete.write_text(json.dumps(metadata), encoding="utf-8")
+    write_text(complete, json.dumps(metadata))
     return Pool(folder)
 
 

@@ -6,20 +6,23 @@ that an evaluation may be interrupted and goes on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from talking_heads import devices
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS
-from talking_heads.data.windows import TalkingClips, cut_sound
+from talking_heads.data.windows import TalkingClips
+from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.training import encoder_digest
 from talking_heads.files import replacing
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
@@ -32,13 +35,6 @@ OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
 SECOND = round(FPS)  # frames
-
-
-def encode(encoder: nn.Module, sound: np.ndarray, frames: int, device: str | torch.device) -> Tensor:
-    """Embeddings (frames, A) of the windows of a clip's sound (samples,) int16."""
-    windows = torch.from_numpy(cut_sound(sound, np.arange(frames)))
-    with torch.no_grad():
-        return encoder(windows[None].to(device))[0]
 
 
 def generation_key(profile: Profile) -> str:
@@ -76,6 +72,11 @@ def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
     return [Speaker(*pair, other) for pair, other in zip(chosen, others, strict=True)]
 
 
+def heard_clip(speaker: Speaker, row: str) -> int:
+    """The clip whose sound a row has."""
+    return speaker.other if row == OTHER_SOUND else speaker.number
+
+
 def frame_count(profile: Profile) -> int:
     """Frames of a generated clip."""
     return round(profile.diffused.protocol.seconds * FPS)
@@ -93,15 +94,23 @@ class Evaluation:
     runs: Path
     device: torch.device
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The folder of the clips of these weights and settings."""
-        key = digest(generation_key(self.profile), self.weights_key, frame_count(self.profile))
-        return self.runs / "talking" / key
+        parts = (
+            self.weights_key,
+            encoder_digest(self.encoder),
+            self.clips.digest(),
+            frame_count(self.profile),
+        )
+        return self.runs / "talking" / digest(generation_key(self.profile), *parts)
 
     def path(self, speaker: Speaker, row: str) -> Path:
         """The file of a generated clip."""
-        return self.folder / f"{speaker.identity}_{row.replace(' ', '-')}.npy"
+        heard = heard_clip(speaker, row)
+        return (
+            self.folder / f"{speaker.identity}_clip{speaker.number}_sound{heard}_{row.replace(' ', '-')}.npy"
+        )
 
     def truth(self, speaker: Speaker) -> tuple[np.ndarray, np.ndarray]:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
@@ -112,8 +121,9 @@ class Evaluation:
         frames, _ = self.truth(speaker)
         if row == FROZEN:
             return np.repeat(frames[:1], len(frames), 0)
-        source = speaker.other if row == OTHER_SOUND else speaker.number
-        audio = encode(self.encoder, self.clips.sound(source), len(frames), self.device)
+        each_side = self.profile.diffused.conditions.audio_windows
+        sound = self.clips.sound(heard_clip(speaker, row))
+        audio = embed_clip(self.encoder, sound, len(frames), each_side, self.device)
         truth = to_tensor(frames[None], self.device) if row == TRUE_MOTION else None
         identity = to_tensor(frames[:1], self.device)
         talk = self.generator.talk(identity, audio[None], self.profile.seed, truth=truth)
@@ -150,13 +160,14 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     frames, clips = [], []
     for speaker in chosen:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
-        silent = lip_sync.silent_frames(evaluation.clips.sound(speaker.number), len(truth) + 1)[1:]
         true_features = judges.identity_features(truth, evaluation.device)
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
             landmarks = judges.find_landmarks(images, evaluation.device)
             similarity = cosine(judges.identity_features(images, evaluation.device), true_features)
             mse = mean_squared_error(images, truth)
+            sound = evaluation.clips.sound(heard_clip(speaker, row))
+            silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
             about = {"method": row, "identity": speaker.identity}
             by_frame = {
                 **about,

@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from talking_heads.config import Profile
+from talking_heads.config import Diffused, Profile
 from talking_heads.data import corpora
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.talking import talking_pool, talking_settings
 from talking_heads.data.windows import StoreClips, TalkingClips, WindowDataset, WindowSettings
+from talking_heads.devices import cores
+from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import q_sample, velocity
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
-from talking_heads.experiments.diffused.protocol import encode
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.lip_sync import mouth_opening, mouth_width, track_correlation
+from talking_heads.metrics.lip_sync import STILL, mouth_opening, mouth_width, track_correlation
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
@@ -34,6 +35,7 @@ from talking_heads.training.checkpoints import load_checkpoint
 WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
 WATCHED, WATCHED_BATCH = 4, 32  # batches of validation windows
 TALKING, TALKED = 8, 50  # validation clips that are generated, and their frames
+WATCHED_STEPS = 20  # of denoising
 SHEET = (4, 10)  # rows, and every so many frames, of a contact sheet
 
 
@@ -55,7 +57,7 @@ class Sample:
                 {
                     "opening": track_correlation(opening, true_opening),
                     "width": track_correlation(mouth_width(a), mouth_width(b)),
-                    "amplitude": float(opening.std() / true_opening.std()),
+                    "amplitude": float(opening.std() / max(true_opening.std(), STILL)),
                     "csim_first": float(similarity[:25].mean()),
                     "csim_last": float(similarity[-25:].mean()),
                 }
@@ -73,6 +75,12 @@ class Sample:
         Image.fromarray(np.concatenate(strips)).save(path)
 
 
+def quick(section: Diffused) -> Diffused:
+    """The section with at most ``WATCHED_STEPS`` denoising steps: a training waits for its samples."""
+    steps = min(WATCHED_STEPS, section.sampling.steps)
+    return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
+
+
 @dataclass(frozen=True)
 class ClipData:
     """Clips to train on, validation clips, and the provenance of the former."""
@@ -83,8 +91,16 @@ class ClipData:
 
 
 def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
-    """The clips of a profile: its own videos, or rendered ones, who belong to no few-shot corpus."""
+    """The clips of a profile: its own videos, or rendered ones, who belong to no few-shot corpus.
+
+    Raises ValueError where the sizes of the two systems' frames differ, and what :func:`corpora.ensure` does.
+    """
     if profile.data.source == "videos":
+        if profile.data.image_size != profile.diffused.clips.image_size:
+            raise ValueError(
+                f"profile {profile.name}: data.image_size is {profile.data.image_size} and "
+                f"diffused.clips.image_size is {profile.diffused.clips.image_size}; your videos have one size"
+            )
         corpora.ensure(profile, root, str(device))
         training = StoreClips(corpora.store(profile, root, "meta"))
         validation = StoreClips(corpora.store(profile, root, "validation"))
@@ -104,8 +120,8 @@ class DiffusionRun:
         self.profile, self.device, self.folder = profile, device, runs / "diffusion"
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         self.validation = data.validation
-        self.learner = DiffusionLearner(profile, data.training, self.encoder, device)
-        self.collapsed = ""
+        workers = max(1, cores() - 1) if device.type == "cuda" else 0
+        self.learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
         self.metadata: dict[str, Any] = {
             "profile": profile.name,
             "seed": profile.seed,
@@ -151,32 +167,41 @@ class DiffusionRun:
         simple, lips_mean = np.mean(losses, 0)
         row = {"validation": float(simple), "validation_lips": float(lips_mean)}
         if learner.step % TALK_EVERY == 0:
-            sample = self.talk(Generator(learner.ema, section), TALKING, TALKED)
+            sample = self.talk(Generator(learner.ema, quick(section)), TALKING, TALKED)
             sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
             row |= sample.scores()
         return row
 
     def talk(self, generator: Generator, clips: int, frames: int, seed: int = 0) -> Sample:
-        """Validation clips, generated from their first frame and their sound."""
-        numbers = np.arange(frames)
-        truth = np.stack([self.validation.read(clip, numbers)[0] for clip in range(clips)])
-        audio = torch.stack(
-            [encode(self.encoder, self.validation.sound(clip), frames, self.device) for clip in range(clips)]
-        )
+        """The first clip of at most ``clips`` validation identities, from its first frame and sound.
+
+        All have as many frames as the shortest one, at most ``frames``.
+        """
+        first: dict[str, int] = {}
+        for number in range(len(self.validation)):
+            first.setdefault(self.validation.identity(number), number)
+        chosen = list(first.values())[:clips]
+        count = min([frames, *(self.validation.frame_count(number) for number in chosen)])
+        truth = np.stack([self.validation.read(number, np.arange(count))[0] for number in chosen])
+        sounds = [self.validation.sound(number) for number in chosen]
+        each_side = self.profile.diffused.conditions.audio_windows
+        audio = [embed_clip(self.encoder, sound, count, each_side, self.device) for sound in sounds]
         identity = to_tensor(truth[:, 0], self.device)
-        generated = [to_image(frame) for frame in generator.talk(identity, audio, seed)]
+        generated = [to_image(frame) for frame in generator.talk(identity, torch.stack(audio), seed)]
         return Sample(np.stack(generated, 1), truth)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records the configuration, and which code trains from which step; an alarm ends the training."""
+        """Records the configuration, and which code trains from which step.
+
+        An alarm ends the training; its last checkpoint and weights stay.
+        """
         lineage.begin_slice(self.folder, self._saved_step(), self.device)
         lineage.record_configuration(self.folder, self.learner.key, "diffusion", self.profile)
         try:
             yield
         except Collapsed as alarm:
-            print(f"  diffusion: {alarm}", flush=True)
-            self.collapsed = str(alarm)
+            raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
     def export(self) -> Path:
         """Write the weights with their provenance."""
@@ -184,7 +209,6 @@ class DiffusionRun:
             "of": self.learner.total,
             "commit": commit(),
             "lineage": lineage.slices(self.folder),
-            **({"collapsed": self.collapsed} if self.collapsed else {}),
         }
         self.learner.export(self.exported, metadata)
         print(f"  diffusion: step {self.learner.step}/{self.learner.total}, weights in {self.exported}")

@@ -1,13 +1,17 @@
 """The weights of the denoising network: where they lie, and the network that they give."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from talking_heads.config import Profile
+from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
+from talking_heads.diffused.training import model_key
 from talking_heads.experiments.reference import reference_weights
 from talking_heads.nn.weight_files import load_weights
 
@@ -26,20 +30,31 @@ def weights_path(profile: Profile, weights: str, results: Path) -> Path:
     return path
 
 
-def load_generator(
-    profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu"
-) -> tuple[Generator, dict]:
-    """The trained network with the profile's settings of sampling, and its provenance.
+@dataclass(frozen=True)
+class Model:
+    """A trained network with the profile's settings of sampling, the audio encoder, and the provenance."""
 
-    Raises what :func:`weights_path` does, and ValueError where the weights are those of another network.
+    generator: Generator
+    encoder: nn.Module
+    metadata: dict
+
+
+def load_model(profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu") -> Model:
+    """The trained model of a profile.
+
+    Raises what :func:`weights_path` does, FileNotFoundError where there is no audio encoder, and ValueError
+    where the weights belong to another network, another encoder or other conditions.
     """
-    path = weights_path(profile, weights, results)
+    path, section = weights_path(profile, weights, results), profile.diffused
     state, metadata = load_weights(path)
-    unet = build_unet(profile.diffused)
+    encoder = load_reader(section.audio_encoder).encoder
+    unet = build_unet(section)
     try:
+        if metadata.get("model") != model_key(section, encoder):
+            raise RuntimeError("trained with another audio encoder, other conditions or sizes")
         unet.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path}: weights of another network than profile {profile.name}'s ({str(error).splitlines()[0]})"
-        ) from error
-    return Generator(unet.to(device).eval().requires_grad_(False), profile.diffused), metadata
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"{path}: does not fit profile {profile.name}: {cause}; train it again") from error
+    generator = Generator(unet.to(device).eval().requires_grad_(False), section)
+    return Model(generator, encoder.to(device), metadata)
