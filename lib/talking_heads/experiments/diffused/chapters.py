@@ -9,9 +9,11 @@ VERSIONS = {"diffusion": training.VERSION, "talking heads": protocol.VERSION}
 
 CAPTIONS = {
     "forward_process": "A face becomes noise",
+    "errors": "What an error of the network costs, when it predicts ε and when it predicts v",
     "mouth_box": "The mouth of the lip synchronisation loss",
-    "samplers": "Error of three samplers where the best denoiser is known",
-    "denoised": "What a network makes of noisy frames after a minute of training",
+    "samplers": "Error of two samplers where the optimal denoiser is known",
+    "denoised": "A network's estimate of the frame, before and after a short training",
+    "diffusion_losses": "Losses of the short training",
 }
 CHAPTERS = (
     Chapter(
@@ -20,10 +22,12 @@ CHAPTERS = (
         (),
         (
             "figures/forward_process.png",
+            "figures/errors.png",
             "figures/mouth_box.png",
             "figures/samplers.png",
             "figures/denoised.png",
+            "figures/diffusion_losses.png",
         ),
-        1.5,
+        0.7,
     ),
 )
