@@ -1,5 +1,6 @@
 """Talking clips: preparing of consecutive frames with their sound, alignment, CREMA-D and LRW."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -122,6 +123,28 @@ def test_a_corpus_without_sound_says_so(tmp_path, clip):
     prepare_clips(tmp_path, prepare.Settings(48, 8))
     with pytest.raises(CorpusDamaged, match=r"sound\.npy: no sound of this video .* as talking clips"):
         Store(tmp_path / "out", "test").sound(0)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path, clip, monkeypatch):
+    film(tmp_path / "in/ada/talk/00001.mkv", clip)
+    prepare_clips(tmp_path)
+    store = Store(tmp_path / "out", "test")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(OSError, match="too many open files; raise the limit"):
+        store.read(0, np.array([0]))
+
+
+def test_frames_outside_a_clip_are_refused(tmp_path, clip):
+    film(tmp_path / "in/ada/talk/00001.mkv", clip)
+    film(tmp_path / "in/ada/talk/00002.mkv", clip)
+    prepare_clips(tmp_path)
+    clips = StoreClips(Store(tmp_path / "out", "test"))
+    with pytest.raises(IndexError, match="clip 0 has 25 frames"):
+        clips.read(0, np.array([24, 25]))
 
 
 def test_preparing_again_does_nothing_and_another_alignment_prepares_anew(tmp_path, clip):

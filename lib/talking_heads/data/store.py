@@ -9,6 +9,7 @@ missing. ``<root>/<split>/<identity>/<video>/`` contains
 - in a corpus of talking clips ``sound.npy``, int16 at 16 kHz: of every clip, the samples of its frames.
 """
 
+import errno
 import hashlib
 import json
 import zipfile
@@ -136,6 +137,10 @@ def _open(folder: Path) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         if not complete:
             raise ValueError("frames and landmarks differ in number")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise OSError(
+                f"{folder}: too many open files; raise the limit, for example ulimit -n 4096"
+            ) from error
         raise CorpusDamaged(
             f"{folder}: a prepared video is damaged ({error}); delete this folder and prepare again"
         ) from error
