@@ -19,7 +19,7 @@ from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
-from talking_heads.diffused.generation import SEED_STRIDE, Generator, look_ahead, stream
+from talking_heads.diffused.generation import Generator, look_ahead, stream
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
 from talking_heads.experiments.diffused.trainings import Sample
@@ -329,7 +329,7 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
         return next(talk), network
 
     schedule = cosine_schedule(1000, 1)
-    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3 * SEED_STRIDE))
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3 * model.SEED_STRIDE))
     for guidance, calls in ((1.0, 1), (2.0, 2)):
         frame, network = first_frame(guidance)
         assert len(network.calls) == calls

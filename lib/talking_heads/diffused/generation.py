@@ -12,10 +12,8 @@ from talking_heads.config import Diffused
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.windows import LENGTH, cut_sound, neighbours
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
-from talking_heads.diffused.model import Conditions, predict
+from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
-
-SEED_STRIDE = 1_000_003  # between the seeds of clips; more than the frames of any
 
 
 @dataclass

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from talking_heads.config import Diffused
 from talking_heads.diffused.unet import UNet
 
+SEED_STRIDE = 1_000_003  # between seeds of trainings and clips; more than the steps or frames of any
 LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601
 
 

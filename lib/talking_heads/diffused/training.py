@@ -14,14 +14,13 @@ from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, velocity
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
-from talking_heads.diffused.model import Conditions, build_unet, predict
+from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training.checkpoints import check_videos
 
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
-SEED_STRIDE = 1_000_003  # between the seeds of trainings; more than the steps of any
 
 
 def training_key(profile: Profile) -> str:
