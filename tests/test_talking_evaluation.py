@@ -142,6 +142,18 @@ def test_tables_are_written(evaluation, measured, tmp_path):
         assert len(pd.read_csv(paths[0])) == len(table)
 
 
+@pytest.mark.parametrize("layout", ["crema", "lrw"])
+def test_rows_measured_on_the_papers_corpora_stand_beside_the_papers_own(evaluation, measured, layout):
+    profile = evaluation.profile.override({"data.layout": layout, "data.source": "videos"})
+    for table in (tables.table1(measured, profile), tables.table3(measured, profile)):
+        wide = tables.shown(table)
+        corpus = tables.CORPUS_OF_LAYOUT[layout]
+        sources = set(wide[(wide["corpus"] == corpus) & (wide["method"] == protocol.OURS)]["source"])
+        assert "here" in sources
+    wide = tables.shown(tables.table1(measured, profile))
+    assert sources | set(wide[wide["corpus"] == corpus]["source"]) == {"here", "paper"}
+
+
 def test_the_papers_table_3():
     numbers = tables.paper_numbers(3)
     assert len(numbers) == 8 * 6

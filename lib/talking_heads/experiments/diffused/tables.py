@@ -103,8 +103,9 @@ def _means(values: pd.DataFrame, method: str, metric: str) -> np.ndarray:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for readers: a row for each corpus, method and setting, a column for each metric."""
-    index = [name for name in ("corpus", "method", "audio_windows", "motion_grey") if name in table]
+    """A table for readers: a row for each corpus, source, method and setting, a column for each metric."""
+    names = ("corpus", "source", "method", "audio_windows", "motion_grey")
+    index = [name for name in names if name in table]
     text = [
         f"{row.value:.4g}" + (f" [{row.ci_low:.4g}, {row.ci_high:.4g}]" if row.source == "here" else "")
         for row in table.itertuples()
