@@ -639,22 +639,23 @@ def test_a_cpu_run_beside_a_gpu_stays_on_the_processor(evaluated, tmp_path, gpu_
     pd.testing.assert_frame_equal(frames, expected)
 
 
-@pytest.fixture
-def two_threads():
-    """Two threads of PyTorch, whatever the tests run with."""
+def with_threads(count):
+    """This many threads of PyTorch, whatever the tests run with."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads():
+    yield from with_threads(2)
 
 
 @pytest.fixture
 def one_thread():
-    """One thread of PyTorch, so that one item is computed at a time, in order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    """One item is computed at a time, in order."""
+    yield from with_threads(1)
 
 
 def test_cells_do_not_depend_on_what_is_computed_at_once(evaluated, tmp_path, two_threads):

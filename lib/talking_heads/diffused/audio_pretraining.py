@@ -19,6 +19,7 @@ from talking_heads.data.speakers.speech import PHONEMES, mouth_track, synthesise
 from talking_heads.data.speakers.traits import person_rng
 from talking_heads.data.windows import LENGTH
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.metrics.statistics import correlation
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.progress import Progress
@@ -82,9 +83,8 @@ class SpeechReader(nn.Module):
 
     def __init__(self, section: AudioEncoder):
         super().__init__()
-        self.each_side = (
-            0 if section.kind == "log_mel" else RECURRENT
-        )  # windows beside it that the encoder uses
+        # windows beside the middle one that the encoder uses
+        self.each_side = 0 if section.kind == "log_mel" else RECURRENT
         self.encoder = build_encoder(section)
         self.phonemes = nn.Linear(section.embedding, len(NAMES))
         self.mouth = nn.Linear(section.embedding, len(MOUTH))
@@ -144,11 +144,11 @@ def measure_reader(reader: SpeechReader) -> dict[str, float]:
     voices = np.repeat(np.arange(TEST_VOICES), len(instants))
     sound, phonemes, mouth = speech.windows(voices, np.tile(instants, TEST_VOICES), reader.each_side)
     logits, predicted = reader.eval()(sound)
-    correlations = [np.corrcoef(predicted[:, k], mouth[:, k])[0, 1] for k in range(len(MOUTH))]
+    correlations = [correlation(a, b) for a, b in zip(predicted.T.numpy(), mouth.T.numpy(), strict=True)]
     accuracy = (logits.argmax(1) == phonemes).float().mean().item()
     return {
         "phoneme accuracy": round(accuracy, 4),
-        **{f"correlation of {name}": round(float(r), 4) for name, r in zip(MOUTH, correlations, strict=True)},
+        **{f"correlation of {name}": round(r, 4) for name, r in zip(MOUTH, correlations, strict=True)},
     }
 
 

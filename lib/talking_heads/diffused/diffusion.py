@@ -88,6 +88,11 @@ def velocity(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor) -> Tenso
     return alpha_bar.sqrt().float() * noise - (1 - alpha_bar).sqrt().float() * x_0
 
 
+def training_target(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, prediction: str) -> Tensor:
+    """What a network is to predict: ε or v, as ``prediction`` says ("epsilon" or "velocity")."""
+    return velocity(schedule, x_0, t, noise) if prediction == "velocity" else noise
+
+
 def posterior_mean(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """The mean of q(x_{t-1} | x_t, x_0), equation (5)."""
     beta, alpha_bar = at(schedule.beta, t), at(schedule.alpha_bar, t)

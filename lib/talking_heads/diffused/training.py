@@ -12,7 +12,7 @@ from talking_heads.config import Diffused, Profile, digest
 from talking_heads.data import loader
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
-from talking_heads.diffused.diffusion import cosine_schedule, q_sample, velocity
+from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
@@ -134,7 +134,7 @@ class DiffusionLearner:
         conditions = self.conditions(windows, generator)
         output = predict(self.unet, x_t, t, conditions, self.section.conditions.motion_grey)
         predicted = output[:, :3]
-        target = velocity(self.schedule, x_0, t, noise) if diffusion.prediction == "velocity" else noise
+        target = training_target(self.schedule, x_0, t, noise, diffusion.prediction)
         simple = simple_loss(predicted, target)
         lips = lip_loss(predicted, target, windows.mouth)
         bound = variational_bound(self.schedule, output, x_0, x_t, t, diffusion.prediction)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from talking_heads.config import Profile
+from talking_heads.diffused.generation import Generator
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, frame_count, measure, run
 from talking_heads.experiments.diffused.tables import OF_CLIPS
 from talking_heads.experiments.diffused.trainings import clip_data
@@ -35,24 +36,25 @@ def search(profile: Profile, weights: str, data: Path, results: Path, device: to
     """
     clips = clip_data(profile, data, device).validation
     key = sha256(weights_path(profile, weights, results))[:12]
+    model = load_model(profile, weights, results, device)
     folder = Path(results) / profile.name
-    path = folder / "tables/sampling_search.csv"
+    path, runs = folder / "tables/sampling_search.csv", folder / "runs/validation"
+    path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     for changed in settings(profile):
-        model, runs = load_model(changed, weights, results, device), folder / "runs/validation"
-        evaluation = Evaluation(changed, clips, model.generator, model.encoder, key, runs, device)
-        known, start = evaluation.folder.exists(), time.time()
+        generator = Generator(model.generator.unet, changed.diffused)
+        evaluation = Evaluation(changed, clips, generator, model.encoder, key, runs, device)
+        resumed, start = evaluation.folder.exists(), time.time()
         chosen = run(evaluation, [OURS])
         seconds = (time.time() - start) / (len(chosen) * frame_count(changed))
         measured = measure(evaluation, chosen, [OURS])
         row = {**changed.diffused.sampling.model_dump(), "identities": len(chosen)}
-        row["seconds"] = float("nan") if known else seconds
+        row["seconds"] = float("nan") if resumed else seconds
         for metric in METRICS:
             table = measured.clips if metric in measured.clips else measured.frames
             estimate = mean_estimate(table.groupby("identity")[metric].mean().dropna().to_numpy())
             row |= {metric: estimate.value, f"{metric}, low": estimate.low, f"{metric}, high": estimate.high}
         rows.append(row)
-        path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.5g")
         shown = {name: round(row[name], 3) for name in ("mouth opening", "mouth width", "LMD", "CSIM-judge")}
         print(f"  {changed.diffused.sampling.model_dump()}: {shown}", flush=True)

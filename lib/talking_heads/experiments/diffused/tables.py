@@ -74,9 +74,10 @@ def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.Da
         ours = _means(values, OURS, metric)
         for method in dict.fromkeys(values["method"]):
             means = _means(values, method, metric)
-            known = np.isfinite(means) & np.isfinite(ours)  # a clip without silence has no closed mouth in it
-            means = means[known]
-            estimate, difference = mean_estimate(means), paired(means, ours[known])
+            # a clip without silence has no closed mouth in it
+            finite = np.isfinite(means) & np.isfinite(ours)
+            means = means[finite]
+            estimate, difference = mean_estimate(means), paired(means, ours[finite])
             rows.append(
                 {
                     "corpus": corpus,

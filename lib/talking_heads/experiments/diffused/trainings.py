@@ -19,7 +19,7 @@ from talking_heads.data.windows import StoreClips, TalkingClips, WindowDataset, 
 from talking_heads.devices import cores
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.audio_pretraining import load_reader
-from talking_heads.diffused.diffusion import q_sample, velocity
+from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
@@ -159,9 +159,7 @@ class DiffusionRun:
             conditions = learner.conditions(windows, generator)
             x_t = q_sample(schedule, windows.x_0, t, noise)
             output = predict(learner.ema, x_t, t, conditions, section.conditions.motion_grey)[:, :3]
-            target = noise
-            if section.diffusion.prediction == "velocity":
-                target = velocity(schedule, windows.x_0, t, noise)
+            target = training_target(schedule, windows.x_0, t, noise, section.diffusion.prediction)
             lips = lip_loss(output, target, windows.mouth)
             losses.append([simple_loss(output, target).mean().item(), lips.mean().item()])
         simple, lips_mean = np.mean(losses, 0)
