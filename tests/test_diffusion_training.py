@@ -20,8 +20,10 @@ from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder,
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import Generator, look_ahead, stream
+from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
+from talking_heads.experiments.diffused.clips import clip_data
 from talking_heads.experiments.diffused.trainings import Sample
 from talking_heads.metrics import lip_sync
 from talking_heads.nn.weight_files import load_weights
@@ -156,6 +158,23 @@ def test_a_network_that_outputs_the_same_for_all_raises_an_alarm(begin, tmp_path
         loop.train(learner, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "share, steps, factors",
+    [
+        (1.0, [200, 500, 999], [0.905, 0.5, 0.0]),
+        (0.2, [200, 799, 900], [1.0, 1.0, 0.5]),
+        (0.0, [0, 200, 999], [1 / 200, 1.0, 1.0]),
+    ],
+)
+def test_the_learning_rate_falls_in_the_last_share_of_the_steps(begin, share, steps, factors):
+    values = {"training.learning_rate": 1.0, "training.steps": 1000, "training.learning_rate_decay": share}
+    learner, rates = begin(values), []
+    for learner.step in steps:
+        learner._set_learning_rate()
+        rates.append(learner.optimiser.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, factors, atol=0.001)
+
+
 def test_the_encoder_stays_as_it_is(begin):
     learner = begin()
     before = {name: value.clone() for name, value in learner.encoder.state_dict().items()}
@@ -220,6 +239,8 @@ def test_the_command_trains_watches_and_exports(tmp_path, watched, capsys):
     assert [row["step"] for row in watched_rows] == [2, 5]
     assert {"validation_lips", "opening", "csim_first", "csim_last"} <= set(watched_rows[1])
     assert Image.open(folder / "step000006.png").size == (32, 4 * 32)
+    pair = video.read(folder / "step000006.mp4")
+    assert (len(pair.frames), pair.frames[0].shape) == (10, (256, 512, 3)) and len(pair.sound) >= 10 * 640
     metadata = load_weights(folder / "weights.safetensors")[1]
     assert (metadata["step"], metadata["of"], metadata["profile"]) == (6, 6, "smoke")
     assert metadata["people"]["people"] == 4 and metadata["lineage"][0]["from"] == 0
@@ -229,18 +250,21 @@ def test_the_command_trains_watches_and_exports(tmp_path, watched, capsys):
     assert "at its end already" in capsys.readouterr().out
 
 
-def test_a_profile_of_real_videos_trains_on_its_own_corpus(tmp_path, untrained_reader):
-    """CREMA-D's layout, with landmarks beside the videos."""
+@pytest.mark.parametrize(
+    "layout, name, size", [("crema", "{actor}_DFA_ANG_XX.mkv", 32), ("folder", "{split}/id{actor}/a.mkv", 48)]
+)
+def test_a_profile_of_real_videos_trains_on_its_own_corpus(tmp_path, untrained_reader, layout, name, size):
+    """CREMA-D's layout, and a folder of your own; with landmarks beside the videos."""
     clip = make_clip(3, 1, 0, 12, 25.0, 64)
-    videos = tmp_path / "crema/videos"
-    videos.mkdir(parents=True)
     for actor in range(1001, 1015):
-        path = videos / f"{actor}_DFA_ANG_XX.mkv"
+        split = "validation" if actor < 1003 else "meta"
+        path = tmp_path / layout / "videos" / name.format(actor=actor, split=split)
+        path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, clip.frames, 25.0, clip.sound, lossless=True)
         np.savez(path.with_suffix(".npz"), landmarks=clip.landmarks)
-    values = {"data.source": "videos", "data.layout": "crema", "data.image_size": 32}
+    values = {"data.source": "videos", "data.layout": layout, "data.image_size": size}
     profile = config.load("smoke").override(values)
-    data = trainings.clip_data(profile, tmp_path, torch.device("cpu"))
+    data = clip_data(profile, tmp_path, torch.device("cpu"))
     assert len(data.training) + len(data.validation) == 14 and len(data.validation) > 0
     run = trainings.DiffusionRun(profile, data, tmp_path / "runs", torch.device("cpu"))
     assert math.isfinite(run.learner.train_step()["simple"])
@@ -406,19 +430,20 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     assert look_ahead(section) == pytest.approx(0.18)
 
 
-def test_clips_of_a_batch_do_not_depend_on_each_other(profile):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_clip_is_the_same_alone_and_in_a_batch(profile, sampler):
     torch.manual_seed(0)
-    section = profile.override({"diffused.sampling.sampler": "ddim"}).diffused
+    section = profile.override({"diffused.sampling.sampler": sampler}).diffused
     unet = model.build_unet(section).eval()
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.05)
     identity, audio = torch.rand(2, 3, 32, 32), torch.randn(2, 2, 5, 64)
     both = list(Generator(unet, section).talk(identity, audio, seed=2))
-    other = torch.cat([identity[:1], torch.rand(1, 3, 32, 32)])
-    again = list(Generator(unet, section).talk(other, audio, seed=2))
-    for a, b in zip(both, again, strict=True):
-        torch.testing.assert_close(a[0], b[0], rtol=0, atol=1e-5)
-        assert not torch.allclose(a[1], b[1], atol=1e-3)
+    for row in (0, 1):
+        alone = list(Generator(unet, section).talk(identity[row : row + 1], audio[row : row + 1], seed=2))
+        for a, b in zip(both, alone, strict=True):
+            torch.testing.assert_close(a[row], b[0], rtol=0, atol=1e-5)
+    assert not torch.allclose(both[1][0], both[1][1], atol=1e-3)
 
 
 # -- sound and metrics --------------------------------------------------------------------------------

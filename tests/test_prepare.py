@@ -508,10 +508,11 @@ def test_corpus_of_the_smoke_profile(tmp_path):
         corpora.ensure(load("voxceleb1"), tmp_path)
 
 
-def test_the_laptop_corpus_is_large_enough():
-    data = load("laptop").data
+@pytest.mark.parametrize("profile, identities", [("laptop", 12), ("laptop-full", 24)])
+def test_the_embedded_corpus_is_large_enough(profile, identities):
+    data = load(profile).data
     speakers = data.speakers
-    assert speakers.meta_identities >= 400 and speakers.evaluation_identities >= 24
+    assert speakers.meta_identities >= 400 and speakers.evaluation_identities >= identities
     assert speakers.meta_videos >= 2 and speakers.evaluation_videos >= 4
     assert speakers.evaluation_frames >= 96
     assert data.frames_per_video == 0 or data.frames_per_video >= speakers.evaluation_frames

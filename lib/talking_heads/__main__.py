@@ -84,7 +84,8 @@ def audio_encoder(args: argparse.Namespace) -> None:
 def train_diffusion(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
-    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun, clip_data
+    from talking_heads.experiments.diffused.clips import clip_data
+    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
     from talking_heads.training import loop
 
     profile, device = config.load(args.profile), choose(args.device)

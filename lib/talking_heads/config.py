@@ -235,7 +235,9 @@ class DiffusionTraining(Section):
     batch: Positive
     micro_batch: Positive  # samples whose gradients are computed at once
     learning_rate: Amount
-    learning_rate_decay: bool  # a cosine to zero
+    learning_rate_decay: (
+        Share  # of the steps, the last ones, in which it falls to zero; 1 for a cosine over all
+    )
     ema: Share  # 0 for none, as in the paper
 
 

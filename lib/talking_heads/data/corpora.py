@@ -23,14 +23,25 @@ def folder(profile: Profile, root: Path | str) -> Path:
     return Path(root) / profile.data.layout
 
 
-def settings_of(profile: Profile) -> Settings:
-    """How a profile's corpus is prepared: CREMA-D and LRW as talking clips."""
-    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS:
-        return Settings(profile.data.image_size, 0, profile.diffused.clips.alignment)
+def prepared(profile: Profile, root: Path | str, talking: bool = False) -> Path:
+    """The folder of a profile's prepared corpus.
+
+    With ``talking`` it contains talking clips. They lie beside the frames for few-shot heads, except for
+    CREMA-D and LRW, of which both systems use talking clips.
+    """
+    apart = talking and profile.data.layout not in TALKING_LAYOUTS
+    return folder(profile, root) / ("talking" if apart else "prepared")
+
+
+def settings_of(profile: Profile, talking: bool = False) -> Settings:
+    """How a profile's corpus is prepared."""
+    if talking or (profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS):
+        clips = profile.diffused.clips
+        return Settings(clips.image_size, 0, clips.alignment)
     return Settings(profile.data.image_size, profile.data.frames_per_video)
 
 
-def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
+def ensure(profile: Profile, root: Path | str, device: str = "cpu", talking: bool = False) -> Path:
     """Render and prepare what is missing of a profile's corpus; returns the prepared folder.
 
     Two runs may share a corpus: the second one waits for the first and reuses its result. Raises ValueError
@@ -43,19 +54,21 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu") -> Path:
             "this folder (a link is enough); see the README"
         )
     corpus.mkdir(parents=True, exist_ok=True)
+    target = prepared(profile, root, talking)
     with FileLock(corpus / ".lock"):
         if profile.data.source == "speakers":
             layout = "folder"
             write_speakers(corpus / "videos", profile)
         else:
             layout = profile.data.layout
-        prepare(corpus / "videos", corpus / "prepared", settings_of(profile), layout, device)
-    return corpus / "prepared"
+        prepare(corpus / "videos", target, settings_of(profile, talking), layout, device)
+    return target
 
 
-def store(profile: Profile, root: Path | str, split: str) -> Store:
+def store(profile: Profile, root: Path | str, split: str, talking: bool = False) -> Store:
     """One split of a profile's prepared corpus.
 
     Raises what :class:`Store` does, also where the frames do not have the profile's size.
     """
-    return Store(folder(profile, root) / "prepared", split, profile.data.image_size)
+    size = profile.diffused.clips.image_size if talking else profile.data.image_size
+    return Store(prepared(profile, root, talking), split, size)

@@ -24,7 +24,10 @@ class Generator:
     section: Diffused
 
     def frame(self, conditions: Conditions, generator: torch.Generator) -> Tensor:
-        """Sample one frame of each of B clips: (B, 3, H, W) in [-1, 1]."""
+        """Sample one frame of each of B clips: (B, 3, H, W) in [-1, 1].
+
+        All clips have the same noise, so that none depends on which others are in the batch.
+        """
         sampling, device = self.section.sampling, conditions.identity.device
         schedule = cosine_schedule(self.section.diffusion.steps, sampling.steps).to(device)
         silent = conditions._replace(audio=torch.zeros_like(conditions.audio))
@@ -39,9 +42,11 @@ class Generator:
                 out = torch.cat([without + sampling.guidance * (out[:, :3] - without), out[:, 3:]], dim=1)
             return interpret(schedule, out, x_t, t, self.section.diffusion.prediction)
 
-        noise = torch.randn(conditions.identity.shape, generator=generator).to(device)
-        arguments = (generator,) if sampling.sampler == "ddpm" else ()
-        return SAMPLERS[sampling.sampler](denoise, noise, schedule, *arguments)
+        def draw(like: Tensor) -> Tensor:
+            return torch.randn(like.shape[1:], generator=generator).to(device).expand_as(like)
+
+        arguments = (draw,) if sampling.sampler == "ddpm" else ()
+        return SAMPLERS[sampling.sampler](denoise, draw(conditions.identity), schedule, *arguments)
 
     @torch.no_grad()
     def next_frame(

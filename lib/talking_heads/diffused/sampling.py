@@ -14,15 +14,19 @@ from talking_heads.diffused.diffusion import Prediction, Schedule, posterior_mea
 Denoise = Callable[[Tensor, Tensor], Prediction]
 
 
-def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, generator: torch.Generator | None = None) -> Tensor:
-    """Ancestral sampling with the learned variance (Ho et al. 2020, algorithm 2), as in the paper."""
+def ddpm(
+    denoise: Denoise, x: Tensor, schedule: Schedule, draw: Callable[[Tensor], Tensor] = torch.randn_like
+) -> Tensor:
+    """Ancestral sampling with the learned variance (Ho et al. 2020, algorithm 2), as in the paper.
+
+    ``draw(x)`` returns normal noise in the shape of x.
+    """
     for i in reversed(range(len(schedule))):
         t = torch.full((len(x),), i, device=x.device)
         predicted = denoise(x, t)
         x = posterior_mean(schedule, predicted.x_0, x, t)
         if i:
-            noise = torch.randn(x.shape, generator=generator).to(x.device)
-            x = x + torch.exp(0.5 * predicted.log_variance) * noise
+            x = x + torch.exp(0.5 * predicted.log_variance) * draw(x)
     return x
 
 

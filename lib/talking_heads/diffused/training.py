@@ -170,8 +170,10 @@ class DiffusionLearner:
     def _set_learning_rate(self) -> None:
         section = self.section.training
         factor = min(1.0, (self.step + 1) / WARM_UP)
-        if section.learning_rate_decay:
-            factor *= 0.5 * (1 + math.cos(math.pi * self.step / self.total))
+        falling = section.learning_rate_decay * self.total
+        if falling:
+            progress = max(0.0, 1 - (self.total - self.step) / falling)
+            factor *= 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimiser.param_groups:
             group["lr"] = section.learning_rate * factor
 

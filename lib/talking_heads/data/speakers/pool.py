@@ -69,14 +69,22 @@ class Pool:
         return digest(json.loads((self.folder / COMPLETE).read_text(encoding="utf-8")))
 
 
-def make_pool(folder: Path, settings: PoolSettings, workers: int | None = None) -> Pool:
-    """Render a pool, or what is missing of it. A second process waits for the first."""
+def make_pool(
+    folder: Path,
+    settings: PoolSettings,
+    workers: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Pool:
+    """Render a pool, or what is missing of it. A second process waits for the first.
+
+    A CPU renders one identity on each core, a GPU one after the other.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        return _make_pool(folder, settings, workers)
+        return _make_pool(folder, settings, workers, torch.device(device))
 
 
-def _make_pool(folder: Path, settings: PoolSettings, workers: int | None) -> Pool:
+def _make_pool(folder: Path, settings: PoolSettings, workers: int | None, device: torch.device) -> Pool:
     metadata = settings.metadata()
     complete = folder / COMPLETE
     if complete.exists() and json.loads(complete.read_text(encoding="utf-8")) == metadata:
@@ -95,9 +103,11 @@ def _make_pool(folder: Path, settings: PoolSettings, workers: int | None) -> Poo
     todo = [number for number in range(settings.people) if number not in done]
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
     start, last = time.time(), 0.0
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
+    workers = (workers or os.cpu_count()) if device.type == "cpu" else 1
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
         n = len(batches)
-        for numbers in executor.map(_render_identities, [folder] * n, [settings] * n, batches):
+        arguments = ([folder] * n, [settings] * n, batches, [str(device)] * n)
+        for numbers in executor.map(_render_identities, *arguments):
             done.update(numbers)
             if time.time() - last > 10 or len(done) == settings.people:
                 last = time.time()
@@ -122,7 +132,7 @@ def _keep_rendered(folder: Path, metadata: dict, numbers: set[int]) -> None:
     temporary.replace(folder / "done.json")
 
 
-def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int]) -> list[int]:
+def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int], device: str) -> list[int]:
     """Render the identities with these numbers into the arrays of a pool."""
     torch.set_num_threads(1)
     images = np.load(folder / "images.npy", mmap_mode="r+")
@@ -138,6 +148,7 @@ def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int])
                 settings.frames,
                 settings.fps,
                 settings.size,
+                device,
                 sound=settings.sound,
             )
             if sound is not None:

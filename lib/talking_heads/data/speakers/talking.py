@@ -6,6 +6,7 @@ real clips are.
 
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 from talking_heads.config import Diffused
@@ -37,11 +38,11 @@ def talking_settings(split: str, section: Diffused) -> PoolSettings:
     )
 
 
-def talking_pool(split: str, section: Diffused, folder: Path) -> Pool:
+def talking_pool(split: str, section: Diffused, folder: Path, device: str | torch.device = "cpu") -> Pool:
     """A split of a profile's talking clips, rendered below ``folder`` where it is missing."""
     settings = talking_settings(split, section)
     name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
-    return make_pool(folder / name, settings)
+    return make_pool(folder / name, settings, device=device)
 
 
 def evaluation_store(section: Diffused, root: Path) -> Store:

@@ -35,6 +35,7 @@ OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
 SECOND = round(FPS)  # frames
+GPU_BATCH = 32  # clips that a GPU generates at once
 
 
 def generation_key(profile: Profile) -> str:
@@ -116,34 +117,42 @@ class Evaluation:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
 
-    def generate(self, speaker: Speaker, row: str) -> np.ndarray:
-        """The frames (n, S, S, 3) uint8 of a row; the first one shows the identity frame's instant."""
-        frames, _ = self.truth(speaker)
+    def generate(self, chosen: Sequence[Speaker], row: str) -> np.ndarray:
+        """The frames (B, n, S, S, 3) uint8 of a row for B speakers.
+
+        The first frame shows the identity frame's instant.
+        """
+        truth = np.stack([self.truth(speaker)[0] for speaker in chosen])
         if row == FROZEN:
-            return np.repeat(frames[:1], len(frames), 0)
+            return np.repeat(truth[:, :1], truth.shape[1], 1)
         each_side = self.profile.diffused.conditions.audio_windows
-        sound = self.clips.sound(heard_clip(speaker, row))
-        audio = embed_clip(self.encoder, sound, len(frames), each_side, self.device)
-        truth = to_tensor(frames[None], self.device) if row == TRUE_MOTION else None
-        identity = to_tensor(frames[:1], self.device)
-        talk = self.generator.talk(identity, audio[None], self.profile.seed, truth=truth)
-        return np.concatenate([to_image(frame) for frame in talk])
+        sounds = [self.clips.sound(heard_clip(speaker, row)) for speaker in chosen]
+        audio = [embed_clip(self.encoder, sound, truth.shape[1], each_side, self.device) for sound in sounds]
+        true_motion = to_tensor(truth, self.device) if row == TRUE_MOTION else None
+        identity = to_tensor(truth[:, 0], self.device)
+        talk = self.generator.talk(identity, torch.stack(audio), self.profile.seed, truth=true_motion)
+        return np.stack([to_image(frame) for frame in talk], 1)
 
 
 def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
-    """Generate what is missing; returns the speakers."""
+    """Generate what is missing, on a GPU many clips at once; returns the speakers."""
     chosen = speakers(evaluation.clips, evaluation.profile)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
-    missing = [(s, row) for row in rows for s in chosen if not evaluation.path(s, row).exists()]
-    progress = Progress("generating", len(missing), "clips")
+    at_once = GPU_BATCH if evaluation.device.type == "cuda" else 1
+    batches = []
+    for row in rows:
+        missing = [speaker for speaker in chosen if not evaluation.path(speaker, row).exists()]
+        batches += [(row, missing[k : k + at_once]) for k in range(0, len(missing), at_once)]
+    progress = Progress("generating", sum(len(batch) for _, batch in batches), "clips")
 
-    def generate(item: tuple[Speaker, str]) -> None:
-        frames = evaluation.generate(*item)
-        with replacing(evaluation.path(*item)) as temporary, temporary.open("wb") as file:
-            np.save(file, frames)
-        progress.add(1)
+    def generate(item: tuple[str, list[Speaker]]) -> None:
+        row, batch = item
+        for speaker, frames in zip(batch, evaluation.generate(batch, row), strict=True):
+            with replacing(evaluation.path(speaker, row)) as temporary, temporary.open("wb") as file:
+                np.save(file, frames)
+        progress.add(len(batch))
 
-    devices.in_threads(generate, missing, evaluation.device)
+    devices.in_threads(generate, batches, evaluation.device)
     return chosen
 
 

@@ -10,9 +10,9 @@ import torch
 
 from talking_heads.config import Profile
 from talking_heads.diffused.generation import Generator
+from talking_heads.experiments.diffused.clips import clip_data
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, frame_count, measure, run
 from talking_heads.experiments.diffused.tables import OF_CLIPS
-from talking_heads.experiments.diffused.trainings import clip_data
 from talking_heads.experiments.diffused.weights import load_model, weights_path
 from talking_heads.files import sha256
 from talking_heads.metrics.statistics import mean_estimate

@@ -1,6 +1,6 @@
 """The training of the denoising network in its folder, and what is watched on validation identities."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from talking_heads.animation.synthetic_video import Sound, write_synthetic
 from talking_heads.config import Diffused, Profile
-from talking_heads.data import corpora
-from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
-from talking_heads.data.speakers.talking import talking_pool, talking_settings
-from talking_heads.data.windows import StoreClips, TalkingClips, WindowDataset, WindowSettings
+from talking_heads.data.sound import FPS, HOP
+from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.devices import cores
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.audio_pretraining import load_reader
@@ -24,6 +23,7 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
+from talking_heads.experiments.diffused.clips import ClipData
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.lip_sync import STILL, mouth_opening, mouth_width, track_correlation
@@ -45,6 +45,7 @@ class Sample:
 
     generated: np.ndarray
     truth: np.ndarray
+    sounds: Sequence[np.ndarray] = ()  # of the clips, (samples,) int16
 
     def scores(self) -> dict[str, float]:
         """Means over clips: correlations of the mouth, and CSIM-judge in the first and the last second."""
@@ -74,43 +75,17 @@ class Sample:
         ]
         Image.fromarray(np.concatenate(strips)).save(path)
 
+    def save_clip(self, path: Path) -> Path:
+        """The first clip as a video with sound: the truth, and beside it the generated frames."""
+        pair = np.concatenate([self.truth[0], self.generated[0]], 2)
+        sound = Sound(self.sounds[0][: len(pair) * HOP] / 32768)
+        return write_synthetic(path, pair, FPS, sound, "a validation clip and, beside it, a generated one")
+
 
 def quick(section: Diffused) -> Diffused:
     """The section with at most ``WATCHED_STEPS`` denoising steps: a training waits for its samples."""
     steps = min(WATCHED_STEPS, section.sampling.steps)
     return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
-
-
-@dataclass(frozen=True)
-class ClipData:
-    """Clips to train on, validation clips, and the provenance of the former."""
-
-    training: TalkingClips
-    validation: TalkingClips
-    origin: dict[str, Any]
-
-
-def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
-    """The clips of a profile: its own videos, or rendered ones, who belong to no few-shot corpus.
-
-    Raises ValueError where the sizes of the two systems' frames differ, and what :func:`corpora.ensure` does.
-    """
-    if profile.data.source == "videos":
-        if profile.data.image_size != profile.diffused.clips.image_size:
-            raise ValueError(
-                f"profile {profile.name}: data.image_size is {profile.data.image_size} and "
-                f"diffused.clips.image_size is {profile.diffused.clips.image_size}; your videos have one size"
-            )
-        corpora.ensure(profile, root, str(device))
-        training = StoreClips(corpora.store(profile, root, "meta"))
-        validation = StoreClips(corpora.store(profile, root, "validation"))
-        return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
-    training_pool, validation_pool = (
-        PoolVideos(talking_pool(split, profile.diffused, root / "pools"))
-        for split in ("training", "validation")
-    )
-    origin = talking_settings("training", profile.diffused).metadata()
-    return ClipData(training_pool, validation_pool, origin)
 
 
 class DiffusionRun:
@@ -167,6 +142,7 @@ class DiffusionRun:
         if learner.step % TALK_EVERY == 0:
             sample = self.talk(Generator(learner.ema, quick(section)), TALKING, TALKED)
             sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
+            sample.save_clip(self.folder / f"step{learner.step:06d}.mp4")
             row |= sample.scores()
         return row
 
@@ -186,7 +162,7 @@ class DiffusionRun:
         audio = [embed_clip(self.encoder, sound, count, each_side, self.device) for sound in sounds]
         identity = to_tensor(truth[:, 0], self.device)
         generated = [to_image(frame) for frame in generator.talk(identity, torch.stack(audio), seed)]
-        return Sample(np.stack(generated, 1), truth)
+        return Sample(np.stack(generated, 1), truth, sounds)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
