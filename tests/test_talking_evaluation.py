@@ -168,14 +168,19 @@ def test_the_papers_table_3():
     }
 
 
-@pytest.mark.parametrize("clips", [None, CLIPS])
-def test_a_smoke_test_reaches_the_table(tmp_path, clips):
-    """On rendered speakers, and on real clips where they are."""
+SMOKE_TESTS = [(None, "procedural speakers"), *([(CLIPS, "own videos")] if CLIPS else [])]
+
+
+@pytest.mark.parametrize("clips, corpus", SMOKE_TESTS)
+def test_a_smoke_test_reaches_the_table(tmp_path, clips, corpus):
+    """On rendered speakers, and on real clips where they are; never under the name of the paper's corpus."""
     folder = Path(clips) if clips else None
-    stages = smoke_test(config.load("smoke"), folder, tmp_path, torch.device("cpu"))
+    profile = config.load("smoke").override({"data.layout": "crema", "data.source": "videos"})
+    stages = smoke_test(profile, folder, tmp_path, torch.device("cpu"))
     assert stages["stage"].tolist()[1:3] == ["training step 1", "training step 2"]
     table = pd.read_csv(tmp_path / "tables/talking_table1.csv").query("source == 'here'")
     assert set(table["method"]) == {protocol.OURS, protocol.FROZEN} and table["value"].notna().all()
+    assert set(table["corpus"]) == {corpus}
 
 
 def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):

@@ -91,8 +91,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
     profile, device = config.load(args.profile), choose(args.device)
     load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
     runs = args.results / profile.name / "runs" / "reference"
-    command = f"python -m talking_heads train-diffusion --profile {profile.name}"
-    run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, command)
+    run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device)
     if run.finished:
         print(f"diffusion: at its end already, weights in {run.exported}")
         return

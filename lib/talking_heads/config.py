@@ -250,12 +250,13 @@ class Sampling(Section):
 
 
 class TalkingProtocol(Section):
-    """What is generated and measured, and the short training of a chapter."""
+    """What is generated and measured, and what the chapters do beside it."""
 
     identities: Positive  # for validation, and as many for the evaluation set
     seconds: Amount  # of each
-    chapter_identities: Positive
+    chapter_identities: Positive  # of the short training in chapter 20
     chapter_steps: Count
+    chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
 
 
 class Diffused(Section):

@@ -20,6 +20,7 @@ from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook import runner
 from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
+from talking_heads.workbook.stages import Chapter
 
 MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
 ARITHMETIC = 0.6  # the share of a chapter's time that is arithmetic
@@ -71,10 +72,13 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     if not notebooks.is_dir():
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
+    chapters: tuple[Chapter, ...] = CHAPTERS
     environment: dict[str, str] = {}
     if weights == "reference":
-        stems = [COMMITTED / "weights" / variant for variant in section.variants]
+        names = dict.fromkeys([*section.variants, *(chapter.weights for chapter in CHAPTERS)])
+        stems = [COMMITTED / "weights" / name for name in names if name]
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
+        chapters = tuple(chapter for chapter in CHAPTERS if not _without_weights(chapter))
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
     chosen = choose(device)
@@ -90,13 +94,18 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         parameters,
         notebooks,
         results,
-        CHAPTERS,
+        chapters,
         VERSIONS,
         tuple(inputs),
         tuple(name for name in PRETRAINED if path_of(name).exists()),
         environment,
         jobs or (2 if chosen.type == "cpu" else 1),
     )
+
+
+def _without_weights(chapter: Chapter) -> bool:
+    """Whether reference weights that a chapter needs are not there yet."""
+    return bool(chapter.weights) and not (COMMITTED / "weights" / f"{chapter.weights}.safetensors").exists()
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,9 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
         if measured and due:
             cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min"
         print(f"  {chapter.name:28}{'run' if due else 'ok already':12}{cost:14}{chapter.description}")
+    for chapter in CHAPTERS:
+        if chapter not in run.chapters:
+            print(f"  {chapter.name:28}left out    no reference weights yet; --weights scratch trains them")
     if not measured:
         print("  these minutes were not measured; progress lines show the time left")
         return

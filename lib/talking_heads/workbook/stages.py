@@ -28,6 +28,7 @@ class Chapter:
     limit: float = 12 * 3600.0  # seconds
     reads: str = ""  # pattern of files below results/<profile> that people put there
     alone: bool = False  # nothing may run beside it: it measures time, or uses all cores itself
+    weights: str = ""  # reference weights that it needs, where these are used
 
 
 @dataclass

@@ -14,6 +14,16 @@ CAPTIONS = {
     "samplers": "Error of two samplers where the optimal denoiser is known",
     "denoised": "A network's estimate of the frame, before and after a short training",
     "diffusion_losses": "Losses of the short training",
+    "sound": "A sound, and how far a jaw is open according to the sound alone",
+    "windows": "Training samples: identity frame, motion frames and target",
+    "taken_away": "A clip without one of its conditions",
+    "taken_away_lips": "The opening of the mouth with and without the sound",
+    "talking": "Evaluation identities: true clips and generated ones",
+    "lips": "The opening of the mouth, in true and in generated clips",
+    "steps": "Quality and time by the number of denoising steps",
+    "guidance": "What guidance changes",
+    "drift": "Identity similarity, second by second",
+    "long": "Six seconds of two validation identities",
 }
 CHAPTERS = (
     Chapter(
@@ -29,5 +39,40 @@ CHAPTERS = (
             "figures/diffusion_losses.png",
         ),
         0.7,
+    ),
+    Chapter(
+        "21_sound_and_motion",
+        "what the network is given: sound, motion frames and identity frame",
+        (),
+        (
+            "figures/sound.png",
+            "figures/windows.png",
+            "figures/taken_away.png",
+            "figures/taken_away_lips.png",
+        ),
+        1.5,
+        weights="diffusion",
+    ),
+    Chapter(
+        "22_talking",
+        "talking heads of unseen identities; Tables 1 and 3 of Diffused Heads",
+        ("21_sound_and_motion",),  # which trains the network where it is to be trained
+        (
+            "tables/talking_table1.csv",
+            "tables/talking_table1.md",
+            "tables/talking_table1.tex",
+            "tables/talking_table3.csv",
+            "figures/talking.png",
+            "figures/lips.png",
+            "figures/steps.png",
+            "figures/guidance.png",
+            "figures/drift.png",
+            "figures/long.png",
+            "clips/talking.mp4",
+            "clips/own_sound.mp4",
+        ),
+        3.0,
+        alone=True,
+        weights="diffusion",
     ),
 )

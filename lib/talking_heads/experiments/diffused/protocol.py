@@ -4,18 +4,18 @@ Generated clips are written as soon as they are complete, a file for each identi
 that an evaluation may be interrupted and goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from talking_heads import devices
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS
@@ -35,7 +35,7 @@ OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
 SECOND = round(FPS)  # frames
-GPU_BATCH = 32  # clips that a GPU generates at once
+BATCH, GPU_BATCH = 8, 32  # clips that are generated at once
 
 
 def generation_key(profile: Profile) -> str:
@@ -117,42 +117,45 @@ class Evaluation:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
 
-    def generate(self, chosen: Sequence[Speaker], row: str) -> np.ndarray:
-        """The frames (B, n, S, S, 3) uint8 of a row for B speakers.
+    def generate(self, chosen: Sequence[Speaker], row: str) -> Iterator[Tensor]:
+        """The frames (B, 3, S, S) of a row for B speakers, one after the other.
 
         The first frame shows the identity frame's instant.
         """
         truth = np.stack([self.truth(speaker)[0] for speaker in chosen])
+        identity = to_tensor(truth[:, 0], self.device)
         if row == FROZEN:
-            return np.repeat(truth[:, :1], truth.shape[1], 1)
+            return repeat(identity, truth.shape[1])
         each_side = self.profile.diffused.conditions.audio_windows
         sounds = [self.clips.sound(heard_clip(speaker, row)) for speaker in chosen]
         audio = [embed_clip(self.encoder, sound, truth.shape[1], each_side, self.device) for sound in sounds]
         true_motion = to_tensor(truth, self.device) if row == TRUE_MOTION else None
-        identity = to_tensor(truth[:, 0], self.device)
-        talk = self.generator.talk(identity, torch.stack(audio), self.profile.seed, truth=true_motion)
-        return np.stack([to_image(frame) for frame in talk], 1)
+        return self.generator.talk(identity, torch.stack(audio), self.profile.seed, truth=true_motion)
 
 
 def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
-    """Generate what is missing, on a GPU many clips at once; returns the speakers."""
+    """Generate what is missing, several clips at once; returns the speakers.
+
+    A clip is always generated together with the same others, because sums of another batch are rounded
+    otherwise.
+    """
     chosen = speakers(evaluation.clips, evaluation.profile)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
-    at_once = GPU_BATCH if evaluation.device.type == "cuda" else 1
-    batches = []
-    for row in rows:
-        missing = [speaker for speaker in chosen if not evaluation.path(speaker, row).exists()]
-        batches += [(row, missing[k : k + at_once]) for k in range(0, len(missing), at_once)]
-    progress = Progress("generating", sum(len(batch) for _, batch in batches), "clips")
-
-    def generate(item: tuple[str, list[Speaker]]) -> None:
-        row, batch = item
-        for speaker, frames in zip(batch, evaluation.generate(batch, row), strict=True):
+    size = GPU_BATCH if evaluation.device.type == "cuda" else BATCH
+    batches = [(row, chosen[k : k + size]) for row in rows for k in range(0, len(chosen), size)]
+    batches = [
+        (row, batch) for row, batch in batches if not all(evaluation.path(s, row).exists() for s in batch)
+    ]
+    total = sum(len(batch) for _, batch in batches) * frame_count(evaluation.profile)
+    progress = Progress("generating talking heads", total, "frames")
+    for row, batch in batches:
+        frames = []
+        for frame in evaluation.generate(batch, row):
+            frames.append(to_image(frame))
+            progress.add(len(batch))
+        for speaker, clip in zip(batch, np.stack(frames, 1), strict=True):
             with replacing(evaluation.path(speaker, row)) as temporary, temporary.open("wb") as file:
-                np.save(file, frames)
-        progress.add(len(batch))
-
-    devices.in_threads(generate, batches, evaluation.device)
+                np.save(file, clip)
     return chosen
 
 

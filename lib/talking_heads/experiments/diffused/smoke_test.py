@@ -37,7 +37,9 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
 
     Returns the stages; the table is written to ``folder``. Raises what the stages do.
     """
-    small, stopwatch = profile.override(SMALL), Stopwatch(device)
+    source = "speakers" if clips is None else "videos"
+    data = {"data.source": source, "data.layout": "folder"}  # whatever the profile's own corpus is
+    small, stopwatch = profile.override({**SMALL, **data}), Stopwatch(device)
     section = small.diffused
     size = section.clips.image_size
     with stopwatch.stage("prepare"):

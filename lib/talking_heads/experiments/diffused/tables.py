@@ -65,9 +65,16 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
 
 
+def corpus_name(profile: Profile) -> str:
+    """The corpus of a profile, by the paper's name where it is one of the paper's."""
+    if profile.data.source == "speakers":
+        return "procedural speakers"
+    return CORPUS_OF_LAYOUT.get(profile.data.layout, "own videos")
+
+
 def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.DataFrame:
-    corpus = CORPUS_OF_LAYOUT.get(profile.data.layout, "procedural speakers")
-    verdict = "not comparable" if profile.data.layout not in CORPUS_OF_LAYOUT else ""
+    corpus = corpus_name(profile)
+    verdict = "" if corpus in CORPUS_OF_LAYOUT.values() else "not comparable"
     rows = []
     for metric in metrics:
         values = measured.clips if metric in measured.clips else measured.frames
@@ -118,3 +125,28 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     wide = table.assign(text=text).fillna({name: "" for name in index})
     wide = wide.pivot(index=index, columns="metric", values="text").loc[order, list(arrows)]
     return wide.rename(columns=arrows).reset_index().rename_axis(columns=None)
+
+
+def result_line(table: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """What the paper reports, what was measured here, and the verdict."""
+    ours = table[(table["method"] == OURS) & table["metric"].isin(metrics)]
+    here, paper = (ours[ours["source"] == source] for source in ("here", "paper"))
+    for name in {"audio_windows", "motion_grey"} & set(table):
+        paper = paper[paper[name].astype(str) == str(here[name].iloc[0])]
+    reported = [f"{row.metric} {row.value:g} ({row.corpus})" for row in paper.itertuples()]
+    measured = [
+        f"{row.metric} {row.value:.4g} [{row.ci_low:.4g}, {row.ci_high:.4g}]" for row in here.itertuples()
+    ]
+    corpus, verdict = here["corpus"].iloc[0], here["verdict"].iloc[0]
+    reason = f"{verdict}: another corpus" if verdict else "see the interval"
+    return f"Paper: {', '.join(reported)}. Here: {', '.join(measured)} ({corpus}). Verdict: {reason}."
+
+
+def difference_line(table: pd.DataFrame, method: str, metrics: Sequence[str]) -> str:
+    """What a method has over ours in every metric, with the interval of the paired differences."""
+    rows = table[(table["method"] == method) & table["metric"].isin(metrics)]
+    differences = [
+        "{} {:+.3g} [{:+.3g}, {:+.3g}]".format(*row)
+        for row in rows[["metric", "over ours", "over ours, low", "over ours, high"]].itertuples(index=False)
+    ]
+    return f"{method}, over ours: {', '.join(differences)}."

@@ -1,0 +1,123 @@
+"""Generated clips beside the true ones: on the way of a training, and in the chapters."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from talking_heads.animation.synthetic_video import Sound, write_synthetic
+from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.sound import FPS, HOP
+from talking_heads.data.windows import TalkingClips
+from talking_heads.diffused.audio_encoder import embed_clip
+from talking_heads.judges.use import find_landmarks, identity_features
+from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.lip_sync import STILL, mouth_opening, mouth_width, track_correlation
+
+SECOND = round(FPS)  # frames
+SHEET = (4, 10)  # clips, and every so many frames, of a contact sheet
+
+
+@dataclass(frozen=True)
+class TrueClips:
+    """The beginnings of B clips of n frames, and the conditions that they are generated from."""
+
+    frames: np.ndarray  # (B, n, S, S, 3) uint8
+    sounds: Sequence[np.ndarray]  # (samples,) int16 each
+    identity: Tensor  # (B, 3, S, S): the first frames
+    audio: Tensor  # (B, n, 2 m_y + 1, A) motion audio embeddings
+
+    @classmethod
+    def read(
+        cls, clips: TalkingClips, encoder: nn.Module, count: int, frames: int, each_side: int
+    ) -> "TrueClips":
+        """The first clip of each of at most ``count`` identities, with embeddings on the encoder's device.
+
+        All have as many frames as the shortest one, at most ``frames``.
+        """
+        first: dict[str, int] = {}
+        for number in range(len(clips)):
+            first.setdefault(clips.identity(number), number)
+        chosen = list(first.values())[:count]
+        shared = min([frames, *(clips.frame_count(number) for number in chosen)])
+        truth = np.stack([clips.read(number, np.arange(shared))[0] for number in chosen])
+        sounds = [clips.sound(number) for number in chosen]
+        device = next(encoder.parameters()).device
+        audio = [embed_clip(encoder, sound, shared, each_side, device) for sound in sounds]
+        return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio))
+
+    def beside(self, generated: Iterator[Tensor]) -> "Sample":
+        """What :meth:`Generator.talk` generates for these clips, beside the truth."""
+        frames = [to_image(frame) for frame in generated]
+        return Sample(np.stack(frames, 1), self.frames[:, : len(frames)], self.sounds)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generated clips beside the true ones, each (B, n, S, S, 3) uint8."""
+
+    generated: np.ndarray
+    truth: np.ndarray
+    sounds: Sequence[np.ndarray] = ()  # of the true clips, (samples,) int16
+
+    def scores(self) -> pd.DataFrame:
+        """A row for each clip.
+
+        Columns: correlations of the mouth's opening and width with the true ones, the amplitude of its
+        opening and the mean change between frames, both relative to the true clip's, and CSIM-judge in the
+        first and the last second.
+        """
+        rows = []
+        for frames, truth in zip(self.generated, self.truth, strict=True):
+            a, b = find_landmarks(frames), find_landmarks(truth)
+            similarity = cosine(identity_features(frames), identity_features(truth))
+            opening, true_opening = mouth_opening(a), mouth_opening(b)
+            rows.append(
+                {
+                    "opening": track_correlation(opening, true_opening),
+                    "width": track_correlation(mouth_width(a), mouth_width(b)),
+                    "amplitude": float(opening.std() / max(true_opening.std(), STILL)),
+                    "change": mean_change(frames) / max(mean_change(truth), STILL),
+                    "csim_first": float(similarity[:SECOND].mean()),
+                    "csim_last": float(similarity[-SECOND:].mean()),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def similarity_by_second(self) -> np.ndarray:
+        """CSIM-judge to the true frames, the mean over clips and over the frames of each whole second."""
+        similarity = np.mean(
+            [
+                cosine(identity_features(frames), identity_features(truth))
+                for frames, truth in zip(self.generated, self.truth, strict=True)
+            ],
+            0,
+        )
+        seconds = max(1, len(similarity) // SECOND)
+        return similarity[: seconds * SECOND].reshape(seconds, -1).mean(1)
+
+    def save_sheet(self, path: Path) -> None:
+        """A contact sheet: true frames above generated ones, a pair of rows for each clip."""
+        rows, every = SHEET
+        strips = [
+            np.concatenate(list(clip[::every]), 1)
+            for pair in list(zip(self.truth, self.generated, strict=True))[:rows]
+            for clip in pair
+        ]
+        Image.fromarray(np.concatenate(strips)).save(path)
+
+    def save_clip(self, path: Path, number: int = 0) -> Path:
+        """A clip as a video with its sound: the truth, and beside it the generated frames."""
+        pair = np.concatenate([self.truth[number], self.generated[number]], 2)
+        sound = Sound(self.sounds[number][: len(pair) * HOP] / 32768)
+        return write_synthetic(path, pair, FPS, sound, "a true clip and, beside it, a generated one")
+
+
+def mean_change(frames: np.ndarray) -> float:
+    """The mean absolute difference of consecutive frames (n, S, S, 3), in levels of 255."""
+    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean())
