@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage import data
 from talking_heads import config
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
@@ -18,7 +20,7 @@ from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments.diffused import protocol, search, tables, weights
 from talking_heads.experiments.diffused.smoke_test import smoke_test
-from talking_heads.metrics.images import mean_squared_error, psnr
+from talking_heads.metrics.images import cpbd, mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.workbook.write_table import write_table
@@ -52,6 +54,14 @@ def test_errors_are_computed_in_float():
     black, white = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 255, np.uint8)
     assert mean_squared_error(black, white) == mean_squared_error(white, black) == 255**2
     assert psnr(np.array([255.0**2])) == 0 and psnr(np.array([25.5**2])) == pytest.approx(20)
+
+
+def test_blur_lowers_cpbd_and_small_frames_have_none():
+    sharp = data.astronaut()[None, :256, 100:356]
+    blurred = gaussian_filter(sharp.astype(float), (0, 2, 2, 0)).astype(np.uint8)
+    values = cpbd(np.concatenate([sharp, blurred]))
+    assert 1 >= values[0] > values[1] + 0.2 and values[1] >= 0
+    assert np.isnan(cpbd(sharp[:, :64])).all()
 
 
 def test_rows_of_an_evaluation(evaluation):
@@ -124,8 +134,8 @@ def test_table_1_has_intervals_over_identities_and_the_papers_numbers(evaluation
 
 def test_differences_to_ours_are_paired(measured, evaluation):
     table = tables.table3(measured, evaluation.profile)
-    row = table.query("method == @protocol.FROZEN and metric == 'LMD'").iloc[0]
-    means = measured.frames.pivot_table("LMD", "identity", "method")
+    row = table.query("method == @protocol.FROZEN and metric == @protocol.LMD").iloc[0]
+    means = measured.frames.pivot_table(protocol.LMD, "identity", "method")
     expected = mean_estimate((means[protocol.FROZEN] - means[protocol.OURS]).to_numpy())
     assert (row["over ours"], row["over ours, low"], row["over ours, high"]) == pytest.approx(expected[:3])
 
@@ -197,8 +207,8 @@ def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):
     arguments = (profile, "scratch", tmp_path / "data", tmp_path, torch.device("cpu"))
     table = search.search(*arguments)
     assert table[["steps", "guidance"]].to_numpy().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
-    assert (table["LMD, low"] < table["LMD"]).all() and (table["identities"] == 2).all()
+    assert (table[f"{protocol.LMD}, low"] < table[protocol.LMD]).all() and (table["identities"] == 2).all()
     assert len(pd.read_csv(tmp_path / "smoke/tables/sampling_search.csv")) == 4
     monkeypatch.setattr(protocol.Evaluation, "generate", lambda *_: pytest.fail("generated again"))
     again = search.search(*arguments)
-    pd.testing.assert_series_equal(table["LMD"], again["LMD"])
+    pd.testing.assert_series_equal(table[protocol.LMD], again[protocol.LMD])

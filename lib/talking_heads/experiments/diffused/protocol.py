@@ -27,13 +27,14 @@ from talking_heads.files import replacing
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.images import mean_squared_error, psnr, ssim
+from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 from talking_heads.progress import Progress
 
 VERSION = 1  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
+LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
 SECOND = round(FPS)  # frames
 BATCH, GPU_BATCH = 8, 32  # clips that are generated at once
 
@@ -163,7 +164,7 @@ def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
 class Measured(NamedTuple):
     """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
 
-    frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, LMD, CSIM-judge
+    frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, CPBD, LMD, CSIM-judge
     clips: pd.DataFrame  # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second
 
 
@@ -187,7 +188,8 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
                 "MSE": mse,
                 "PSNR": psnr(mse),
                 "SSIM": [ssim(a, b) for a, b in zip(images, truth, strict=True)],
-                "LMD": lip_sync.landmark_distance(landmarks, points),
+                "CPBD": cpbd(images),
+                LMD: lip_sync.landmark_distance(landmarks, points),
                 "CSIM-judge": similarity,
             }
             frames.append(pd.DataFrame(by_frame))

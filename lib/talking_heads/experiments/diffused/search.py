@@ -11,14 +11,14 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.diffused.generation import Generator
 from talking_heads.experiments.diffused.clips import clip_data
-from talking_heads.experiments.diffused.protocol import OURS, Evaluation, frame_count, measure, run
+from talking_heads.experiments.diffused.protocol import LMD, OURS, Evaluation, frame_count, measure, run
 from talking_heads.experiments.diffused.tables import OF_CLIPS
 from talking_heads.experiments.diffused.weights import load_model, weights_path
 from talking_heads.files import sha256
 from talking_heads.metrics.statistics import mean_estimate
 
 SAMPLERS, STEPS, GUIDANCES = ("ddpm", "ddim", "dpm_solver"), (5, 10, 20), (1.0, 1.5, 2.0, 3.0)
-METRICS = ("LMD", "SSIM", "PSNR", "CSIM-judge", *OF_CLIPS)
+METRICS = (LMD, "SSIM", "PSNR", "CSIM-judge", *OF_CLIPS)
 
 
 def settings(profile: Profile) -> Iterator[Profile]:
@@ -56,6 +56,6 @@ def search(profile: Profile, weights: str, data: Path, results: Path, device: to
             row |= {metric: estimate.value, f"{metric}, low": estimate.low, f"{metric}, high": estimate.high}
         rows.append(row)
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.5g")
-        shown = {name: round(row[name], 3) for name in ("mouth opening", "mouth width", "LMD", "CSIM-judge")}
+        shown = {name: round(row[name], 3) for name in ("mouth opening", "mouth width", LMD, "CSIM-judge")}
         print(f"  {changed.diffused.sampling.model_dump()}: {shown}", flush=True)
     return pd.DataFrame(rows)
