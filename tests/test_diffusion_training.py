@@ -188,6 +188,42 @@ def test_sound_is_left_out_of_a_share_of_the_samples(begin):
     assert (conditions.audio == 0).all((1, 2)).float().mean().item() == pytest.approx(0.25, abs=0.1)
 
 
+def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begin):
+    """Two frames, each generated after the ones before it, with the sound of its own instant."""
+    values = {"training.rollout_share": 1.0, "training.rollout_frames": 2, "training.rollout_steps": 2}
+    learner = begin(
+        {**values, "training.batch": 16, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
+    )
+    for parameter in learner.unet.parameters():
+        parameter.data.normal_(0, 0.05)
+    windows = learner.dataset[3]
+    assert windows.motion.shape[1] == 4 and windows.sound.shape[1] == 9
+    given = learner.conditions(windows, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    torch.rand((), generator=generator)
+    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0)
+    sampler = Generator(learner.ema, learner.section.model_copy(update={"sampling": sampling}))
+    level, motion = torch.zeros(16), windows.motion.clone()
+    for k in (0, 1):
+        sound = learner.encoder(windows.sound[:, k : k + 5])
+        with torch.no_grad():
+            own = sampler.frame(
+                model.Conditions(windows.identity, motion[:, k : k + 2], sound, level), generator
+            )
+        later = (windows.motion[:, k + 2] != windows.identity).any(1).any(1).any(1)
+        motion[later, k + 2] = own[later]
+        assert later.any() and not later.all(), "some clips begin later"
+    torch.testing.assert_close(given.motion, motion[:, 2:])
+    torch.testing.assert_close(given.audio, learner.encoder(windows.sound[:, 2:7]))
+
+
+def test_without_self_rollouts_motion_frames_are_true_ones(begin):
+    learner = begin({"training.rollout_share": 1e-9, "conditions.motion_noise": 0.0})
+    windows = learner.dataset[0]
+    given = learner.conditions(windows, torch.Generator().manual_seed(0))
+    assert torch.equal(given.motion, windows.motion[:, 1:])
+
+
 def test_noise_on_motion_frames_has_the_level_that_the_network_is_told():
     motion, generator = torch.zeros(500, 2, 3, 8, 8), torch.Generator().manual_seed(0)
     noised, level = noised_motion(motion, 0.3, generator)

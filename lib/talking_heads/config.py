@@ -235,10 +235,12 @@ class DiffusionTraining(Section):
     batch: Positive
     micro_batch: Positive  # samples whose gradients are computed at once
     learning_rate: Amount
-    learning_rate_decay: (
-        Share  # of the steps, the last ones, in which it falls to zero; 1 for a cosine over all
-    )
+    learning_rate_decay: Share  # of the steps, the last ones, in which it falls to zero; 1 for all
     ema: Share  # 0 for none, as in the paper
+    # self-rollouts: in a share of the steps the newest motion frames are the network's own
+    rollout_share: Share  # 0 for none, as in the paper
+    rollout_frames: Positive
+    rollout_steps: Positive  # denoising steps of a frame, by DDIM
 
 
 class Sampling(Section):

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Diffused, Profile, digest
+from talking_heads.config import Diffused, Profile, Sampling, digest
 from talking_heads.data import loader
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
+from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
@@ -85,8 +86,11 @@ class DiffusionLearner:
             self.unet.parameters(), lr=section.training.learning_rate, fused=True
         )
         self.schedule = cosine_schedule(section.diffusion.steps).to(device)
-        conditions = section.conditions
-        settings = WindowSettings(section.training.batch, conditions.motion_frames, conditions.audio_windows)
+        conditions, training = section.conditions, section.training
+        more = training.rollout_frames if training.rollout_share else 0  # frames and windows before
+        settings = WindowSettings(
+            training.batch, conditions.motion_frames + more, conditions.audio_windows + more
+        )
         self.dataset = WindowDataset(clips, settings, profile.seed)
         self.batches: Iterator[Windows] | None = None
         self.key = digest(training_key(profile), encoder_digest(self.encoder))
@@ -148,14 +152,43 @@ class DiffusionLearner:
         return each.mean(), row
 
     def conditions(self, windows: Windows, generator: torch.Generator) -> Conditions:
-        """The conditions of a batch: sound is left out of some samples, motion frames get noise."""
-        section = self.section.conditions
-        with torch.no_grad():
-            audio = self.encoder(windows.sound)
+        """The conditions of a batch: sound is left out of some samples, motion frames get noise.
+
+        Windows may have more motion frames than the network, for a self-rollout.
+        """
+        section, training = self.section.conditions, self.section.training
+        motion = windows.motion
+        more = motion.shape[1] - section.motion_frames
+        if more and torch.rand((), generator=generator) < training.rollout_share:
+            motion = self.rollout(windows, generator)
+        audio = self.embed(windows, more)
         dropped = torch.rand(len(audio), generator=generator).to(self.device) < section.audio_dropout
         audio = audio.masked_fill(dropped[:, None, None], 0.0)
-        motion, level = noised_motion(windows.motion, section.motion_noise, generator)
+        motion, level = noised_motion(motion[:, more:], section.motion_noise, generator)
         return Conditions(windows.identity, motion, audio, level)
+
+    @torch.no_grad()
+    def embed(self, windows: Windows, first: int) -> Tensor:
+        """Motion audio embeddings (B, 2 m_y + 1, A) of a frame, from the window with this number on."""
+        count = 2 * self.section.conditions.audio_windows + 1
+        return self.encoder(windows.sound[:, first : first + count])
+
+    @torch.no_grad()
+    def rollout(self, windows: Windows, generator: torch.Generator) -> Tensor:
+        """The motion frames of windows, of which the averaged network generates the newest, one by one.
+
+        Where a clip begins later, they remain copies of the identity frame.
+        """
+        training, count = self.section.training, self.section.conditions.motion_frames
+        sampling = Sampling(sampler="ddim", steps=training.rollout_steps, guidance=1.0)
+        sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
+        frames, level = list(windows.motion.unbind(1)), torch.zeros(len(windows.x_0), device=self.device)
+        for k in range(training.rollout_frames):
+            motion = torch.stack([windows.identity, *frames[k : k + count]], 1)[:, 1:]
+            given = Conditions(windows.identity, motion, self.embed(windows, k), level)
+            missing = (frames[k + count] == windows.identity).all((1, 2, 3), keepdim=True)
+            frames[k + count] = torch.where(missing, windows.identity, sampler.frame(given, generator))
+        return torch.stack(frames, 1)
 
     def _row(self, t: Tensor, terms: dict[str, Tensor]) -> dict[str, float]:
         """The means of the terms, over the batch and over each quarter of the time steps."""
