@@ -18,7 +18,7 @@ from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
-from talking_heads.experiments.diffused import protocol, search, tables, weights
+from talking_heads.experiments.diffused import acceptance, protocol, search, tables, weights
 from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
@@ -138,6 +138,82 @@ def test_differences_to_ours_are_paired(measured, evaluation):
     means = measured.frames.pivot_table(protocol.LMD, "identity", "method")
     expected = mean_estimate((means[protocol.FROZEN] - means[protocol.OURS]).to_numpy())
     assert (row["over ours"], row["over ours, low"], row["over ours, high"]) == pytest.approx(expected[:3])
+
+
+# -- acceptance -------------------------------------------------------------------------------------
+BY_FRAME = (protocol.LMD, "CSIM-judge")
+
+
+def measurements(**changes):
+    """Measurements of four identities in which every criterion holds, with changed columns of our row."""
+    identities, seconds = [f"id{n}" for n in range(4)], 6
+    rows = []
+    for method in protocol.ROWS:
+        ours = method == protocol.OURS
+        for n, identity in enumerate(identities):
+            frame = np.arange(1, 25 * seconds)
+            lmd = (0.02 if ours else 0.06) + 0.001 * n
+            values = {protocol.LMD: lmd, "CSIM-judge": 0.9}
+            values |= {name: v for name, v in changes.items() if name in BY_FRAME and ours}
+            rows.append(pd.DataFrame({"method": method, "identity": identity, "frame": frame, **values}))
+    of_clips = {name: v for name, v in changes.items() if name not in BY_FRAME}
+    clips = [
+        {
+            "method": method,
+            "identity": identity,
+            "mouth opening": 0.0 if method == protocol.OTHER_SOUND else 0.8,
+            "mouth width": 0.5,
+            "mouth closed in silence": 0.95,
+            "blinks a second": 0.3,
+            "true blinks a second": 0.3,
+            **(
+                {name: v for name, v in changes.items() if name not in BY_FRAME}
+                if method == protocol.OURS
+                else {}
+            ),
+        }
+        for method in protocol.ROWS
+        for identity in identities
+    ]
+    return protocol.Measured(pd.concat(rows, ignore_index=True), pd.DataFrame(clips))
+
+
+@pytest.mark.parametrize(
+    "changes, fails",
+    [
+        ({}, []),
+        ({"mouth opening": 0.6}, ["correlation of mouth opening"]),
+        ({"mouth width": 0.3}, ["correlation of mouth width"]),
+        ({protocol.LMD: 0.07}, ["LMD, minus frozen identity frame", "LMD, minus another clip's sound"]),
+        ({"CSIM-judge": 0.75}, ["CSIM-judge, first two seconds"]),
+        ({"CSIM-judge": np.linspace(1.0, 0.7, 149)}, ["CSIM-judge, whole clip minus first second"]),
+        ({"mouth closed in silence": 0.8}, ["mouth closed in silence"]),
+        ({"mouth closed in silence": np.nan}, ["mouth closed in silence"]),
+        ({"blinks a second": 0.1}, ["blinks, relative to true clips"]),
+        ({"blinks a second": 0.7}, ["blinks, relative to true clips"]),
+    ],
+)
+def test_criteria_fail_one_by_one(changes, fails):
+    table = acceptance.check(measurements(**changes))
+    assert len(table) == 9
+    assert table[~table["holds"]]["criterion"].tolist() == fails
+
+
+def test_another_clips_sound_that_moves_the_lips_alike_fails():
+    good = measurements()
+    clips = good.clips.assign(**{"mouth opening": 0.8})
+    table = acceptance.check(good._replace(clips=clips))
+    assert table[~table["holds"]]["criterion"].tolist() == ["mouth opening, another clip's sound"]
+
+
+def test_a_comparison_needs_its_whole_interval():
+    """Three identities are better by much and one is worse by more: the mean is better, not certainly."""
+    good = measurements()
+    worse = (good.frames["identity"] == "id0") & (good.frames["method"] == protocol.OURS)
+    lmd = good.frames[protocol.LMD].where(~worse, 0.1)
+    table = acceptance.check(good._replace(frames=good.frames.assign(**{protocol.LMD: lmd})))
+    row = table.set_index("criterion").loc["LMD, minus frozen identity frame"]
+    assert row["value"] < 0 < row["ci_high"] and not row["holds"]
 
 
 def test_tables_are_written(evaluation, measured, tmp_path):
