@@ -166,11 +166,7 @@ def measurements(**changes):
             "mouth closed in silence": 0.95,
             "blinks a second": 0.3,
             "true blinks a second": 0.3,
-            **(
-                {name: v for name, v in changes.items() if name not in BY_FRAME}
-                if method == protocol.OURS
-                else {}
-            ),
+            **(of_clips if method == protocol.OURS else {}),
         }
         for method in protocol.ROWS
         for identity in identities
