@@ -273,7 +273,7 @@ def test_the_command_trains_watches_and_exports(tmp_path, watched, capsys):
     rows = [json.loads(line) for line in (folder / loop.LOG).read_text().splitlines()]
     watched_rows = [row for row in rows if "validation" in row]
     assert [row["step"] for row in watched_rows] == [2, 5]
-    assert {"validation_lips", "opening", "csim_first", "csim_last"} <= set(watched_rows[1])
+    assert {"validation_lips", "mouth opening", "CSIM-judge, last second"} <= set(watched_rows[1])
     assert Image.open(folder / "step000006.png").size == (32, 4 * 32)
     pair = video.read(folder / "step000006.mp4")
     assert (len(pair.frames), pair.frames[0].shape) == (10, (256, 512, 3)) and len(pair.sound) >= 10 * 640
@@ -551,9 +551,9 @@ def test_true_clips_have_the_best_scores(clips, tmp_path):
     """Frames against themselves; a clip that stands still does not move its lips."""
     truth = np.stack([clips.read(clip, np.arange(10))[0] for clip in range(2)])
     scores = Sample(truth, truth).scores().mean()
-    perfect = scores[["opening", "amplitude", "change", "csim_first"]]
+    perfect = scores[["mouth opening", "amplitude", "change", "CSIM-judge, first second"]]
     np.testing.assert_allclose(perfect, 1, atol=1e-5)
     frozen = Sample(np.repeat(truth[:, :1], 10, 1), truth)
-    assert frozen.scores()[["opening", "change"]].eq(0).all(axis=None)
+    assert frozen.scores()[["mouth opening", "change"]].eq(0).all(axis=None)
     frozen.save_sheet(tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size == (32, 4 * 32)

@@ -79,12 +79,12 @@ class Sample:
             opening, true_opening = mouth_opening(a), mouth_opening(b)
             rows.append(
                 {
-                    "opening": track_correlation(opening, true_opening),
-                    "width": track_correlation(mouth_width(a), mouth_width(b)),
+                    "mouth opening": track_correlation(opening, true_opening),
+                    "mouth width": track_correlation(mouth_width(a), mouth_width(b)),
                     "amplitude": float(opening.std() / max(true_opening.std(), STILL)),
                     "change": mean_change(frames) / max(mean_change(truth), STILL),
-                    "csim_first": float(similarity[:SECOND].mean()),
-                    "csim_last": float(similarity[-SECOND:].mean()),
+                    "CSIM-judge, first second": float(similarity[:SECOND].mean()),
+                    "CSIM-judge, last second": float(similarity[-SECOND:].mean()),
                 }
             )
         return pd.DataFrame(rows)

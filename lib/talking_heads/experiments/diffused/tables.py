@@ -19,9 +19,11 @@ OF_CLIPS = (
     "mouth width",
     "mouth closed in silence",
     "blinks a second",
+    "true blinks a second",
     "CSIM-judge, first second",
     "CSIM-judge, last second",
 )
+NEITHER = {"blinks a second", "true blinks a second"}  # neither more nor less is better
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER"}
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
@@ -121,7 +123,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         for row in table.itertuples()
     ]
     arrows = {
-        metric: f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in table["metric"].unique()
+        metric: metric if metric in NEITHER else f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+        for metric in table["metric"].unique()
     }
     order = list(dict.fromkeys(map(tuple, table[index].fillna("").to_numpy())))
     wide = table.assign(text=text).fillna({name: "" for name in index})
@@ -145,10 +148,10 @@ def result_line(table: pd.DataFrame, metrics: Sequence[str]) -> str:
 
 
 def difference_line(table: pd.DataFrame, method: str, metrics: Sequence[str]) -> str:
-    """What a method has over ours in every metric, with the interval of the paired differences."""
+    """The paired differences of a method to ours in some metrics, with their intervals."""
     rows = table[(table["method"] == method) & table["metric"].isin(metrics)]
     differences = [
         "{} {:+.3g} [{:+.3g}, {:+.3g}]".format(*row)
         for row in rows[["metric", "over ours", "over ours, low", "over ours, high"]].itertuples(index=False)
     ]
-    return f"{method}, over ours: {', '.join(differences)}."
+    return f"{method} minus {OURS}: {', '.join(differences)}."
