@@ -23,8 +23,9 @@ from talking_heads.diffused.generation import Generator, look_ahead, stream
 from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
-from talking_heads.experiments.diffused.clips import clip_data
-from talking_heads.experiments.diffused.samples import Sample
+from talking_heads.experiments.diffused.clips import ClipData, clip_data, first_clips
+from talking_heads.experiments.diffused.samples import Beginnings, Sample
+from talking_heads.experiments.diffused.weights import has_weights
 from talking_heads.metrics import lip_sync
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
@@ -191,30 +192,38 @@ def test_sound_is_left_out_of_a_share_of_the_samples(begin):
 def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begin):
     """Two frames, each generated after the ones before it, with the sound of its own instant."""
     values = {"training.rollout_share": 1.0, "training.rollout_frames": 2, "training.rollout_steps": 2}
-    learner = begin(
-        {**values, "training.batch": 16, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
-    )
-    for parameter in learner.unet.parameters():
-        parameter.data.normal_(0, 0.05)
+    values |= {"training.batch": 16, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
+    learner = begin(values)
+    for parameter in learner.ema.parameters():
+        parameter.data.normal_(0, 0.2)
     windows = learner.dataset[3]
     assert windows.motion.shape[1] == 4 and windows.sound.shape[1] == 9
-    given = learner.conditions(windows, torch.Generator().manual_seed(0))
+    conditions = learner.conditions(windows, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    torch.rand((), generator=generator)
+    torch.rand((), generator=generator)  # whether this batch has a rollout
     sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0)
     sampler = Generator(learner.ema, learner.section.model_copy(update={"sampling": sampling}))
-    level, motion = torch.zeros(16), windows.motion.clone()
+    motion = windows.motion.clone()
     for k in (0, 1):
         sound = learner.encoder(windows.sound[:, k : k + 5])
+        before = model.Conditions(windows.identity, motion[:, k : k + 2], sound, torch.zeros(16))
         with torch.no_grad():
-            own = sampler.frame(
-                model.Conditions(windows.identity, motion[:, k : k + 2], sound, level), generator
-            )
+            own = sampler.frame(before, lambda x: torch.randn(x.shape, generator=generator))
         later = (windows.motion[:, k + 2] != windows.identity).any(1).any(1).any(1)
         motion[later, k + 2] = own[later]
         assert later.any() and not later.all(), "some clips begin later"
-    torch.testing.assert_close(given.motion, motion[:, 2:])
-    torch.testing.assert_close(given.audio, learner.encoder(windows.sound[:, 2:7]))
+    torch.testing.assert_close(conditions.motion, motion[:, 2:])
+    torch.testing.assert_close(conditions.audio, learner.encoder(windows.sound[:, 2:7]))
+    changed = windows._replace(sound=windows.sound.roll(1, 0))
+    other = learner.conditions(changed, torch.Generator().manual_seed(0))
+    assert not torch.allclose(other.motion, conditions.motion), "generated frames depend on the sound"
+
+
+def test_a_training_with_rollouts_resumes_exactly(begin, tmp_path):
+    values = {"training.rollout_share": 0.5, "training.batch": 4, "training.micro_batch": 2}
+    whole = loop.train(begin(values), tmp_path / "whole")
+    loop.train(begin(values), tmp_path / "parts", until=3)
+    assert states_equal(loop.train(begin(values), tmp_path / "parts"), whole)
 
 
 def test_without_self_rollouts_motion_frames_are_true_ones(begin):
@@ -284,6 +293,55 @@ def test_the_command_trains_watches_and_exports(tmp_path, watched, capsys):
     assert configuration["key"] == metadata["key"]
     main(command)
     assert "at its end already" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, profile, clips, untrained_reader):
+    data = ClipData(clips, clips, {})
+    runs = [trainings.DiffusionRun(profile, data, tmp_path, torch.device("cpu")) for _ in range(2)]
+    with (
+        runs[0].recording(),
+        pytest.raises(ValueError, match=r"diffusion: another process trains here"),
+        runs[1].recording(),
+    ):
+        pytest.fail("both train")
+
+
+def test_weights_are_trained_where_chapters_train_them_and_only_once(tmp_path, watched, monkeypatch):
+    device, profile = torch.device("cpu"), config.load("smoke")
+    arguments = ("scratch", tmp_path / "data", tmp_path / "results", device)
+    trainings.ensure_weights(profile.override({"diffused.protocol.chapter_trains": False}), *arguments)
+    assert not (tmp_path / "results").exists()
+    trainings.ensure_weights(profile, *arguments)
+    assert has_weights(profile, "scratch", tmp_path / "results")
+    monkeypatch.setattr(trainings, "DiffusionRun", lambda *_: pytest.fail("trained again"))
+    trainings.ensure_weights(profile, *arguments)
+
+
+def test_clips_of_a_sample_are_long_enough(clips):
+    """A short first clip of one identity does not shorten the others'."""
+
+    class Mixed:
+        counts, names = (1, 10, 7, 10), ("a", "a", "b", "c")
+
+        def __len__(self):
+            return 4
+
+        def frame_count(self, number):
+            return self.counts[number]
+
+        def identity(self, number):
+            return self.names[number]
+
+        def read(self, number, frames):
+            return clips.read(number % 4, frames)
+
+        def sound(self, number):
+            return clips.sound(number % 4)
+
+    encoder = build_encoder(config.load("smoke").diffused.audio_encoder).eval()
+    assert first_clips(Mixed(), 7) == {"a": 1, "b": 2, "c": 3}
+    beginnings = Beginnings.read(Mixed(), encoder, count=8, frames=50, each_side=2)
+    assert beginnings.frames.shape == (2, 10, 32, 32, 3) and beginnings.audio.shape == (2, 10, 5, 64)
 
 
 @pytest.mark.parametrize(

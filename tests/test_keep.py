@@ -59,5 +59,5 @@ def test_only_one_clean_run_becomes_the_reference(commits, tmp_path, monkeypatch
     (tmp_path / "laptop" / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     run = Run(profile, {}, tmp_path, tmp_path / "laptop", chapters=())
     with pytest.raises(ValueError, match="a reference is one clean run"):
-        keep.keep(run)
+        keep.keep(run, {})
     assert not committed.exists()

@@ -226,6 +226,7 @@ def run(args: argparse.Namespace) -> int:
 
 def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments import reference
+    from talking_heads.experiments.diffused import weights as diffused
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
@@ -239,7 +240,10 @@ def keep(args: argparse.Namespace) -> None:
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
     else:
         reference_run = make_run(profile, "reference", "auto", Places(args.data, args.results))
-        print(f"kept in {few_shot.keep(reference_run)}")
+        more = {}
+        if diffused.has_weights(profile, "reference", args.results):
+            more["diffusion"] = diffused.run_id(profile, "reference", args.results)
+        print(f"kept in {few_shot.keep(reference_run, more)}")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

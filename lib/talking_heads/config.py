@@ -237,7 +237,7 @@ class DiffusionTraining(Section):
     learning_rate: Amount
     learning_rate_decay: Share  # of the steps, the last ones, in which it falls to zero; 1 for all
     ema: Share  # 0 for none, as in the paper
-    # self-rollouts: in a share of the steps the newest motion frames are the network's own
+    # self-rollouts: in a share of the batches, or of their parts, the newest motion frames are the network's
     rollout_share: Share  # 0 for none, as in the paper
     rollout_frames: Positive
     rollout_steps: Positive  # denoising steps of a frame, by DDIM
@@ -259,6 +259,7 @@ class TalkingProtocol(Section):
     chapter_identities: Positive  # of the short training in chapter 20
     chapter_steps: Count
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
+    chapter_trains: bool  # whether chapter 21 trains the network where there are no weights
 
 
 class Diffused(Section):

@@ -1,14 +1,12 @@
 """``python -m talking_heads speak``: a photograph and a voice become a talking head."""
 
-import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from talking_heads.animation.animate import detector_for, inspect
 from talking_heads.animation.head_files import check_kind
@@ -22,7 +20,7 @@ from talking_heads.animation.synthetic_video import Sound, has_content, refuse_f
 from talking_heads.config import Profile
 from talking_heads.data import video
 from talking_heads.data.decoding import UnreadableVideo
-from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.frames import to_tensor
 from talking_heads.data.prepare import Detect
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE, read_sound, start_of
@@ -31,12 +29,11 @@ from talking_heads.data.windows import LENGTH
 from talking_heads.devices import choose
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.resumable import Generation
 from talking_heads.files import Interrupted, appended, check_outputs, try_outputs
-from talking_heads.nn.weight_files import load_weights, save_weights
-from talking_heads.progress import Progress
+from talking_heads.nn.weight_files import load_weights
 
 SILENT = 33  # largest sample (int16) of a recording of nothing: 60 dB below full scale
-SAVE_EVERY = 30.0  # seconds
 LoadModel = Callable[[torch.device], tuple[Generator, nn.Module, dict]]
 
 
@@ -79,19 +76,23 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
         keep_identity(keep, face)
     each_side = profile.diffused.conditions.audio_windows
     audio = embed_clip(encoder, sound, -(-len(sound) // HOP), each_side, device)
-    job = Job(generator, to_tensor(face.image[None], device), audio, request.seed, partial)
+    identity = to_tensor(face.image[None], device)
+    weights = f"{metadata.get('key')} {metadata.get('step')}"
+    generation = Generation(generator, identity, audio[None], request.seed, weights, partial)
     print(f"generating {len(audio)} frames", flush=True)
     try:
-        frames = job.run(metadata)
+        frames = generation.run()[0]
     except KeyboardInterrupt as interrupt:
-        kept = f"{job.done} frames are kept in {partial}; the same command goes on from there"
-        raise Interrupted(f"interrupted; {kept if job.done else 'no frame is complete'}") from interrupt
+        kept = f"{generation.done} frames are kept in {partial}; the same command goes on from there"
+        raise Interrupted(
+            f"interrupted; {kept if generation.done else 'no frame is complete'}"
+        ) from interrupt
     comment = (
         f"a neural talking head of {face.card['person']} ({face.card['kind']}), "
         "generated from one frame and a sound; not a recording"
     )
     write_synthetic(request.out, frames, FPS, Sound(sound / 32768, SOUND_RATE), comment, request.mark)
-    partial.unlink(missing_ok=True)
+    generation.clear()
     return request.out
 
 
@@ -166,59 +167,3 @@ def crop_face(path: Path, size: int, alignment: str, detect: Detect | None) -> n
     first = np.flatnonzero(inspection.usable)[:1]
     points = inspection.points["landmarks"][first]
     return align(inspection.clip, inspection.numbers[first], points, size, alignment)[0][0]
-
-
-@dataclass
-class Job:
-    """The generation of one clip, which is saved on the way."""
-
-    generator: Generator
-    identity: Tensor  # (1, 3, S, S)
-    audio: Tensor  # (n, 2 m_y + 1, A)
-    seed: int
-    partial: Path  # where generated frames are saved
-    done: int = 0  # frames that are saved
-
-    def run(self, metadata: dict) -> np.ndarray:
-        """All frames (n, S, S, 3) uint8; what is saved of the same job is not generated again."""
-        key = self._key(metadata)
-        images, motion = self._saved(key)
-        self.done = len(images)
-        earlier = [self.identity] * (len(images) - len(motion)) + motion
-        progress, saved = Progress("generating", len(self.audio) - len(images), "frames"), time.time()
-        try:
-            for frame in self._frames(earlier):
-                images.append(to_image(frame)[0])
-                motion = [*motion, frame][-max(1, self.generator.section.conditions.motion_frames) :]
-                progress.add(1)
-                if time.time() - saved > SAVE_EVERY:
-                    saved = time.time()
-                    self._save(images, motion, key)
-        except KeyboardInterrupt:
-            if images:
-                self._save(images, motion, key)
-            raise
-        return np.stack(images)
-
-    def _frames(self, earlier: list[Tensor]) -> Iterator[Tensor]:
-        return self.generator.talk(self.identity, self.audio[None], self.seed, earlier)
-
-    def _key(self, metadata: dict) -> str:
-        """Changes with the identity frame, the sound, the seed, the weights and the settings."""
-        tensors = [value.cpu().numpy().tobytes() for value in (self.identity, self.audio)]
-        settings = self.generator.section.model_dump_json()
-        words = f"{self.seed} {metadata.get('key')} {metadata.get('step')} {settings}"
-        return hashlib.sha256(b"".join([*tensors, words.encode()])).hexdigest()[:16]
-
-    def _saved(self, key: str) -> tuple[list[np.ndarray], list[Tensor]]:
-        if not self.partial.exists():
-            return [], []
-        state, metadata = load_weights(self.partial)
-        if metadata.get("key") != key:
-            return [], []
-        return list(state["images"].numpy()), list(state["motion"].to(self.identity.device).split(1))
-
-    def _save(self, images: list[np.ndarray], motion: list[Tensor], key: str) -> None:
-        state = {"images": torch.from_numpy(np.stack(images)), "motion": torch.cat(motion)}
-        save_weights(self.partial, state, {"key": key})
-        self.done = len(images)

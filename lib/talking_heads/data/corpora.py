@@ -53,6 +53,12 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu", talking: boo
             f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} in "
             "this folder (a link is enough); see the README"
         )
+    size, talking_size = profile.data.image_size, profile.diffused.clips.image_size
+    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS and size != talking_size:
+        raise ValueError(
+            f"profile {profile.name}: data.image_size is {size} and diffused.clips.image_size is "
+            f"{talking_size}; both systems use the same clips of {profile.data.layout}"
+        )
     corpus.mkdir(parents=True, exist_ok=True)
     target = prepared(profile, root, talking)
     with FileLock(corpus / ".lock"):

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey (ITU-R BT.601)
+
 
 @dataclass
 class Frames:

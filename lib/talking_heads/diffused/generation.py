@@ -1,6 +1,6 @@
 """Autoregressive generation (section 4.5): frame by frame, from an identity frame and sound."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,10 +23,10 @@ class Generator:
     unet: nn.Module
     section: Diffused
 
-    def frame(self, conditions: Conditions, generator: torch.Generator) -> Tensor:
+    def frame(self, conditions: Conditions, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Sample one frame of each of B clips: (B, 3, H, W) in [-1, 1].
 
-        All clips have the same noise, so that none depends on which others are in the batch.
+        ``draw(x)`` returns normal noise in the shape of x.
         """
         sampling, device = self.section.sampling, conditions.identity.device
         schedule = cosine_schedule(self.section.diffusion.steps, sampling.steps).to(device)
@@ -42,9 +42,6 @@ class Generator:
                 out = torch.cat([without + sampling.guidance * (out[:, :3] - without), out[:, 3:]], dim=1)
             return interpret(schedule, out, x_t, t, self.section.diffusion.prediction)
 
-        def draw(like: Tensor) -> Tensor:
-            return torch.randn(like.shape[1:], generator=generator).to(device).expand_as(like)
-
         arguments = (draw,) if sampling.sampler == "ddpm" else ()
         return SAMPLERS[sampling.sampler](denoise, draw(conditions.identity), schedule, *arguments)
 
@@ -54,12 +51,17 @@ class Generator:
     ) -> Tensor:
         """Frame ``number`` of B clips, (B, 3, H, W), after its motion frames, with its embeddings (B, m, A).
 
-        Its noise depends on the seed and its number alone.
+        Its noise depends on the seed and its number alone, and is that of all B clips: so a clip does not
+        depend on which others are generated with it.
         """
         generator = torch.Generator().manual_seed(seed * SEED_STRIDE + number)
+
+        def draw(like: Tensor) -> Tensor:
+            return torch.randn(like.shape[1:], generator=generator).to(like.device).expand_as(like)
+
         stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
         level = torch.zeros(len(identity), device=identity.device)  # of noise on motion frames: none
-        return self.frame(Conditions(identity, stacked, audio, level), generator)
+        return self.frame(Conditions(identity, stacked, audio, level), draw)
 
     def talk(
         self,
@@ -78,8 +80,8 @@ class Generator:
         the generated ones.
         """
         motion = self.first_motion(identity)
-        for frame in earlier:
-            motion = push(motion, frame)
+        for k, frame in enumerate(earlier):
+            motion = push(motion, frame if truth is None else truth[:, k])
         for k in range(len(earlier), audio.shape[1]):
             frame = self.next_frame(identity, motion, audio[:, k], seed, k)
             motion = push(motion, frame if truth is None else truth[:, k])

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Diffused
+from talking_heads.data.frames import LUMA
 from talking_heads.diffused.unet import UNet
 
 SEED_STRIDE = 1_000_003  # between seeds of trainings and clips; more than the steps or frames of any
-LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601
 
 
 class Conditions(NamedTuple):

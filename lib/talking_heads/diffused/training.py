@@ -177,17 +177,21 @@ class DiffusionLearner:
     def rollout(self, windows: Windows, generator: torch.Generator) -> Tensor:
         """The motion frames of windows, of which the averaged network generates the newest, one by one.
 
-        Where a clip begins later, they remain copies of the identity frame.
+        Copies of the identity frame remain: they stand for frames before the beginning of a clip.
         """
         training, count = self.section.training, self.section.conditions.motion_frames
         sampling = Sampling(sampler="ddim", steps=training.rollout_steps, guidance=1.0)
         sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
+
+        def draw(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator).to(like.device)
+
         frames, level = list(windows.motion.unbind(1)), torch.zeros(len(windows.x_0), device=self.device)
         for k in range(training.rollout_frames):
             motion = torch.stack([windows.identity, *frames[k : k + count]], 1)[:, 1:]
             given = Conditions(windows.identity, motion, self.embed(windows, k), level)
             missing = (frames[k + count] == windows.identity).all((1, 2, 3), keepdim=True)
-            frames[k + count] = torch.where(missing, windows.identity, sampler.frame(given, generator))
+            frames[k + count] = torch.where(missing, windows.identity, sampler.frame(given, draw))
         return torch.stack(frames, 1)
 
     def _row(self, t: Tensor, terms: dict[str, Tensor]) -> dict[str, float]:

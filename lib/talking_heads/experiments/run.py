@@ -12,6 +12,7 @@ from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.devices import choose
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
+from talking_heads.experiments.diffused import weights as diffusion
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness
@@ -20,11 +21,11 @@ from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook import runner
 from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
-from talking_heads.workbook.stages import Chapter
 
 MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
 ARITHMETIC = 0.6  # the share of a chapter's time that is arithmetic
 OF_PAPER_METRICS = ("inception", "arcface")
+NO_WEIGHTS = "no weights of Diffused Heads; python -m talking_heads train-diffusion"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
             lines.append(f"{variant} weights: not there")
         else:
             lines.append(describe(load_weights(path)[1]))
+    if diffusion.has_weights(profile, weights, results):
+        metadata = load_weights(diffusion.weights_path(profile, weights, results))[1]
+        lines.append(f"Diffused Heads: profile {metadata['profile']}, {metadata['step']:,} steps")
     kind = "Weights trained from nothing in this run"
     if weights == "reference":
         kind = "Committed reference weights"
@@ -72,13 +76,17 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     if not notebooks.is_dir():
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
-    chapters: tuple[Chapter, ...] = CHAPTERS
+    trains = weights == "scratch" and profile.diffused.protocol.chapter_trains
+    usable = trains or diffusion.has_weights(profile, weights, places.results)
+    chapters = tuple(chapter for chapter in CHAPTERS if usable or not chapter.diffusion)
     environment: dict[str, str] = {}
+    inputs_of: dict[str, tuple[Path, ...]] = {}
     if weights == "reference":
-        names = dict.fromkeys([*section.variants, *(chapter.weights for chapter in CHAPTERS)])
-        stems = [COMMITTED / "weights" / name for name in names if name]
+        if usable:
+            path = diffusion.weights_path(profile, weights, places.results)
+            inputs_of = {chapter.name: (path,) for chapter in chapters if chapter.diffusion}
+        stems = [COMMITTED / "weights" / variant for variant in section.variants]
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
-        chapters = tuple(chapter for chapter in CHAPTERS if not _without_weights(chapter))
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
     chosen = choose(device)
@@ -97,15 +105,11 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         chapters,
         VERSIONS,
         tuple(inputs),
+        inputs_of,
         tuple(name for name in PRETRAINED if path_of(name).exists()),
         environment,
         jobs or (2 if chosen.type == "cpu" else 1),
     )
-
-
-def _without_weights(chapter: Chapter) -> bool:
-    """Whether reference weights that a chapter needs are not there yet."""
-    return bool(chapter.weights) and not (COMMITTED / "weights" / f"{chapter.weights}.safetensors").exists()
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,9 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
     weights = resolve_weights(profile, options.weights)
     run = make_run(profile, weights, options.device, places, options.jobs)
+    left_out = {chapter.name for chapter in CHAPTERS if chapter not in run.chapters}
+    if named := [name for name in sorted(left_out) if {name, name.split("_")[0]} & set(options.only or ())]:
+        raise ValueError(f"{', '.join(named)}: {NO_WEIGHTS}")
     steps = runner.plan(run, options.only, options.rerun)
     _print_plan(run, weights, steps)
     if options.dry_run:
@@ -141,7 +148,8 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     if failed:
         print(f"Failed: {', '.join(failed)}")
     else:
-        print(f"{'These' if options.only else 'All'} chapters are ok.")
+        some = options.only or run.chapters != CHAPTERS
+        print(f"{'These' if some else 'All'} chapters are ok.")
     print(f"Report: {page}")
     return 1 if failed else 0
 
@@ -160,7 +168,7 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
         print(f"  {chapter.name:28}{'run' if due else 'ok already':12}{cost:14}{chapter.description}")
     for chapter in CHAPTERS:
         if chapter not in run.chapters:
-            print(f"  {chapter.name:28}left out    no reference weights yet; --weights scratch trains them")
+            print(f"  {chapter.name:28}left out    {NO_WEIGHTS}")
     if not measured:
         print("  these minutes were not measured; progress lines show the time left")
         return

@@ -1,10 +1,10 @@
 """Metrics of images."""
 
 import numpy as np
-from cpbd.compute import compute as compute_cpbd
 from skimage.metrics import structural_similarity
 
-LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601
+from talking_heads.data.frames import LUMA
+
 LEAST_CPBD = 128  # side of a frame in pixels, at least: two blocks of 64² in each direction
 LEAST_MSE = 0.01  # squared levels; equal images would have an infinite PSNR
 
@@ -34,6 +34,11 @@ def psnr(mse: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(mse, LEAST_MSE))
 
 
+def mean_change(frames: np.ndarray) -> float:
+    """The mean absolute difference of consecutive frames (n, H, W, 3) uint8, in levels; NaN for one frame."""
+    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean()) if len(frames) > 1 else np.nan
+
+
 def sharpness(images: np.ndarray) -> np.ndarray:
     """Mean size of the grey gradient of images (n, H, W, 3) uint8: (n,), in grey levels a pixel. Blur lowers
     it.
@@ -49,4 +54,6 @@ def cpbd(images: np.ndarray) -> np.ndarray:
     """
     if min(images.shape[1:3]) < LEAST_CPBD:
         return np.full(len(images), np.nan)
-    return np.array([compute_cpbd(image @ np.array(LUMA)) for image in images])
+    from cpbd.compute import compute
+
+    return np.array([compute(image @ np.array(LUMA)) for image in images])

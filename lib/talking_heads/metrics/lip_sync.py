@@ -4,10 +4,11 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d
 
 from talking_heads.data.landmarks import interocular, openings
-from talking_heads.data.sound import HOP
+from talking_heads.data.sound import FPS, HOP
 from talking_heads.metrics.statistics import correlation
 
 MOUTH = slice(48, 68)
+SECOND = round(FPS)  # frames
 STILL = 1e-5  # standard deviation, in interocular distances, of a mouth that does not move
 CLOSED = 0.05  # opening in interocular distances; in silence, 99 % of rendered mouths are below 0.023
 QUIET = 0.01  # loudness, relative to the loudest frame of a clip

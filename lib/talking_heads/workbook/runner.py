@@ -37,6 +37,7 @@ class Run:
     chapters: tuple[Chapter, ...]
     versions: dict[str, int] = field(default_factory=dict)  # of the code, by what it computes
     inputs: tuple[Path, ...] = ()  # further files whose content counts, such as reference weights
+    inputs_of: dict[str, tuple[Path, ...]] = field(default_factory=dict)  # those of some chapters alone
     fetched: tuple[str, ...] = ()  # names of the pretrained networks that are there
     environment: dict[str, str] = field(default_factory=dict)
     jobs: int = 1  # chapters at once, unless one is to be alone
@@ -48,13 +49,14 @@ class Run:
         """
         notebook = nbformat.read(self.notebooks / f"{chapter.name}.ipynb", 4)
         read = sorted(self.results.glob(chapter.reads)) if chapter.reads else []
+        inputs = (*self.inputs, *self.inputs_of.get(chapter.name, ()))
         parts = [
             [[cell.cell_type, cell.source] for cell in notebook.cells],
             self.profile.model_dump(mode="json"),
             self.parameters,
             self.versions,
             self.fetched,
-            [sha256(path) if path.exists() else "absent" for path in self.inputs],
+            [sha256(path) if path.exists() else "absent" for path in inputs],
             [[path.name, sha256(path)] for path in read],
             [keys.get(name, "") for name in chapter.needs],
         ]
@@ -272,6 +274,8 @@ def run_chapters(
     with locked(run.results):
         outcomes = read_status(run.results)
         steps = {step.chapter.name: step for step in plan(run, only, rerun) if step.due}
+        for name in outcomes.keys() - {chapter.name for chapter in run.chapters}:
+            outcomes[name] = Outcome("stale", key=outcomes[name].key)  # of a run that did not leave it out
         for chapter, due, _ in plan(run):  # chapters that are not selected may be stale too
             earlier = outcomes.get(chapter.name)
             if chapter.name in steps or (due and earlier is not None and earlier.status == "ok"):

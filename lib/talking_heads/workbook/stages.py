@@ -28,7 +28,7 @@ class Chapter:
     limit: float = 12 * 3600.0  # seconds
     reads: str = ""  # pattern of files below results/<profile> that people put there
     alone: bool = False  # nothing may run beside it: it measures time, or uses all cores itself
-    weights: str = ""  # reference weights that it needs, where these are used
+    diffusion: bool = False  # needs weights of Diffused Heads, and is left out where there are none
 
 
 @dataclass

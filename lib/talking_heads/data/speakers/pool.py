@@ -64,9 +64,13 @@ class Pool:
         sound = folder / "sound.npy"
         self.sound: np.ndarray | None = np.load(sound, mmap_mode="r") if sound.exists() else None
 
+    def metadata(self) -> dict:
+        """The settings, the renderer's version, and the type of device where it was not a CPU."""
+        return json.loads((self.folder / COMPLETE).read_text(encoding="utf-8"))
+
     def digest(self) -> str:
-        """Changes with the settings and the renderer's version."""
-        return digest(json.loads((self.folder / COMPLETE).read_text(encoding="utf-8")))
+        """Changes with the metadata."""
+        return digest(self.metadata())
 
 
 def make_pool(
@@ -86,6 +90,8 @@ def make_pool(
 
 def _make_pool(folder: Path, settings: PoolSettings, workers: int | None, device: torch.device) -> Pool:
     metadata = settings.metadata()
+    if device.type != "cpu":  # its frames differ in the last levels
+        metadata["device"] = device.type
     complete = folder / COMPLETE
     if complete.exists() and json.loads(complete.read_text(encoding="utf-8")) == metadata:
         return Pool(folder)

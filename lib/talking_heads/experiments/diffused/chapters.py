@@ -51,7 +51,7 @@ CHAPTERS = (
             "figures/taken_away_lips.png",
         ),
         1.5,
-        weights="diffusion",
+        diffusion=True,
     ),
     Chapter(
         "22_talking",
@@ -78,6 +78,6 @@ CHAPTERS = (
         ),
         3.0,
         alone=True,
-        weights="diffusion",
+        diffusion=True,
     ),
 )

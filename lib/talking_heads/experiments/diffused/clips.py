@@ -5,12 +5,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.episodes import PoolVideos
-from talking_heads.data.speakers.talking import evaluation_store, talking_pool, talking_settings
+from talking_heads.data.speakers.talking import evaluation_store, talking_pool
 from talking_heads.data.windows import StoreClips, TalkingClips
+from talking_heads.diffused.audio_encoder import embed_clip
+
+
+def first_clips(clips: TalkingClips, frames: int) -> dict[str, int]:
+    """The number of the first clip of each identity that has at least so many frames."""
+    first: dict[str, int] = {}
+    for number in range(len(clips)):
+        if clips.frame_count(number) >= frames:
+            first.setdefault(clips.identity(number), number)
+    return first
+
+
+def embed_beginning(
+    encoder: nn.Module, clips: TalkingClips, number: int, frames: int, each_side: int
+) -> Tensor:
+    """Motion audio embeddings (frames, 2 m_y + 1, A) of the first frames of a clip, whose sound goes on."""
+    count = min(clips.frame_count(number), frames + each_side)
+    device = next(encoder.parameters()).device
+    return embed_clip(encoder, clips.sound(number), count, each_side, device)[:frames]
 
 
 @dataclass(frozen=True)
@@ -23,22 +43,25 @@ class ClipData:
 
 
 def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
-    """The training clips of a profile: its own videos, or rendered ones, who belong to no few-shot corpus.
+    """The clips of a profile for training: its own videos, or rendered identities of no few-shot corpus.
 
     Raises what :func:`corpora.ensure` and :func:`corpora.store` do.
     """
     if profile.data.source == "videos":
         corpora.ensure(profile, root, str(device), talking=True)
-        training, validation = (
-            StoreClips(corpora.store(profile, root, split, talking=True)) for split in ("meta", "validation")
-        )
-        return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
-    training_pool, validation_pool = (
-        PoolVideos(talking_pool(split, profile.diffused, root / "pools", device))
-        for split in ("training", "validation")
-    )
-    origin = talking_settings("training", profile.diffused).metadata()
-    return ClipData(training_pool, validation_pool, origin)
+        videos = StoreClips(corpora.store(profile, root, "meta", talking=True))
+        origin = {"corpus": profile.data.layout, "videos": len(videos)}
+        return ClipData(videos, validation_clips(profile, root, device), origin)
+    pool = talking_pool("training", profile.diffused, root / "pools", device)
+    return ClipData(PoolVideos(pool), validation_clips(profile, root, device), pool.metadata())
+
+
+def validation_clips(profile: Profile, root: Path, device: torch.device) -> TalkingClips:
+    """The validation clips of a profile. Raises what :func:`clip_data` does."""
+    if profile.data.source == "videos":
+        corpora.ensure(profile, root, str(device), talking=True)
+        return StoreClips(corpora.store(profile, root, "validation", talking=True))
+    return PoolVideos(talking_pool("validation", profile.diffused, root / "pools", device))
 
 
 def evaluation_clips(profile: Profile, root: Path, device: torch.device) -> StoreClips:

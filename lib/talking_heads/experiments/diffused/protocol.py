@@ -1,41 +1,39 @@
 """Talking heads of the evaluation identities: generated from the first frame and the sound, and measured.
 
-Generated clips are written as soon as they are complete, a file for each identity and row of the table, so
-that an evaluation may be interrupted and goes on.
+Generated clips are files, one for each identity and row of the table. An evaluation may be interrupted and
+goes on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.frames import to_tensor
 from talking_heads.data.sound import FPS
 from talking_heads.data.windows import TalkingClips
-from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
+from talking_heads.experiments.diffused.clips import embed_beginning, first_clips
 from talking_heads.files import replacing
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
-from talking_heads.progress import Progress
 
 VERSION = 1  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
-SECOND = round(FPS)  # frames
 BATCH, GPU_BATCH = 8, 32  # clips that are generated at once
 
 
@@ -61,11 +59,7 @@ def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
     Raises ValueError where fewer than two are left.
     """
     section, needed = profile.diffused.protocol, frame_count(profile)
-    first: dict[str, int] = {}
-    for number in range(len(clips)):
-        if clips.frame_count(number) >= needed:
-            first.setdefault(clips.identity(number), number)
-    chosen = list(first.items())[: section.identities]
+    chosen = list(first_clips(clips, needed).items())[: section.identities]
     if len(chosen) < 2:
         raise ValueError(
             f"{len(chosen)} identities have a clip of {section.seconds:g} s with sound; two are needed"
@@ -104,6 +98,8 @@ class Evaluation:
             encoder_digest(self.encoder),
             self.clips.digest(),
             frame_count(self.profile),
+            self.profile.diffused.protocol.identities,
+            self.batch,
         )
         return self.runs / "talking" / digest(generation_key(self.profile), *parts)
 
@@ -118,20 +114,38 @@ class Evaluation:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
 
-    def generate(self, chosen: Sequence[Speaker], row: str) -> Iterator[Tensor]:
-        """The frames (B, 3, S, S) of a row for B speakers, one after the other.
+    @property
+    def batch(self) -> int:
+        """Clips that are generated at once."""
+        return GPU_BATCH if self.device.type == "cuda" else BATCH
 
-        The first frame shows the identity frame's instant.
+    def generate(self, chosen: Sequence[Speaker], row: str) -> None:
+        """Generate a row for B speakers, and write their clips (n, S, S, 3) uint8, a file for each.
+
+        The first frame shows the identity frame's instant. An interrupted call goes on where it stopped.
         """
         truth = np.stack([self.truth(speaker)[0] for speaker in chosen])
-        identity = to_tensor(truth[:, 0], self.device)
         if row == FROZEN:
-            return repeat(identity, truth.shape[1])
+            return self._write(chosen, row, np.repeat(truth[:, :1], truth.shape[1], 1))
         each_side = self.profile.diffused.conditions.audio_windows
-        sounds = [self.clips.sound(heard_clip(speaker, row)) for speaker in chosen]
-        audio = [embed_clip(self.encoder, sound, truth.shape[1], each_side, self.device) for sound in sounds]
-        true_motion = to_tensor(truth, self.device) if row == TRUE_MOTION else None
-        return self.generator.talk(identity, torch.stack(audio), self.profile.seed, truth=true_motion)
+        heard = [heard_clip(speaker, row) for speaker in chosen]
+        audio = [embed_beginning(self.encoder, self.clips, n, truth.shape[1], each_side) for n in heard]
+        generation = Generation(
+            self.generator,
+            to_tensor(truth[:, 0], self.device),
+            torch.stack(audio),
+            self.profile.seed,
+            self.weights_key,
+            self.path(chosen[0], row).with_suffix(".partial"),
+            to_tensor(truth, self.device) if row == TRUE_MOTION else None,
+        )
+        self._write(chosen, row, generation.run())
+        generation.clear()
+
+    def _write(self, chosen: Sequence[Speaker], row: str, clips: np.ndarray) -> None:
+        for speaker, frames in zip(chosen, clips, strict=True):
+            with replacing(self.path(speaker, row)) as temporary, temporary.open("wb") as file:
+                np.save(file, frames)
 
 
 def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
@@ -142,21 +156,11 @@ def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
     """
     chosen = speakers(evaluation.clips, evaluation.profile)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
-    size = GPU_BATCH if evaluation.device.type == "cuda" else BATCH
-    batches = [(row, chosen[k : k + size]) for row in rows for k in range(0, len(chosen), size)]
-    batches = [
-        (row, batch) for row, batch in batches if not all(evaluation.path(s, row).exists() for s in batch)
-    ]
-    total = sum(len(batch) for _, batch in batches) * frame_count(evaluation.profile)
-    progress = Progress("generating talking heads", total, "frames")
-    for row, batch in batches:
-        frames = []
-        for frame in evaluation.generate(batch, row):
-            frames.append(to_image(frame))
-            progress.add(len(batch))
-        for speaker, clip in zip(batch, np.stack(frames, 1), strict=True):
-            with replacing(evaluation.path(speaker, row)) as temporary, temporary.open("wb") as file:
-                np.save(file, clip)
+    size = evaluation.batch
+    for row in rows:
+        for batch in (chosen[k : k + size] for k in range(0, len(chosen), size)):
+            if not all(evaluation.path(speaker, row).exists() for speaker in batch):
+                evaluation.generate(batch, row)
     return chosen
 
 
@@ -174,6 +178,7 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     for speaker in chosen:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
         true_features = judges.identity_features(truth, evaluation.device)
+        true_blinks = lip_sync.blinks(judges.find_landmarks(truth, evaluation.device))
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
             landmarks = judges.find_landmarks(images, evaluation.device)
@@ -204,9 +209,9 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
                     ),
                     "mouth closed in silence": lip_sync.closed_share(landmarks, silent),
                     "blinks a second": lip_sync.blinks(landmarks) / len(images) * FPS,
-                    "true blinks a second": lip_sync.blinks(points) / len(images) * FPS,
-                    "CSIM-judge, first second": similarity[:SECOND].mean(),
-                    "CSIM-judge, last second": similarity[-SECOND:].mean(),
+                    "true blinks a second": true_blinks / len(images) * FPS,
+                    "CSIM-judge, first second": similarity[: lip_sync.SECOND].mean(),
+                    "CSIM-judge, last second": similarity[-lip_sync.SECOND :].mean(),
                 }
             )
     return Measured(pd.concat(frames, ignore_index=True), pd.DataFrame(clips))

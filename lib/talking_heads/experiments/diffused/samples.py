@@ -14,17 +14,17 @@ from talking_heads.animation.synthetic_video import Sound, write_synthetic
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, HOP
 from talking_heads.data.windows import TalkingClips
-from talking_heads.diffused.audio_encoder import embed_clip
+from talking_heads.experiments.diffused.clips import embed_beginning, first_clips
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.lip_sync import STILL, mouth_opening, mouth_width, track_correlation
+from talking_heads.metrics.images import mean_change
+from talking_heads.metrics.lip_sync import SECOND, STILL, mouth_opening, mouth_width, track_correlation
 
-SECOND = round(FPS)  # frames
 SHEET = (4, 10)  # clips, and every so many frames, of a contact sheet
 
 
 @dataclass(frozen=True)
-class TrueClips:
+class Beginnings:
     """The beginnings of B clips of n frames, and the conditions that they are generated from."""
 
     frames: np.ndarray  # (B, n, S, S, 3) uint8
@@ -35,23 +35,20 @@ class TrueClips:
     @classmethod
     def read(
         cls, clips: TalkingClips, encoder: nn.Module, count: int, frames: int, each_side: int
-    ) -> "TrueClips":
-        """The first clip of each of at most ``count`` identities, with embeddings on the encoder's device.
+    ) -> "Beginnings":
+        """The beginning of a clip of each of at most ``count`` identities.
 
-        All have as many frames as the shortest one, at most ``frames``.
+        All have ``frames`` frames, or as many as the longest clip. Embeddings are on the encoder's device.
         """
-        first: dict[str, int] = {}
-        for number in range(len(clips)):
-            first.setdefault(clips.identity(number), number)
-        chosen = list(first.values())[:count]
-        shared = min([frames, *(clips.frame_count(number) for number in chosen)])
-        truth = np.stack([clips.read(number, np.arange(shared))[0] for number in chosen])
-        sounds = [clips.sound(number) for number in chosen]
+        frames = min(frames, max(clips.frame_count(number) for number in range(len(clips))))
+        chosen = list(first_clips(clips, frames).values())[:count]
+        truth = np.stack([clips.read(number, np.arange(frames))[0] for number in chosen])
         device = next(encoder.parameters()).device
-        audio = [embed_clip(encoder, sound, shared, each_side, device) for sound in sounds]
+        audio = [embed_beginning(encoder, clips, number, frames, each_side) for number in chosen]
+        sounds = [clips.sound(number) for number in chosen]
         return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio))
 
-    def beside(self, generated: Iterator[Tensor]) -> "Sample":
+    def pair(self, generated: Iterator[Tensor]) -> "Sample":
         """What :meth:`Generator.talk` generates for these clips, beside the truth."""
         frames = [to_image(frame) for frame in generated]
         return Sample(np.stack(frames, 1), self.frames[:, : len(frames)], self.sounds)
@@ -116,8 +113,3 @@ class Sample:
         pair = np.concatenate([self.truth[number], self.generated[number]], 2)
         sound = Sound(self.sounds[number][: len(pair) * HOP] / 32768)
         return write_synthetic(path, pair, FPS, sound, "a true clip and, beside it, a generated one")
-
-
-def mean_change(frames: np.ndarray) -> float:
-    """The mean absolute difference of consecutive frames (n, S, S, 3), in levels of 255."""
-    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean())

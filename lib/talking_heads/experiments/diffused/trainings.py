@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from talking_heads.config import Diffused, Profile
 from talking_heads.data.windows import WindowDataset, WindowSettings
@@ -18,7 +19,8 @@ from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused.clips import ClipData, clip_data
-from talking_heads.experiments.diffused.samples import Sample, TrueClips
+from talking_heads.experiments.diffused.samples import Beginnings, Sample
+from talking_heads.experiments.diffused.weights import has_weights
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
@@ -100,19 +102,24 @@ class DiffusionRun:
         All have as many frames as the shortest one, at most ``frames``.
         """
         each_side = self.profile.diffused.conditions.audio_windows
-        truth = TrueClips.read(self.validation, self.encoder, clips, frames, each_side)
-        return truth.beside(generator.talk(truth.identity, truth.audio, seed))
+        truth = Beginnings.read(self.validation, self.encoder, clips, frames, each_side)
+        return truth.pair(generator.talk(truth.identity, truth.audio, seed))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Records the configuration, and which code trains from which step.
 
-        An alarm ends the training; its last checkpoint and weights stay.
+        An alarm ends the training; its last checkpoint and weights stay. Raises ValueError where another
+        process trains in the folder.
         """
-        lineage.begin_slice(self.folder, self._saved_step(), self.device)
-        lineage.record_configuration(self.folder, self.learner.key, "diffusion", self.profile)
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            yield
+            with FileLock(self.folder / ".lock", timeout=0):
+                lineage.begin_slice(self.folder, self._saved_step(), self.device)
+                lineage.record_configuration(self.folder, self.learner.key, "diffusion", self.profile)
+                yield
+        except Timeout as error:
+            raise ValueError(f"{self.folder}: another process trains here; wait for it") from error
         except Collapsed as alarm:
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
@@ -129,16 +136,11 @@ class DiffusionRun:
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:
-    """Train the network of a profile of rendered clips to its end, where its own weights are wanted.
-
-    The training on your own videos takes days; ``train-diffusion`` does it.
-    """
-    if weights == "reference" or profile.data.source == "videos":
+    """Train the network of a profile to its end, where its own weights are wanted and chapters train them."""
+    if not profile.diffused.protocol.chapter_trains or has_weights(profile, weights, results):
         return
     runs = results / profile.name / "runs" / "reference"
     run = DiffusionRun(profile, clip_data(profile, data, device), runs, device)
-    if run.finished:
-        return
     with run.recording():
         loop.train(run.learner, run.folder, watch=run.watch, watch_every=WATCH_EVERY)
     run.export()

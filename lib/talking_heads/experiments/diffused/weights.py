@@ -13,6 +13,7 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments.reference import reference_weights
+from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
 
@@ -28,6 +29,20 @@ def weights_path(profile: Profile, weights: str, results: Path) -> Path:
         command = f"python -m talking_heads train-diffusion --profile {profile.name}"
         raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of the denoising network; {command}")
     return path
+
+
+def has_weights(profile: Profile, weights: str, results: Path) -> bool:
+    """Whether there are weights of a finished training."""
+    try:
+        metadata = load_weights(weights_path(profile, weights, results))[1]
+    except FileNotFoundError:
+        return False
+    return metadata["step"] >= metadata["of"]
+
+
+def run_id(profile: Profile, weights: str, results: Path) -> str:
+    """The name of the weights in records and folders."""
+    return sha256(weights_path(profile, weights, results))[:12]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +23,13 @@ def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else otherwise
 
 
-def keep(run: Run) -> Path:
+def keep(run: Run, more: Mapping[str, str]) -> Path:
     """Copy a finished run's tables, figures, chapters and report, without its trainings, to
     ``results/reference``.
 
-    Records of the committed weights are kept; ``weights.json`` names these, the commit of the run and the
-    versions of the code. Raises ValueError where a chapter is not ok, or the records are of several commits
-    or of changed files.
+    Records of the committed weights are kept, ``more`` of which (run ids by name) are not of few-shot heads.
+    ``weights.json`` names all of them, the commit of the run and the versions of the code. Raises ValueError
+    where a chapter is not ok, or the records are of several commits or of changed files.
     """
     profile, source, target = run.profile, run.results, COMMITTED
     command = f"./run_all.sh --profile {profile.name}"
@@ -36,7 +37,8 @@ def keep(run: Run) -> Path:
         raise ValueError(f"{source}: {', '.join(due)}: failed, stale or never run; run {command} first")
     keys = weights_keys(profile, "reference", source.parent)
     lines = (source / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if json.loads(line)["run_id"] == digest_of(keys)]
+    run_ids = {digest_of(keys), *more.values()}
+    rows = [line for line in lines if json.loads(line)["run_id"] in run_ids]
     commits = sorted({str(json.loads(row)["commit"]) for row in rows})
     if len(commits) != 1 or commits[0].endswith("+"):
         raise ValueError(
@@ -52,7 +54,7 @@ def keep(run: Run) -> Path:
     for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
     write_text(target / "index.html", _page_of_links(source / "index.html", target / "figures"))
-    provenance = {"commit": commits[0], "weights": keys, "versions": run.versions}
+    provenance = {"commit": commits[0], "weights": {**keys, **more}, "versions": run.versions}
     write_text(target / "weights.json", json.dumps(provenance, indent=1))
     write_text(target / "records.jsonl", "".join(f"{row}\n" for row in rows))
     return target
