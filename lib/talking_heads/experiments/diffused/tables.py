@@ -24,6 +24,13 @@ OF_CLIPS = (
     "CSIM-judge, last second",
 )
 NEITHER = {"blinks a second", "true blinks a second"}  # neither more nor less is better
+UNITS = {
+    "MSE": "squared levels",
+    "PSNR": "dB",
+    LMD: "interocular distances",
+    "blinks a second": "1/s",
+    "true blinks a second": "1/s",
+}
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER"}
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
