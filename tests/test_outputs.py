@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -495,3 +497,21 @@ def test_a_checkout_keeps_its_line_ends_on_every_system():
         assert said[name, "eol"] == "lf"
     for name in ("results/reference/weights/ft.safetensors", "results/reference/figures/gap.png"):
         assert said[name, "binary"] == "set"
+
+
+def test_a_process_says_that_it_waits_for_another_one(tmp_path, capsys):
+    order = []
+    with ThreadPoolExecutor() as executor:
+        with files.waiting_lock(tmp_path):
+
+            def second():
+                with files.waiting_lock(tmp_path):
+                    order.append("second")
+
+            waiting = executor.submit(second)
+            while "another process works here; waiting for it" not in capsys.readouterr().out:
+                assert not waiting.done()
+                time.sleep(0.01)
+            order.append("first")
+        waiting.result()
+    assert order == ["first", "second"]

@@ -9,9 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
+from filelock import FileLock, Timeout
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the message states what is kept."""
+
+
+@contextmanager
+def waiting_lock(folder: Path) -> Iterator[None]:
+    """One process at a time works in a folder; another one says that it waits, and waits."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"  {folder}: another process works here; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def appended(path: Path, ending: str) -> Path:

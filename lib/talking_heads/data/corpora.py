@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from filelock import FileLock
-
 from talking_heads.config import Profile, digest
 from talking_heads.data.prepare import Settings, prepare
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.write import write_speakers
 from talking_heads.data.store import Store
+from talking_heads.files import waiting_lock
 
 
 def folder(profile: Profile, root: Path | str) -> Path:
@@ -61,7 +60,7 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu", talking: boo
         )
     corpus.mkdir(parents=True, exist_ok=True)
     target = prepared(profile, root, talking)
-    with FileLock(corpus / ".lock"):
+    with waiting_lock(corpus):
         if profile.data.source == "speakers":
             layout = "folder"
             write_speakers(corpus / "videos", profile)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from talking_heads.config import digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, make_clip
-from talking_heads.files import write_text
+from talking_heads.files import waiting_lock, write_text
 
 COMPLETE = "pool.json"  # exists for a complete pool
 
@@ -84,7 +83,7 @@ def make_pool(
     A CPU renders one identity on each core, a GPU one after the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with waiting_lock(folder):
         return _make_pool(folder, settings, workers, torch.device(device))
 
 

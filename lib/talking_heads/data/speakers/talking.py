@@ -7,7 +7,6 @@ real clips are.
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from talking_heads.config import Diffused
 from talking_heads.data.planning import Settings
@@ -17,6 +16,7 @@ from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
 from talking_heads.data.speakers.write import Job, write_clips
 from talking_heads.data.store import Store
+from talking_heads.files import waiting_lock
 
 SEED = 1
 # first identity of every split; none is in a profile's few-shot corpus or in a pool of the judges
@@ -52,7 +52,7 @@ def evaluation_store(section: Diffused, root: Path) -> Store:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(settings.first, settings.first + settings.people)
     clips = [Job("test", number, 0, settings.frames, FPS) for number in numbers]
-    with FileLock(folder / ".lock"):
+    with waiting_lock(folder):
         write_clips(folder / "videos", clips, SEED, settings.size)
         prepare(folder / "videos", folder / "prepared", Settings(settings.size, 0, section.clips.alignment))
     return Store(folder / "prepared", "test", settings.size)
