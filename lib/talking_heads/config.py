@@ -259,6 +259,7 @@ class TalkingProtocol(Section):
     chapter_identities: Positive  # of the short training in chapter 20
     chapter_steps: Count
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
+    chapter_seconds: Amount  # of the clips in which chapter 22 measures drift
     chapter_trains: bool  # whether chapter 21 trains the network where there are no weights
 
 

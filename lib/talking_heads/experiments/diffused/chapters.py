@@ -23,7 +23,7 @@ CAPTIONS = {
     "steps": "Quality and time by the number of denoising steps",
     "guidance": "What guidance changes",
     "drift": "Identity similarity, second by second",
-    "long": "Six seconds of two validation identities",
+    "long": "Longer clips of two validation identities",
 }
 CHAPTERS = (
     Chapter(
