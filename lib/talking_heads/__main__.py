@@ -86,11 +86,12 @@ def train_diffusion(args: argparse.Namespace) -> None:
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
     from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
+    from talking_heads.experiments.diffused.weights import runs_folder
     from talking_heads.training import loop
 
     profile, device = config.load(args.profile), choose(args.device)
     load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
-    runs = args.results / profile.name / "runs" / "reference"
+    runs = runs_folder(profile, args.results)
     run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device)
     if run.finished:
         print(f"diffusion: at its end already, weights in {run.exported}")

@@ -112,6 +112,11 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     )
 
 
+def left_out(run: Run) -> list[str]:
+    """The names of the chapters that a run does without, for want of weights."""
+    return [chapter.name for chapter in CHAPTERS if chapter not in run.chapters]
+
+
 @dataclass(frozen=True)
 class Options:
     """What of a profile is run, and how."""
@@ -128,8 +133,8 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
     weights = resolve_weights(profile, options.weights)
     run = make_run(profile, weights, options.device, places, options.jobs)
-    left_out = {chapter.name for chapter in CHAPTERS if chapter not in run.chapters}
-    if named := [name for name in sorted(left_out) if {name, name.split("_")[0]} & set(options.only or ())]:
+    words = set(options.only or ())
+    if named := [name for name in left_out(run) if {name, name.split("_")[0]} & words]:
         raise ValueError(f"{', '.join(named)}: {NO_WEIGHTS}")
     steps = runner.plan(run, options.only, options.rerun)
     _print_plan(run, weights, steps)
@@ -148,7 +153,7 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     if failed:
         print(f"Failed: {', '.join(failed)}")
     else:
-        some = options.only or run.chapters != CHAPTERS
+        some = options.only or left_out(run)
         print(f"{'These' if some else 'All'} chapters are ok.")
     print(f"Report: {page}")
     return 1 if failed else 0
@@ -166,9 +171,8 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
         if measured and due:
             cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min"
         print(f"  {chapter.name:28}{'run' if due else 'ok already':12}{cost:14}{chapter.description}")
-    for chapter in CHAPTERS:
-        if chapter not in run.chapters:
-            print(f"  {chapter.name:28}left out    {NO_WEIGHTS}")
+    for name in left_out(run):
+        print(f"  {name:28}left out    {NO_WEIGHTS}")
     if not measured:
         print("  these minutes were not measured; progress lines show the time left")
         return

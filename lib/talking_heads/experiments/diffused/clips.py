@@ -48,19 +48,22 @@ def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
     Raises what :func:`corpora.ensure` and :func:`corpora.store` do.
     """
     if profile.data.source == "videos":
-        corpora.ensure(profile, root, str(device), talking=True)
-        videos = StoreClips(corpora.store(profile, root, "meta", talking=True))
-        origin = {"corpus": profile.data.layout, "videos": len(videos)}
-        return ClipData(videos, validation_clips(profile, root, device), origin)
+        training, validation = _own_clips(profile, root, device, "meta", "validation")
+        return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
     pool = talking_pool("training", profile.diffused, root / "pools", device)
     return ClipData(PoolVideos(pool), validation_clips(profile, root, device), pool.metadata())
+
+
+def _own_clips(profile: Profile, root: Path, device: torch.device, *splits: str) -> list[StoreClips]:
+    """Splits of a profile's own videos, which are prepared where that is missing."""
+    corpora.ensure(profile, root, str(device), talking=True)
+    return [StoreClips(corpora.store(profile, root, split, talking=True)) for split in splits]
 
 
 def validation_clips(profile: Profile, root: Path, device: torch.device) -> TalkingClips:
     """The validation clips of a profile. Raises what :func:`clip_data` does."""
     if profile.data.source == "videos":
-        corpora.ensure(profile, root, str(device), talking=True)
-        return StoreClips(corpora.store(profile, root, "validation", talking=True))
+        return _own_clips(profile, root, device, "validation")[0]
     return PoolVideos(talking_pool("validation", profile.diffused, root / "pools", device))
 
 
@@ -69,6 +72,5 @@ def evaluation_clips(profile: Profile, root: Path, device: torch.device) -> Stor
     ones are. Raises what :func:`clip_data` does.
     """
     if profile.data.source == "videos":
-        corpora.ensure(profile, root, str(device), talking=True)
-        return StoreClips(corpora.store(profile, root, "test", talking=True))
+        return _own_clips(profile, root, device, "test")[0]
     return StoreClips(evaluation_store(profile.diffused, root))

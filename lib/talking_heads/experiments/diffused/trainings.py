@@ -20,7 +20,7 @@ from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused.clips import ClipData, clip_data
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
-from talking_heads.experiments.diffused.weights import has_weights
+from talking_heads.experiments.diffused.weights import has_weights, runs_folder
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
@@ -139,8 +139,7 @@ def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, de
     """Train the network of a profile to its end, where its own weights are wanted and chapters train them."""
     if not profile.diffused.protocol.chapter_trains or has_weights(profile, weights, results):
         return
-    runs = results / profile.name / "runs" / "reference"
-    run = DiffusionRun(profile, clip_data(profile, data, device), runs, device)
+    run = DiffusionRun(profile, clip_data(profile, data, device), runs_folder(profile, results), device)
     with run.recording():
         loop.train(run.learner, run.folder, watch=run.watch, watch_every=WATCH_EVERY)
     run.export()

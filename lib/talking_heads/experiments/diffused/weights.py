@@ -17,6 +17,11 @@ from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
 
+def runs_folder(profile: Profile, results: Path) -> Path:
+    """Where a profile's own trainings lie."""
+    return Path(results) / profile.name / "runs" / "reference"
+
+
 def weights_path(profile: Profile, weights: str, results: Path) -> Path:
     """Where the weights lie: committed for "reference", the profile's own run for "scratch".
 
@@ -24,7 +29,7 @@ def weights_path(profile: Profile, weights: str, results: Path) -> Path:
     """
     if weights == "reference":
         return reference_weights("diffusion", results)
-    path = Path(results) / profile.name / "runs" / "reference" / "diffusion" / "weights.safetensors"
+    path = runs_folder(profile, results) / "diffusion" / "weights.safetensors"
     if not path.exists():
         command = f"python -m talking_heads train-diffusion --profile {profile.name}"
         raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of the denoising network; {command}")
