@@ -704,7 +704,7 @@ def test_folders_are_walked_through_links_and_every_source_has_its_line(clip, tm
         "self.mp4": "symbolic links",
     }.items():
         assert said in found[name]["note"]
-    assert {e.person for e in Store(tmp_path / "out", "test").entries} == {"anna", "ben"}
+    assert set(Store(tmp_path / "out", "test").identities()) == {"anna", "ben"}
 
 
 @pytest.mark.parametrize("prefix", ["", "vox2/", "a/b/", "test/of/mine/"])
@@ -809,7 +809,7 @@ def test_sources_accumulate_and_what_contradicts_is_refused(clip, tmp_path):
         == {"anna.mp4", "ben.mp4"}
         == set(run(tmp_path / "anna", tmp_path / "out"))
     )
-    assert {e.person for e in Store(tmp_path / "out", "test").entries} == {"anna", "ben"}
+    assert set(Store(tmp_path / "out", "test").identities()) == {"anna", "ben"}
     before = (tmp_path / "out/manifest.jsonl").read_text()
     beside(film(tmp_path / "other/anna.mp4", clip.frames[::-1], np.arange(24) / 12.5), clip.landmarks[::-1])
     with pytest.raises(ValueError, match=r"video 'anna' of 'anna' is prepared from .*another folder"):
@@ -873,6 +873,7 @@ def test_two_runs_into_one_folder(clip, tmp_path):
         ".talking-heads-corpus",
         ".talking-heads-lock",
         "manifest.jsonl",
+        "manifest.npz",
         "test",
     ]
 

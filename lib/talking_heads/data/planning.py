@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import filelock
 
+from talking_heads.data.frame_files import PREPARED_FILES, TRACK
+from talking_heads.data.manifest import MANIFEST, read_manifest
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import Unit, is_leftover
-from talking_heads.data.store import FRAME_FILES, MANIFEST, TRACK, read_manifest
 from talking_heads.files import write_text
 
 VERSION = 3  # raised when the same sources and settings give different frames, landmarks or times
@@ -64,7 +65,7 @@ def locked(out: Path) -> Iterator[None]:
         start = time.strftime("%Y-%m-%d %H:%M:%S")
         write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {start},")
         for partial in out.glob(f"{PARTIAL}*"):  # left by a run that was killed
-            if {file.name for file in partial.iterdir()} <= {*FRAME_FILES, TRACK}:
+            if {file.name for file in partial.iterdir()} <= PREPARED_FILES:
                 shutil.rmtree(partial)
         yield
     finally:

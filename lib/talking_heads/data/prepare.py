@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 
 from talking_heads.data import crops
+from talking_heads.data.frame_files import PREPARED_FILES, SOUND, TRACK, CorpusDamaged, write_frames
+from talking_heads.data.manifest import MANIFEST, read_index
 from talking_heads.data.photographs import (
     PHOTOGRAPH_SUFFIXES,
     NotAPhotograph,
@@ -38,7 +40,6 @@ from talking_heads.data.planning import (
 from talking_heads.data.sidecars import BadLandmarks, check_owner, find_sidecar, fit_to_frames, read_sidecar
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import Unit, discover, place_of
-from talking_heads.data.store import FRAME_FILES, MANIFEST, SOUND, TRACK, CorpusDamaged, write_frames
 from talking_heads.data.talking import Unusable, cut_talking
 from talking_heads.data.video import UnreadableVideo, VideoFile, open_video
 from talking_heads.devices import cores
@@ -348,7 +349,7 @@ def write_unit(out: Path, unit: Unit, sources: Arrays) -> None:
     that were not prepared.
     """
     folder = out / unit.split / unit.person / unit.video
-    if folder.exists() and (foreign := sorted({f.name for f in folder.iterdir()} - {*FRAME_FILES, TRACK})):
+    if folder.exists() and (foreign := sorted({f.name for f in folder.iterdir()} - PREPARED_FILES)):
         raise CorpusDamaged(
             f"{folder}: holds files that were not prepared ({', '.join(foreign[:3])}); "
             "move them away, or prepare into another folder"
@@ -429,6 +430,7 @@ def prepare(
                 log.flush()
                 if progress:
                     progress.add(1)
+        read_index(out, todo[0].split)  # makes it, so that opening the corpus takes no time
     return manifest
 
 

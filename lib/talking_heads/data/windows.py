@@ -47,20 +47,20 @@ class StoreClips:
 
     def __init__(self, store: Store):
         self.store = store
-        numbers = {(entry.person, entry.video): number for number, entry in enumerate(store.entries)}
-        ends = [0] * len(store)
-        self.clips: list[tuple[int, int, int]] = []  # video, first frame, frames
-        for line in store.lines:
-            if line["frames"]:
-                number = numbers[line["person"], line["video"]]
-                self.clips.append((number, ends[number], line["frames"]))
-                ends[number] += line["frames"]
+        index = store.index
+        sources = np.diff(index.first_source)
+        video = np.repeat(np.arange(len(store)), sources)
+        end = np.cumsum(index.source_frames)
+        end_of_video_before = (np.cumsum(index.frames) - index.frames)[video]
+        first = end - index.source_frames - end_of_video_before
+        # (clips, 3): the video, the clip's first frame in it, and the number of its frames
+        self.clips = np.stack([video, first, index.source_frames], 1)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def frame_count(self, video: int) -> int:
-        return self.clips[video][2]
+        return int(self.clips[video, 2])
 
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         number, first, count = self.clips[video]
@@ -69,12 +69,12 @@ class StoreClips:
         return self.store.read(number, first + np.asarray(frames), pupils)
 
     def sound(self, video: int) -> np.ndarray:
-        """The sound of a clip, (samples,) int16. Raises :class:`store.CorpusDamaged` where it has none."""
+        """The sound of a clip, (samples,) int16. Raises :class:`CorpusDamaged` where it has none."""
         number, first, count = self.clips[video]
         return self.store.sound(number)[first * HOP : (first + count) * HOP]
 
     def identity(self, video: int) -> str:
-        return self.store.identity(self.clips[video][0])
+        return self.store.identity(self.clips[video, 0])
 
     def digest(self) -> str:
         return self.store.digest()
