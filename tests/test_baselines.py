@@ -97,9 +97,8 @@ def test_all_layers_of_an_embedded_network_weigh_alike(monkeypatch):
 
 def replay(learner, count):
     """The next episodes of a learner, which it will draw again."""
-    episodes = [learner.sampler.next() for _ in range(count)]
-    remaining = iter(episodes)
-    learner.sampler.next = lambda device: next(remaining)
+    episodes = [next(learner.episodes) for _ in range(count)]
+    learner.episodes.seek(0)
     return episodes
 
 

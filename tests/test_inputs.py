@@ -25,8 +25,9 @@ from talking_heads.data import planning, prepare, sources, video
 from talking_heads.data.crops import Square, crop
 from talking_heads.data.decoding import check_memory
 from talking_heads.data.detection import Detector
-from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings
+from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
 from talking_heads.data.landmarks import openings
+from talking_heads.data.loader import Batches
 from talking_heads.data.photographs import read_photograph
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.speakers.clips import make_clip
@@ -965,9 +966,9 @@ def test_a_corpus_of_another_size_than_the_profile_is_refused(clip, tmp_path):
     run(tmp_path / "anna", tmp_path / "out")
     with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
         Store(tmp_path / "out", "test", 32)
-    sampler = EpisodeSampler(Store(tmp_path / "out", "test"), EpisodeSettings(2, 2, 1, 1, 32, 1.0), seed=0)
+    dataset = EpisodeDataset(Store(tmp_path / "out", "test"), EpisodeSettings(2, 2, 1, 1, 32, 1.0), seed=0)
     with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
-        sampler.next()
+        next(Batches(dataset))
 
 
 # memory

@@ -15,7 +15,7 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.data import episodes
-from talking_heads.data.episodes import EpisodeSampler, EpisodeSettings, Subset
+from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, Subset
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
@@ -65,23 +65,27 @@ def settings(k_min=2, k_max=2, targets=1, batch=2):
 
 
 def test_targets_are_never_among_the_k_frames(videos):
-    sampler = EpisodeSampler(videos, settings(k_min=1, k_max=4, targets=5, batch=3), seed=0)
+    dataset = EpisodeDataset(videos, settings(k_min=1, k_max=4, targets=5, batch=3), seed=0)
     counts = set()
-    for _ in range(50):
-        for _, few, targets in sampler.draw():
+    for number in range(50):
+        for _, few, targets in dataset.draw(number):
             assert not set(few) & set(targets) and len(set(few)) == len(few) and len(targets) == 5
             counts.add(len(few))
     assert counts == {1, 2, 3, 4}
 
 
 def test_an_epoch_is_one_episode_of_each_video(videos):
-    sampler = EpisodeSampler(videos, settings(), seed=0)
-    assert sorted(video for _ in range(2) for video, _, _ in sampler.draw()) == [0, 1, 2, 3]
+    dataset = EpisodeDataset(videos, settings(), seed=0)
+    for epoch in range(3):
+        numbers = range(epoch * dataset.batches_per_epoch, (epoch + 1) * dataset.batches_per_epoch)
+        assert sorted(video for n in numbers for video, _, _ in dataset.draw(n)) == [0, 1, 2, 3]
 
 
 def test_videos_too_short_for_an_episode_are_refused(videos):
     with pytest.raises(ValueError, match="9 frames"):
-        EpisodeSampler(videos, settings(k_min=8, k_max=8), seed=0)
+        EpisodeDataset(videos, settings(k_min=8, k_max=8), seed=0)
+    with pytest.raises(ValueError, match="no video of rank 4 of 5 has the 3 frames"):
+        EpisodeDataset(videos, settings(), seed=0, rank=4, ranks=5)
 
 
 @pytest.mark.parametrize("share, low, high", [(0.0, 0, 0), (0.5, 12, 36), (1.0, 48, 48)])
@@ -93,9 +97,9 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch, share, low, h
         return draw_all(points, *rest)
 
     monkeypatch.setattr(episodes, "draw_all", record)
-    sampler = EpisodeSampler(videos, dataclasses.replace(settings(batch=4), pupils=share), seed=0)
-    for _ in range(12):
-        sampler.next()
+    dataset = EpisodeDataset(videos, dataclasses.replace(settings(batch=4), pupils=share), seed=0)
+    for number in range(12):
+        dataset[number]
     known = [np.isfinite(points[:, 68:]) for points in tracks]
     assert all(pupils.all() or not pupils.any() for pupils in known), "all frames of an episode or none"
     assert low <= sum(pupils.size > 0 and pupils.all() for pupils in known) <= high
@@ -123,7 +127,7 @@ def learner(profile, videos):
 
 def draw_targets(learner):
     """Real frames of an episode, and black ones in place of x̂ that record their gradient."""
-    x, y, i = flat_targets(learner.sampler.next())
+    x, y, i = flat_targets(next(learner.episodes))
     return Targets(x, torch.zeros_like(x, requires_grad=True), y, i)
 
 
@@ -131,7 +135,7 @@ def test_the_generator_step_has_an_adversarial_gradient_and_leaves_d_untouched(p
     e, g, d = learner.nets.embedder, learner.nets.generator, learner.nets.discriminator
     d.eval()  # the power iteration of spectral norm would change buffers
     before = copy.deepcopy(d.state_dict())
-    episode = learner.sampler.next()
+    episode = next(learner.episodes)
     x, y, i = flat_targets(episode)
     e_hat = e.embed(episode.x_s, episode.y_s).repeat_interleave(episode.x_t.shape[1], 0)
     adversarial_alone = dataclasses.replace(loss_weights(profile), feature_matching=0.0)
@@ -183,9 +187,7 @@ def test_a_column_of_w_changes_only_in_steps_that_draw_its_video(profile, videos
     table = learner.nets.discriminator.table.weight
     for _ in range(6):
         before = table.detach().clone()
-        preview = EpisodeSampler(videos, learner.sampler.settings, 0)
-        preview.restore(learner.sampler.state())
-        drawn = sorted(video for video, _, _ in preview.draw())
+        drawn = sorted(video for video, _, _ in learner.dataset.draw(learner.episodes.number))
         learner.train_step()
         changed = (table.detach() != before).any(1).nonzero().ravel().tolist()
         assert changed == drawn

@@ -1,16 +1,20 @@
 """Episodes of meta-learning: K frames of a video for the embedder, other ones as targets (section 3.2)."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from talking_heads.config import Profile
-from talking_heads.data.frames import to_tensor
+from talking_heads.data.frames import normalise
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.pool import Pool
+
+PURPOSES = ("K", "round", "frames", "pupils")  # of random numbers
 
 
 class Videos(Protocol):
@@ -122,54 +126,73 @@ class EpisodeSettings:
         )
 
 
-class EpisodeSampler:
-    """An endless sequence of batches of episodes.
+class EpisodeImages(NamedTuple):
+    """A batch of B episodes as it is loaded."""
 
-    Videos are drawn in shuffled rounds; an epoch is one episode of each video. The K frames of an episode
-    are never among its targets. Videos with fewer than K + 1 frames are left out; ValueError is raised where
-    none remains. :meth:`state` and :meth:`restore` let training resume exactly.
+    frames: Tensor  # (B, K + M, H, W, 3) uint8, those for the embedder first
+    landmark_images: Tensor  # (B, K + M, H, W, 3) uint8
+    k: int
+    videos: Tensor  # (B,) their numbers
+
+    def to(self, device: str | torch.device) -> Episode:
+        """The episodes on a device, in [-1, 1]."""
+        x = normalise(self.frames.to(device, non_blocking=True))
+        y = normalise(self.landmark_images.to(device, non_blocking=True))
+        i = self.videos.to(device, non_blocking=True)
+        return Episode(x[:, : self.k], y[:, : self.k], x[:, self.k :], y[:, self.k :], i)
+
+
+class EpisodeDataset(Dataset):
+    """Batch number n of the episodes of a training, a function of (seed, rank, n) alone.
+
+    Videos are drawn in shuffled rounds; an epoch is one episode of each video. The K frames of an episode are
+    never among its targets. Of several ranks each has its own videos, those whose number leaves the remainder
+    ``rank``; K is the same on all. Videos with fewer than K + 1 frames are left out; ValueError is raised
+    where none remains.
     """
 
-    def __init__(self, videos: Videos, settings: EpisodeSettings, seed: int):
-        self.videos, self.settings = videos, settings
+    def __init__(self, videos: Videos, settings: EpisodeSettings, seed: int, rank: int = 0, ranks: int = 1):
+        self.videos, self.settings, self.seed, self.rank = videos, settings, seed, rank
         needed = settings.k_max + 1
-        self.usable = np.array([v for v in range(len(videos)) if videos.frame_count(v) >= needed])
+        usable = np.array([v for v in range(len(videos)) if videos.frame_count(v) >= needed], np.int64)
+        self.usable = usable[usable % ranks == rank]
         if not len(self.usable):
+            share = f" of rank {rank} of {ranks}" if ranks > 1 else ""
             raise ValueError(
-                f"no video has the {needed} frames that an episode of K = {settings.k_max} needs"
+                f"no video{share} has the {needed} frames that an episode of K = {settings.k_max} needs"
             )
-        self.rng = np.random.default_rng(seed)
-        self.order = np.empty(0, np.int64)
+        self.batches_per_epoch = math.ceil(len(usable) / (settings.batch * ranks))
+        self._round = -1, self.usable  # the last one drawn from: its number, and its order of the videos
 
-    def state(self) -> dict:
-        """The state that determines all further draws, as JSON types."""
-        return {"rng": self.rng.bit_generator.state, "order": self.order.tolist()}
-
-    def restore(self, state: dict) -> None:
-        """Continue from a state."""
-        self.rng.bit_generator.state = state["rng"]
-        self.order = np.array(state["order"], np.int64)
-
-    def draw(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """The next batch as (video, frames for the embedder, target frames), all as numbers."""
+    def draw(self, number: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """A batch as (video, frames for the embedder, target frames), all as numbers."""
         batch, targets = self.settings.batch, self.settings.targets
-        while len(self.order) < batch:
-            self.order = np.concatenate([self.order, self.rng.permutation(self.usable)])
-        chosen, self.order = self.order[:batch], self.order[batch:]
-        k = int(self.rng.integers(self.settings.k_min, self.settings.k_max + 1))
+        k = int(self._rng("K", number, rank=0).integers(self.settings.k_min, self.settings.k_max + 1))
+        rng = self._rng("frames", number, self.rank)
         drawn = []
-        for video in map(int, chosen):
-            frames = self.rng.permutation(self.videos.frame_count(video))[: k + targets]
+        for position in range(number * batch, (number + 1) * batch):
+            video = self._video(position)
+            frames = rng.permutation(self.videos.frame_count(video))[: k + targets]
             # targets repeat where a video has few frames, but never include one of the K
             drawn.append((video, frames[:k], np.resize(frames[k:], targets)))
         return drawn
 
-    def next(self, device: str | torch.device = "cpu") -> Episode:
-        """The next batch with its landmark images.
+    def _rng(self, purpose: str, number: int, rank: int) -> np.random.Generator:
+        return np.random.default_rng([1 + PURPOSES.index(purpose), self.seed, rank, number])
+
+    def _video(self, position: int) -> int:
+        """The video at a position of the endless sequence of shuffled rounds."""
+        number, index = divmod(position, len(self.usable))
+        if self._round[0] != number:
+            self._round = number, self._rng("round", number, self.rank).permutation(self.usable)
+        return int(self._round[1][index])
+
+    def __getitem__(self, number: int) -> EpisodeImages:
+        """A batch with its landmark images.
 
         Raises ValueError where the frames of the corpus do not have the size of the settings.
         """
-        settings, drawn = self.settings, self.draw()
+        settings, drawn = self.settings, self.draw(number)
         frames = [
             self.videos.read(video, np.concatenate([few, targets]), settings.pupils > 0)
             for video, few, targets in drawn
@@ -181,9 +204,8 @@ class EpisodeSampler:
                 f"prepare it again with --size {settings.size}"
             )
         if settings.pupils:
-            points[self.rng.random(len(points)) >= settings.pupils, :, 68:] = np.nan
-        x = to_tensor(images, device)
-        y = to_tensor(draw_all(points, settings.size, settings.line_width), device)
-        k = len(drawn[0][1])
-        videos = torch.tensor([video for video, _, _ in drawn], device=device)
-        return Episode(x[:, :k], y[:, :k], x[:, k:], y[:, k:], videos)
+            rng = self._rng("pupils", number, self.rank)
+            points[rng.random(len(points)) >= settings.pupils, :, 68:] = np.nan
+        lines = draw_all(points, settings.size, settings.line_width)
+        videos = torch.tensor([video for video, _, _ in drawn])
+        return EpisodeImages(torch.from_numpy(images), torch.from_numpy(lines), len(drawn[0][1]), videos)

@@ -35,8 +35,12 @@ class Frames:
 
 def to_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """Convert images (..., H, W, 3) uint8 to a tensor (..., 3, H, W) in [-1, 1]."""
-    x = torch.tensor(images, device=device)
-    return x.movedim(-1, -3).contiguous().float() / 127.5 - 1
+    return normalise(torch.tensor(images, device=device))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Convert a tensor (..., H, W, 3) uint8 to (..., 3, H, W) in [-1, 1]."""
+    return images.movedim(-1, -3).contiguous().float() / 127.5 - 1
 
 
 def to_image(x: Tensor) -> np.ndarray:

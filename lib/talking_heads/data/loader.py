@@ -1,28 +1,116 @@
-"""Batches by number, loaded ahead by worker processes."""
+"""Batches one after the other, loaded ahead by worker processes and copied ahead to a GPU."""
 
+import signal
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from talking_heads.devices import cores
 
-def batches(
-    dataset: Dataset, first: int, end: int, workers: int = 0, device: str | torch.device = "cpu"
-) -> Iterator[Any]:
-    """Batches ``first`` to ``end`` - 1 of a dataset whose items are whole batches, in order.
 
-    A batch depends on its number alone, so a training that resumes at ``first`` sees what it would have seen,
-    with any number of workers.
+def default_workers(device: torch.device) -> int:
+    """Processes that load batches: on a CPU none, whose cores the training needs, for a GPU all cores."""
+    return max(1, cores() - 1) if device.type == "cuda" else 0
+
+
+class Failure:
+    """An error of a worker process; raised in the training's process without the worker's traceback."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+class CatchErrors(Dataset):
+    """A dataset whose items are batches, or a :class:`Failure`."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.dataset[number]
+        except Exception as error:
+            return Failure(error)
+
+
+class Batches:
+    """The batches of a dataset, whose items are whole batches with a method ``to``, on a device.
+
+    A batch depends on its number alone, so a training that resumes sees what it would have seen, with any
+    number of workers. Raises what the dataset does, and RuntimeError where a worker is killed.
     """
-    pinned = torch.device(device).type == "cuda"
-    return iter(
-        DataLoader(
-            dataset,
+
+    def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", workers: int = 0):
+        self.dataset, self.device, self.workers = dataset, torch.device(device), workers
+        self.number = 0  # of the next batch
+        self._batches: Iterator[Any] | None = None
+
+    def seek(self, number: int) -> None:
+        """Go on with this batch."""
+        self.number, self._batches = number, None
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            self._batches = copy_ahead(self._load(self.number), self.device)
+        batch = next(self._batches)
+        self.number += 1
+        return batch
+
+    def _load(self, first: int) -> Iterator[Any]:
+        """The batches from ``first`` on, in the memory of the host."""
+        loader = DataLoader(
+            CatchErrors(self.dataset),
             batch_size=None,
-            sampler=range(first, end),
-            num_workers=workers,
-            pin_memory=pinned,
-            persistent_workers=False,
+            sampler=count(first),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=prepare_worker,
         )
-    )
+        try:
+            for batch in loader:
+                if isinstance(batch, Failure):
+                    raise batch.error
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RuntimeError(
+                "a process that loads batches was killed, probably because memory ran out; "
+                "run the same command again, with fewer --workers"
+            ) from error
+
+
+def prepare_worker(number: int) -> None:
+    """Leave interrupts to the training's process, and compute with one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def copy_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    """Batches on a device; a GPU copies the next one while it computes with the last."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copying = torch.cuda.Stream(device)
+
+    def copy() -> Any:
+        batch = next(batches)
+        with torch.cuda.stream(copying):
+            return batch.to(device)
+
+    ahead = copy()
+    while True:
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        for tensor in ahead:
+            tensor.record_stream(computing)
+        current, ahead = ahead, copy()
+        yield current

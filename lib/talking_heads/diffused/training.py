@@ -2,14 +2,14 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Diffused, Profile, Sampling, digest
-from talking_heads.data import loader
+from talking_heads.data.loader import Batches
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
@@ -78,7 +78,7 @@ class DiffusionLearner:
     ):
         section = profile.diffused
         torch.manual_seed(profile.seed)
-        self.section, self.seed, self.device, self.workers = section, profile.seed, device, workers
+        self.section, self.seed, self.device = section, profile.seed, device
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self.unet = build_unet(section).to(device).train()
         self.ema = copy.deepcopy(self.unet).eval().requires_grad_(False)
@@ -92,16 +92,14 @@ class DiffusionLearner:
             training.batch, conditions.motion_frames + more, conditions.audio_windows + more
         )
         self.dataset = WindowDataset(clips, settings, profile.seed)
-        self.batches: Iterator[Windows] | None = None
+        self.batches = Batches(self.dataset, device, workers)
         self.key = digest(training_key(profile), encoder_digest(self.encoder))
         self.step, self.total = 0, section.training.steps
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:
         """Draw a batch of windows and update; returns the row of the log."""
-        if self.batches is None:
-            self.batches = loader.batches(self.dataset, self.step, self.total, self.workers, self.device)
-        windows = next(self.batches).to(self.device)
+        windows = next(self.batches)
         seed = self.seed * SEED_STRIDE + self.step
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # of dropout
@@ -238,7 +236,8 @@ class DiffusionLearner:
         self.unet.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.batches = state["step"], None
+        self.step = state["step"]
+        self.batches.seek(self.step)
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write the averaged network as fp16 safetensors."""

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.episodes import Episode, EpisodeSampler, EpisodeSettings, Videos
+from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
+from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training.checkpoints import check_videos
 
-VERSION = 1  # of meta-learning: raised when the same settings give other weights
+VERSION = 2  # of meta-learning: raised when the same settings give other weights
 CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
 WARM_UP = 100  # steps over which learning rates rise, if they decay later
 ABLATED = ("no-match", "no-match-one-shot")
@@ -138,10 +139,10 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float)
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(float(beta1), 0.999), eps=1e-5, fused=True)
 
 
-def total_steps(profile: Profile, sampler: EpisodeSampler) -> int:
+def total_steps(profile: Profile, dataset: EpisodeDataset) -> int:
     """Steps of a training: the profile's, or those of its epochs, in which every video has one episode."""
     section = profile.few_shot.meta_learning
-    return section.epochs * math.ceil(len(sampler.usable) / section.batch_videos) or section.steps
+    return section.epochs * dataset.batches_per_epoch or section.steps
 
 
 def training_key(profile: Profile) -> str:
@@ -160,7 +161,7 @@ def training_key(profile: Profile) -> str:
 
 
 class MetaLearner:
-    """Networks, their moving averages, optimisers and the sampler: everything that a checkpoint holds."""
+    """Networks, their moving averages, optimisers and the episodes: everything that a checkpoint holds."""
 
     def __init__(
         self,
@@ -169,6 +170,7 @@ class MetaLearner:
         videos: Videos,
         extractors: Sequence,
         device: str | torch.device = "cpu",
+        workers: int = 0,
     ):
         section, optimiser = profile.few_shot.meta_learning, profile.few_shot.optimiser
         torch.manual_seed(profile.seed)
@@ -192,10 +194,11 @@ class MetaLearner:
             betas=(float(optimiser.discriminator_beta1), 0.999),
             eps=1e-5,
         )
-        self.sampler = EpisodeSampler(videos, EpisodeSettings.of_profile(profile), profile.seed)
+        self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed)
+        self.episodes = Batches(self.dataset, device, workers)
         self.key = training_key(profile)
         self.step, self.content_steps = 0, section.content_steps
-        self.total = total_steps(profile, self.sampler) * (2 if variant == "ff" else 1)
+        self.total = total_steps(profile, self.dataset) * (2 if variant == "ff" else 1)
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:
@@ -208,7 +211,7 @@ class MetaLearner:
         row: dict[str, float] = {"step": self.step}
         rounds = section.optimiser.discriminator_steps if adversarial else 1
         for round_ in range(rounds):
-            episode = self.sampler.next(self.device)
+            episode = next(self.episodes)
             x, y, i = flat_targets(episode)
             with torch.set_grad_enabled(round_ == rounds - 1):  # E and G learn from the last episode
                 e_each = nets.embedder.embed_each(episode.x_s, episode.y_s)
@@ -251,7 +254,7 @@ class MetaLearner:
         With thousands of videos and few episodes of each, random columns would hardly move, and L_MCH would
         pull ê to noise. With this w₀ the mean score is about 0.
         """
-        d, videos = self.nets.discriminator, self.sampler.videos
+        d, videos = self.nets.discriminator, self.dataset.videos
         for v in range(len(videos)):
             d.table.weight[v] = self._embedding(videos, v)
         d.w0.copy_(-d.table.weight.mean(0))
@@ -328,22 +331,23 @@ class MetaLearner:
             "networks": [net.state_dict() for net in self._modules()],
             "ema": [net.state_dict() for net in self.ema],
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers()],
-            "sampler": self.sampler.state(),
             "torch_rng": torch.get_rng_state(),
         }
 
     def restore(self, state: dict) -> None:
         """Go on from a state. Raises ValueError for other videos: W has a column for each."""
-        check_videos(len(state["networks"][2]["table.weight"]), len(self.sampler.videos))
+        check_videos(len(state["networks"][2]["table.weight"]), len(self.dataset.videos))
         for net, values in zip(
             (*self._modules(), *self.ema), (*state["networks"], *state["ema"]), strict=True
         ):
             net.load_state_dict(values)
         for optimiser, values in zip(self._optimisers(), state["optimisers"], strict=True):
             optimiser.load_state_dict(values)
-        self.sampler.restore(state["sampler"])
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
+        adversarial_steps = max(0, self.step - self.content_steps)
+        more = self.profile.few_shot.optimiser.discriminator_steps - 1  # batches of a step
+        self.episodes.seek(self.step + more * adversarial_steps)
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write what fine-tuning starts from as fp16 safetensors: the averaged E and G, V, w₀ and b.

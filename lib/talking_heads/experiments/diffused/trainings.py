@@ -10,8 +10,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from talking_heads.config import Diffused, Profile
+from talking_heads.data.loader import default_workers
 from talking_heads.data.windows import WindowDataset, WindowSettings
-from talking_heads.devices import cores
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.generation import Generator
@@ -45,7 +45,7 @@ class DiffusionRun:
         self.profile, self.device, self.folder = profile, device, runs / "diffusion"
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         self.validation = data.validation
-        workers = max(1, cores() - 1) if device.type == "cuda" else 0
+        workers = default_workers(device)
         self.learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
         self.metadata: dict[str, Any] = {
             "profile": profile.name,

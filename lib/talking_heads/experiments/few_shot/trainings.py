@@ -25,13 +25,14 @@ from talking_heads.config import Profile, digest
 from talking_heads.data import corpora
 from talking_heads.data.episodes import (
     Episode,
-    EpisodeSampler,
+    EpisodeDataset,
     EpisodeSettings,
     PoolVideos,
     Subset,
     Videos,
 )
 from talking_heads.data.frames import to_image
+from talking_heads.data.loader import default_workers
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
 from talking_heads.data.store import Store
 from talking_heads.few_shot import losses
@@ -160,7 +161,9 @@ class TrainingRun:
         videos = share(data.videos, fraction)
         extractors = [extractor.to(device) for extractor in make_extractors(changed)]
         self.name, self.folder, self.device = name, runs / f"meta-{name}", device
-        self.learner = training.learner(changed, name, videos, extractors, device)
+        # what a GPU renders as training goes is rendered by the process that trains
+        workers = 0 if isinstance(data.videos, LiveVideos) else default_workers(device)
+        self.learner = training.learner(changed, name, videos, extractors, device, workers)
         if training.small:
             self.learner.key = digest(self.learner.key, fraction)
         self.validation, self.collapsed = data.validation, ""
@@ -209,8 +212,7 @@ class TrainingRun:
             changed.data.image_size,
             changed.few_shot.landmark_images.line_width,
         )
-        samplers = [EpisodeSampler(self.validation, shape, seed) for seed in range(WATCHED)]
-        return [sampler.next(self.device) for sampler in samplers]
+        return [EpisodeDataset(self.validation, shape, seed)[0].to(self.device) for seed in range(WATCHED)]
 
     @property
     def exported(self) -> Path:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.episodes import Episode, EpisodeSampler, EpisodeSettings, Videos
+from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import Frames
+from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.baselines import pix2pixhd
 from talking_heads.few_shot.baselines.pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
@@ -24,7 +25,7 @@ from talking_heads.nn.perceptual import Extractor
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training.checkpoints import check_videos
 
-VERSION = 1  # of both baselines: raised when the same settings give other weights or frames
+VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
 X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
 VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 PIX2PIXHD_BETAS, X2FACE_BETAS = (0.5, 0.999), (0.9, 0.999)
@@ -122,7 +123,7 @@ def _output_spread(x_hat: Tensor) -> dict[str, float]:
 
 
 class BaselineLearner:
-    """A baseline in the training loop: networks, optimisers and the sampler."""
+    """A baseline in the training loop: networks, optimisers and the episodes."""
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class BaselineLearner:
         videos: Videos,
         extractors: Sequence,
         device: str | torch.device = "cpu",
+        workers: int = 0,
     ):
         torch.manual_seed(profile.seed)
         self.profile, self.variant, self.device, self.extractors = profile, variant, device, extractors
@@ -149,10 +151,11 @@ class BaselineLearner:
             torch.optim.Adam(net.parameters(), lr=self.learning_rate, betas=betas, fused=True)
             for net in self.nets
         ]
-        self.sampler = EpisodeSampler(videos, settings, profile.seed)
+        self.dataset = EpisodeDataset(videos, settings, profile.seed)
+        self.episodes = Batches(self.dataset, device, workers)
         self.key = training_key(profile, variant)
         self.step, self.content_steps = 0, 0  # shares no steps with another training
-        self.total = total_steps(profile, self.sampler)
+        self.total = total_steps(profile, self.dataset)
 
     def train_step(self) -> dict[str, float]:
         """Draw an episode and update; returns the row of the log.
@@ -162,7 +165,7 @@ class BaselineLearner:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.learning_rate * min(1.0, 2 * (1 - self.step / self.total))
-        episode = self.sampler.next(self.device)
+        episode = next(self.episodes)
         if self.variant == "pix2pixhd":
             x = torch.cat([episode.x_t.flatten(0, 1), episode.x_s.flatten(0, 1)])
             y = torch.cat([episode.y_t.flatten(0, 1), episode.y_s.flatten(0, 1)])
@@ -196,23 +199,22 @@ class BaselineLearner:
             "key": self.key,
             "variant": self.variant,
             "step": self.step,
-            "videos": len(self.sampler.videos),
+            "videos": len(self.dataset.videos),
             "networks": [net.state_dict() for net in self.nets],
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "sampler": self.sampler.state(),
             "torch_rng": torch.get_rng_state(),
         }
 
     def restore(self, state: dict) -> None:
         """Go on from a state. Raises ValueError for other videos."""
-        check_videos(state["videos"], len(self.sampler.videos))
+        check_videos(state["videos"], len(self.dataset.videos))
         for net, values in zip(self.nets, state["networks"], strict=True):
             net.load_state_dict(values)
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(values)
-        self.sampler.restore(state["sampler"])
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
+        self.episodes.seek(self.step)
 
 
 def training_key(profile: Profile, variant: str) -> str:
