@@ -22,6 +22,7 @@ from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
 from talking_heads.few_shot.baselines import training as baselines
+from talking_heads.training.checkpoints import key_of
 
 ROOT = Path("data")
 ALL = {"corpus", "meta-learning", "Pix2pixHD", "X2Face", "cells"}
@@ -60,11 +61,11 @@ CHANGES = {
 def keys(profile: config.Profile) -> dict[str, str]:
     return {
         "corpus": str(corpora.folder(profile, ROOT)),
-        "meta-learning": meta_learning.training_key(profile),
-        "Pix2pixHD": baselines.training_key(profile, "pix2pixhd"),
-        "X2Face": baselines.training_key(profile, "x2face"),
+        "meta-learning": key_of(meta_learning.training_settings(profile)),
+        "Pix2pixHD": key_of(baselines.training_settings(profile, "pix2pixhd")),
+        "X2Face": key_of(baselines.training_settings(profile, "x2face")),
         "cells": protocol.cell_key(profile),
-        "diffusion": diffusion_training.training_key(profile),
+        "diffusion": key_of(diffusion_training.training_settings(profile)),
         "talking": talking_protocol.generation_key(profile),
     }
 
@@ -159,10 +160,12 @@ def test_a_raised_version_changes_the_keys_of_what_its_code_computes(smoke, monk
 
 def test_learners_have_these_keys(profile, videos):
     learner = meta_learning.MetaLearner(profile, "ft", videos, [])
-    assert learner.key == learner.state()["key"] == meta_learning.training_key(profile)
+    assert learner.key == learner.state()["key"] == key_of(meta_learning.training_settings(profile))
     for variant in ("pix2pixhd", "x2face"):
         baseline = baselines.BaselineLearner(profile, variant, videos, [])
-        assert baseline.key == baseline.state()["key"] == baselines.training_key(profile, variant)
+        assert (
+            baseline.key == baseline.state()["key"] == key_of(baselines.training_settings(profile, variant))
+        )
 
 
 PRINT_KEYS = """

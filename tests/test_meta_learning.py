@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import multiprocessing
+import resource
 import signal
 import time
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
-from talking_heads.training.checkpoints import load_checkpoint, rows_before, save_checkpoint
+from talking_heads.training.checkpoints import CheckpointWriter, cut_log, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
@@ -318,7 +319,12 @@ def test_a_training_goes_on_where_it_was_stopped(profile, videos, extractors, tm
     assert [row["step"] for row in read_log(folder)] == list(range(finished.total))
     content = load_checkpoint(folder / loop.CONTENT, finished.key)
     assert content["step"] == profile.few_shot.meta_learning.content_steps
-    assert {path.name for path in folder.iterdir()} == {loop.CHECKPOINT, loop.CONTENT, loop.LOG}
+    assert {path.name for path in folder.iterdir()} == {
+        loop.CHECKPOINT,
+        loop.CONTENT,
+        loop.LOG,
+        "config.json",
+    }
 
 
 def test_a_training_of_no_seconds_takes_no_step(profile, videos, extractors, tmp_path):
@@ -326,12 +332,15 @@ def test_a_training_of_no_seconds_takes_no_step(profile, videos, extractors, tmp
     assert learner.step == 0 and read_log(tmp_path) == []
 
 
-def test_the_rows_of_a_log_before_a_step(tmp_path):
+@pytest.mark.parametrize("rows", [0, 1, 50, 3_000])
+def test_a_log_is_cut_before_a_step(tmp_path, rows):
+    """Also a long one, of which little is read, and one whose last row is incomplete."""
     log = tmp_path / loop.LOG
-    assert rows_before(log, 5) == []
-    log.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
-    assert rows_before(log, 2) == ['{"step": 0}', '{"step": 1}']
-    assert len(rows_before(log, 9)) == 3
+    lines = [json.dumps({"step": step, "cnt": step / 7}) + "\n" for step in range(rows)]
+    for step in {0, 1, rows // 3, rows - 1, rows, rows + 5}:
+        log.write_text("".join(lines) + '{"step": 2')
+        cut_log(log, step)
+        assert log.read_text() == "".join(lines[: max(0, step)])
 
 
 def test_a_checkpoint_of_other_videos_is_refused(profile, videos, extractors):
@@ -344,8 +353,49 @@ def test_a_checkpoint_of_other_videos_is_refused(profile, videos, extractors):
 def test_a_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):
     loop.train(make_learner(profile, videos, extractors), tmp_path, until=1)
     other = make_learner(profile, videos, extractors, changes={"meta_learning.learning_rate": 0.5})
+    name = "few_shot.meta_learning.learning_rate"
+    with pytest.raises(ValueError, match=rf"other settings: {name} is 0\.5, was 0\.001\. Undo .* train anew"):
+        loop.train(other, tmp_path)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"checkpoint\.pt: belongs to other settings"):
         loop.train(other, tmp_path)
+
+
+def test_weights_without_a_checkpoint_are_not_trained_over(profile, begin, tmp_path):
+    """Whose checkpoint was deleted, for example to save space."""
+    path = trainings.train(begin(profile))
+    (path.parent / loop.CHECKPOINT).unlink()
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"meta-ft: has a training of other settings.*seed is 5, was 0"):
+        trainings.train(begin(profile.model_copy(update={"seed": 5})))
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(profile, videos, extractors, tmp_path):
+    """The disk is full: the same command goes on, once there is room."""
+    loop.train(make_learner(profile, videos, extractors), tmp_path, until=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint.pt: step 2 cannot be saved .*make room .*goes on"):
+            loop.train(make_learner(profile, videos, extractors), tmp_path, until=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name for path in tmp_path.iterdir()} == {loop.CHECKPOINT, loop.LOG, "config.json"}
+    resumed = loop.train(make_learner(profile, videos, extractors), tmp_path)
+    whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
+    assert_equal_states(whole, resumed)
+
+
+def test_a_checkpoint_is_of_the_step_in_which_it_was_taken(tmp_path):
+    """It is written while training goes on."""
+    weights = torch.zeros(1000, 1000)
+    state = {"key": "a", "step": 0, "networks": [{"weights": weights}], "moments": (weights,)}
+    with CheckpointWriter() as writer:
+        writer.save(tmp_path / "a.pt", state)
+        weights.fill_(1.0)
+    saved = load_checkpoint(tmp_path / "a.pt", "a")
+    assert saved["networks"][0]["weights"].sum() == saved["moments"][0].sum() == 0
 
 
 def test_a_damaged_checkpoint_is_refused(profile, videos, extractors, tmp_path):
@@ -490,7 +540,6 @@ def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
     trainings.train(begin(profile))
     run = begin(profile, "ff")
     assert run.step == profile.few_shot.meta_learning.content_steps
-    assert not lineage.put_aside(run.folder, run.learner.key)
     path = trainings.train(begin(profile, "ff"))
     parts = load_weights(path)[1]["lineage"]
     steps = profile.few_shot.meta_learning.content_steps
@@ -525,19 +574,6 @@ def test_weights_are_kept_once_they_are_finished(profile, begin, tmp_path, monke
     path = trainings.train(begin(profile, runs=runs))
     assert reference.keep_training("ft", folder, command).read_bytes() == path.read_bytes()
     assert [row["step"] for row in training_curves.curves(profile, "reference", tmp_path)["ft"]] == [0]
-
-
-def test_a_training_of_another_key_is_put_aside_and_nothing_is_lost(tmp_path, capsys):
-    folder = tmp_path / "meta-ft"
-    for key in ("aaa", "aaa", "bbb", "aaa", "bbb"):
-        lineage.put_aside(folder, key)
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"key": key}))
-        (folder / "checkpoint.pt").write_text(key)
-    assert not lineage.put_aside(folder, "bbb") and (folder / "checkpoint.pt").read_text() == "bbb"
-    kept = {path.name: (path / "checkpoint.pt").read_text() for path in tmp_path.glob("meta-ft-*")}
-    assert kept == {"meta-ft-aaa-1": "aaa", "meta-ft-bbb-1": "bbb", "meta-ft-aaa-2": "aaa"}
-    assert "meta-ft: of other settings or another version, kept as meta-ft-aaa-1" in capsys.readouterr().out
 
 
 # -- stability --------------------------------------------------------------------------------------

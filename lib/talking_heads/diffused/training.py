@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,20 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
-from talking_heads.training.checkpoints import check_videos
+from talking_heads.training.checkpoints import check_videos, key_of
 
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
 
 
-def training_key(profile: Profile) -> str:
-    """Changes with every section that the weights depend on, and with the versions of the code."""
-    section = profile.diffused
-    corpus = profile.data if profile.data.source == "videos" else speaker_clips.VERSION
-    parts = (section.clips, section.conditions, section.audio_encoder, section.network, section.diffusion)
-    return digest(VERSION, profile.seed, corpus, *parts, section.training)
+def training_settings(profile: Profile) -> dict[str, Any]:
+    """Every section that the weights depend on, and the versions of the code."""
+    videos = profile.data.source == "videos"
+    corpus = {"data": profile.data} if videos else {"version of the renderer": speaker_clips.VERSION}
+    sections = ("clips", "conditions", "audio_encoder", "network", "diffusion", "training")
+    diffused = {f"diffused.{name}": getattr(profile.diffused, name) for name in sections}
+    return {"version of the code": VERSION, "seed": profile.seed} | corpus | diffused
 
 
 def model_key(section: Diffused, encoder: nn.Module) -> str:
@@ -93,7 +95,10 @@ class DiffusionLearner:
         )
         self.dataset = WindowDataset(clips, settings, profile.seed)
         self.batches = Batches(self.dataset, device, workers)
-        self.key = digest(training_key(profile), encoder_digest(self.encoder))
+        self.settings = training_settings(profile)
+        weights = encoder_digest(self.encoder)
+        self.key = digest(key_of(self.settings), weights)
+        self.settings["weights of the audio encoder"] = weights
         self.step, self.total = 0, section.training.steps
 
     # -- one step -----------------------------------------------------------------------------

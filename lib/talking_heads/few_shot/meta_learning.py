@@ -11,12 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Profile, digest
+from talking_heads.config import Profile
 from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
@@ -24,7 +25,7 @@ from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import save_weights
-from talking_heads.training.checkpoints import check_videos
+from talking_heads.training.checkpoints import check_videos, key_of
 
 VERSION = 2  # of meta-learning: raised when the same settings give other weights
 CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
@@ -145,19 +146,11 @@ def total_steps(profile: Profile, dataset: EpisodeDataset) -> int:
     return section.epochs * dataset.batches_per_epoch or section.steps
 
 
-def training_key(profile: Profile) -> str:
-    """A digest of every section that meta-learning reads, and of :data:`VERSION`."""
-    section = profile.few_shot
-    return digest(
-        VERSION,
-        profile.seed,
-        profile.data,
-        section.landmark_images,
-        section.networks,
-        section.losses,
-        section.optimiser,
-        section.meta_learning,
-    )
+def training_settings(profile: Profile) -> dict[str, Any]:
+    """Every section that meta-learning reads, and :data:`VERSION`."""
+    sections = ("landmark_images", "networks", "losses", "optimiser", "meta_learning")
+    few_shot = {f"few_shot.{name}": getattr(profile.few_shot, name) for name in sections}
+    return {"version of the code": VERSION, "seed": profile.seed, "data": profile.data} | few_shot
 
 
 class MetaLearner:
@@ -196,9 +189,13 @@ class MetaLearner:
         )
         self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed)
         self.episodes = Batches(self.dataset, device, workers)
-        self.key = training_key(profile)
+        self.settings = training_settings(profile)
         self.step, self.content_steps = 0, section.content_steps
         self.total = total_steps(profile, self.dataset) * (2 if variant == "ff" else 1)
+
+    @property
+    def key(self) -> str:
+        return key_of(self.settings)
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:

@@ -24,7 +24,6 @@ from talking_heads.experiments.diffused.weights import has_weights, runs_folder
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
-from talking_heads.training.checkpoints import load_checkpoint
 
 WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
 WATCHED, WATCHED_BATCH = 4, 32  # batches of validation windows
@@ -66,12 +65,8 @@ class DiffusionRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the training is at its end. Raises ValueError as :func:`load_checkpoint` does."""
-        return self._saved_step() >= self.learner.total and self.exported.exists()
-
-    def _saved_step(self) -> int:
-        checkpoint = self.folder / loop.CHECKPOINT
-        return load_checkpoint(checkpoint, self.learner.key)["step"] if checkpoint.exists() else 0
+        """Whether the training is at its end. Raises ValueError as :func:`loop.saved_step` does."""
+        return loop.saved_step(self.learner, self.folder) >= self.learner.total and self.exported.exists()
 
     @torch.no_grad()
     def watch(self, learner: DiffusionLearner) -> dict[str, float]:
@@ -107,7 +102,7 @@ class DiffusionRun:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records the configuration, and which code trains from which step.
+        """Records which code trains from which step.
 
         An alarm ends the training; its last checkpoint and weights stay. Raises ValueError where another
         process trains in the folder.
@@ -115,8 +110,7 @@ class DiffusionRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
-                lineage.begin_slice(self.folder, self._saved_step(), self.device)
-                lineage.record_configuration(self.folder, self.learner.key, "diffusion", self.profile)
+                lineage.begin_slice(self.folder, loop.saved_step(self.learner, self.folder), self.device)
                 yield
         except Timeout as error:
             raise ValueError(f"{self.folder}: another process trains here; wait for it") from error

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ from talking_heads.nn.perceptual import embedded_digest, make_extractors
 from talking_heads.provenance import commit
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Collapsed
-from talking_heads.training.checkpoints import load_checkpoint
+from talking_heads.training.checkpoints import recorded_key
 
 WATCH_EVERY, SHEET_EVERY = 100, 500  # steps
 WATCHED = 6  # batches of validation episodes
@@ -165,7 +164,7 @@ class TrainingRun:
         workers = 0 if isinstance(data.videos, LiveVideos) else default_workers(device)
         self.learner = training.learner(changed, name, videos, extractors, device, workers)
         if training.small:
-            self.learner.key = digest(self.learner.key, fraction)
+            self.learner.settings["few_shot.trainings.small_share"] = fraction
         self.validation, self.collapsed = data.validation, ""
         self.metadata = {
             "profile": profile.name,
@@ -188,17 +187,13 @@ class TrainingRun:
             donor = runs / f"meta-{other}"
             if not training.shares_content_steps(candidate) or not (donor / loop.CONTENT).exists():
                 continue
-            if lineage.recorded_key(donor) != self.learner.key:
+            if recorded_key(donor) != self.learner.key:
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(donor / loop.CONTENT, self.folder / loop.CHECKPOINT)
             pieces = [{"variant": other, **piece} for piece in lineage.slices(donor)]
             write_text(self.folder / lineage.LINEAGE, json.dumps(pieces))
-            self._record_configuration()
             return
-
-    def _record_configuration(self) -> None:
-        lineage.record_configuration(self.folder, self.learner.key, self.name, self.learner.profile)
 
     def _validation_episodes(self, changed: Profile) -> list[Episode]:
         frames = max(self.validation.frame_count(v) for v in range(len(self.validation)))
@@ -221,9 +216,8 @@ class TrainingRun:
 
     @property
     def step(self) -> int:
-        """Steps that are saved. Raises ValueError as :func:`load_checkpoint` does."""
-        checkpoint = self.folder / loop.CHECKPOINT
-        return load_checkpoint(checkpoint, self.learner.key)["step"] if checkpoint.exists() else 0
+        """Steps that are saved. Raises ValueError as :func:`loop.saved_step` does."""
+        return loop.saved_step(self.learner, self.folder)
 
     @property
     def finished(self) -> bool:
@@ -243,13 +237,12 @@ class TrainingRun:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records the configuration and which code trains from which step; an alarm ends the training, not
+        """Records which code trains from which step; an alarm ends the training, not
         the program.
 
         An ablation may collapse: its last weights show it.
         """
         lineage.begin_slice(self.folder, self.step, self.device)
-        self._record_configuration()
         try:
             yield
         except Collapsed as alarm:
@@ -287,20 +280,10 @@ def train(run: TrainingRun) -> Path:
 def train_from_corpus(
     profile: Profile, names: Sequence[str], root: Path, results: Path, device: torch.device
 ) -> list[Path]:
-    """``--weights scratch``: train on the profile's own corpus, and start from nothing that was committed.
-
-    A training of other settings or of another version is put aside.
-    """
+    """``--weights scratch``: train on the profile's own corpus, and start from nothing that was committed."""
     runs, data = Path(results) / profile.name / "runs", corpus_data(profile, root)
     command = f"./run_all.sh --profile {profile.name} --weights scratch"
-    exported = []
-    for name in names:
-        begin = partial(TrainingRun, profile, name, data, runs, device, command)
-        run = begin()
-        if lineage.put_aside(run.folder, run.learner.key):
-            run = begin()
-        exported.append(train(run))
-    return exported
+    return [train(TrainingRun(profile, name, data, runs, device, command)) for name in names]
 
 
 def chapter_folder(runs: Path, learner: MetaLearner, videos: Store) -> Path:

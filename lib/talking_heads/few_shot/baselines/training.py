@@ -4,13 +4,14 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from talking_heads.config import Profile, digest
+from talking_heads.config import Profile
 from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import Frames
 from talking_heads.data.loader import Batches
@@ -23,7 +24,7 @@ from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.meta_learning import total_steps
 from talking_heads.nn.perceptual import Extractor
 from talking_heads.nn.weight_files import save_weights
-from talking_heads.training.checkpoints import check_videos
+from talking_heads.training.checkpoints import check_videos, key_of
 
 VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
 X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
@@ -153,9 +154,13 @@ class BaselineLearner:
         ]
         self.dataset = EpisodeDataset(videos, settings, profile.seed)
         self.episodes = Batches(self.dataset, device, workers)
-        self.key = training_key(profile, variant)
+        self.settings = training_settings(profile, variant)
         self.step, self.content_steps = 0, 0  # shares no steps with another training
         self.total = total_steps(profile, self.dataset)
+
+    @property
+    def key(self) -> str:
+        return key_of(self.settings)
 
     def train_step(self) -> dict[str, float]:
         """Draw an episode and update; returns the row of the log.
@@ -217,21 +222,17 @@ class BaselineLearner:
         self.episodes.seek(self.step)
 
 
-def training_key(profile: Profile, variant: str) -> str:
-    """A digest of every section that the training of a baseline reads, and of :data:`VERSION`."""
-    section = profile.few_shot
-    baseline = section.pix2pixhd if variant == "pix2pixhd" else section.x2face
-    return digest(
-        VERSION,
-        variant,
-        profile.seed,
-        profile.data,
-        section.landmark_images,
-        section.networks.precision,
-        section.losses,
-        section.meta_learning,
-        baseline,
-    )
+def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
+    """Every section that the training of a baseline reads, and :data:`VERSION`."""
+    sections = ("landmark_images", "losses", "meta_learning", variant)
+    return {
+        "version of the code": VERSION,
+        "variant": variant,
+        "seed": profile.seed,
+        "data": profile.data,
+        "few_shot.networks.precision": profile.few_shot.networks.precision,
+        **{f"few_shot.{name}": getattr(profile.few_shot, name) for name in sections},
+    }
 
 
 def restore_baseline(
