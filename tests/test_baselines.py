@@ -222,7 +222,7 @@ VARIANTS = pytest.mark.parametrize("variant", ["pix2pixhd", "x2face"])
 
 
 @VARIANTS
-def test_a_baseline_resumes_exactly(profile, videos, variant):
+def test_a_baseline_resumes_exactly(profile, videos, variant, tmp_path):
     extractors = make_extractors(profile)
 
     def begin():
@@ -232,7 +232,7 @@ def test_a_baseline_resumes_exactly(profile, videos, variant):
     rows = [uninterrupted.train_step() for _ in range(4)]
     for _ in range(2):
         first.train_step()
-    second.restore(first.state())
+    second.restore(first.state(tmp_path), tmp_path)
     assert [second.train_step() for _ in range(2)] == rows[2:]
 
 
@@ -250,10 +250,10 @@ def test_the_learning_rate_falls_to_zero_in_the_second_half(profile, videos, ext
 
 
 @VARIANTS
-def test_a_checkpoint_of_other_videos_is_refused(profile, videos, variant):
-    state = training.BaselineLearner(profile, variant, videos, []).state()
+def test_a_checkpoint_of_other_videos_is_refused(profile, videos, variant, tmp_path):
+    state = training.BaselineLearner(profile, variant, videos, []).state(tmp_path)
     with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
-        training.BaselineLearner(profile, variant, Subset(videos, [0, 1, 2]), []).restore(state)
+        training.BaselineLearner(profile, variant, Subset(videos, [0, 1, 2]), []).restore(state, tmp_path)
 
 
 @VARIANTS

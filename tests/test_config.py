@@ -158,14 +158,13 @@ def test_a_raised_version_changes_the_keys_of_what_its_code_computes(smoke, monk
     assert {name for name in before if before[name] != after[name]} == changes
 
 
-def test_learners_have_these_keys(profile, videos):
+def test_learners_have_these_keys(profile, videos, tmp_path):
     learner = meta_learning.MetaLearner(profile, "ft", videos, [])
-    assert learner.key == learner.state()["key"] == key_of(meta_learning.training_settings(profile))
+    assert learner.key == learner.state(tmp_path)["key"] == key_of(meta_learning.training_settings(profile))
     for variant in ("pix2pixhd", "x2face"):
         baseline = baselines.BaselineLearner(profile, variant, videos, [])
-        assert (
-            baseline.key == baseline.state()["key"] == key_of(baselines.training_settings(profile, variant))
-        )
+        key = key_of(baselines.training_settings(profile, variant))
+        assert baseline.key == baseline.state(tmp_path)["key"] == key
 
 
 PRINT_KEYS = """

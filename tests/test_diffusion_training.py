@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def begin(profile, clips):
 
 def states_equal(a, b):
     """Whether the weights, averages and optimisers of two learners are the same, bit for bit."""
-    first, second = a.state(), b.state()
+    first, second = a.state(Path()), b.state(Path())
     moments = [
         [value for entry in state["optimiser"]["state"].values() for value in entry.values()]
         for state in (first, second)

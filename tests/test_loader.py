@@ -132,6 +132,7 @@ def test_a_killed_training_goes_on_with_another_number_of_workers(
         resumed = loop.train(learner(profile, variant, videos, extractors, workers=1), tmp_path / "parts")
     finally:
         torch.set_num_threads(threads)
-    for net, other in zip(whole.state()["networks"], resumed.state()["networks"], strict=True):
+    networks = [learner.state(tmp_path)["networks"] for learner in (whole, resumed)]
+    for net, other in zip(*networks, strict=True):
         assert all(torch.equal(value, other[name]) for name, value in net.items())
     assert (tmp_path / "whole" / loop.LOG).read_text() == log.read_text()

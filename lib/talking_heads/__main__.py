@@ -53,22 +53,26 @@ def judges(args: argparse.Namespace) -> None:
     train_judges(args.data / "pools", args.only, args.minutes)
 
 
-def meta_learn(args: argparse.Namespace) -> None:
+def meta_learn(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.experiments.few_shot import trainings
-    from talking_heads.training import loop
+    from talking_heads.training import distributed, launch, loop
 
-    profile, device = config.load(args.profile), choose(args.device)
-    data = trainings.reference_data(profile, args.data, device)
-    runs = args.results / profile.name / "runs" / "reference"
+    if (ranks := launch.rank_count(args.ranks, args.device)) > 1:
+        return launch.run_with_torchrun(ranks, args.words)
+    profile = config.load(args.profile)
     command = f"python -m talking_heads meta-learn --profile {profile.name} --variant {args.variant}"
-    run = trainings.TrainingRun(profile, args.variant, data, runs, device, command)
-    if run.finished:
-        print(f"{args.variant}: at its end already, weights in {run.exported}")
-        return
-    with run.recording():
-        loop.train(run.learner, run.folder, seconds=args.minutes * 60, watch=run.watch)
-    run.export()
+    with distributed.process_group(choose(args.device)) as device:
+        data = trainings.training_data(profile, args.data, device)
+        runs = trainings.runs_folder(profile, args.results)
+        run = trainings.TrainingRun(profile, args.variant, data, runs, device, command, args.workers)
+        if run.finished:
+            print(f"{args.variant}: at its end already, weights in {run.exported}")
+            return 0
+        with run.recording():
+            loop.train(run.learner, run.folder, seconds=args.minutes * 60, watch=run.watch)
+        run.export()
+    return 0
 
 
 def audio_encoder(args: argparse.Namespace) -> None:
@@ -81,25 +85,29 @@ def audio_encoder(args: argparse.Namespace) -> None:
     print(f"weights in {path}")
 
 
-def train_diffusion(args: argparse.Namespace) -> None:
+def train_diffusion(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
     from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
     from talking_heads.experiments.diffused.weights import runs_folder
-    from talking_heads.training import loop
+    from talking_heads.training import distributed, launch, loop
 
-    profile, device = config.load(args.profile), choose(args.device)
+    if (ranks := launch.rank_count(args.ranks, args.device)) > 1:
+        return launch.run_with_torchrun(ranks, args.words)
+    profile = config.load(args.profile)
     load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
-    runs = runs_folder(profile, args.results)
-    run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device)
-    if run.finished:
-        print(f"diffusion: at its end already, weights in {run.exported}")
-        return
-    with run.recording():
-        seconds = args.minutes * 60
-        loop.train(run.learner, run.folder, seconds=seconds, watch=run.watch, watch_every=WATCH_EVERY)
-    run.export()
+    with distributed.process_group(choose(args.device)) as device:
+        runs = runs_folder(profile, args.results)
+        run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, args.workers)
+        if run.finished:
+            print(f"diffusion: at its end already, weights in {run.exported}")
+            return 0
+        with run.recording():
+            seconds = args.minutes * 60
+            loop.train(run.learner, run.folder, seconds=seconds, watch=run.watch, watch_every=WATCH_EVERY)
+        run.export()
+    return 0
 
 
 def search(args: argparse.Namespace) -> None:
@@ -247,6 +255,15 @@ def keep(args: argparse.Namespace) -> None:
         print(f"kept in {few_shot.keep(reference_run, more)}")
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--ranks", type=COUNT, help="processes; by default one for each visible GPU")
+    workers = number(int, 0, "a whole number of at least 0")
+    parser.add_argument(
+        "--workers", type=workers, help="processes that load batches, for each rank; by default none on a CPU"
+    )
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed command line; exits with the usage where a command or an option does not exist."""
     parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
@@ -323,12 +340,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=judges)
 
     c = commands.add_parser(
-        "meta-learn", help="train the reference weights, or go on with them; stop and repeat as you like"
+        "meta-learn", help="train a variant, or go on with it; stop and repeat as you like"
     )
     c.add_argument("--profile", default="laptop-full")
     c.add_argument("--variant", choices=VARIANTS, required=True)
     c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
-    c.add_argument("--device", default="auto")
+    add_training_options(c)
     c.set_defaults(run=meta_learn)
 
     c = commands.add_parser(
@@ -342,7 +359,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     c.add_argument("--profile", default="laptop-full")
     c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
-    c.add_argument("--device", default="auto")
+    add_training_options(c)
     c.set_defaults(run=train_diffusion)
 
     c = commands.add_parser(
@@ -440,6 +457,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # the command's own usage names the options that exist
         commands.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
+    args.words = sys.argv[1:] if argv is None else argv
     return args
 
 
@@ -470,7 +488,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupt if isinstance(interrupt, Interrupted) else args.interrupted, file=sys.stderr)
-        return 130
+        return interrupt.status if isinstance(interrupt, Interrupted) else 130
 
 
 def program() -> None:

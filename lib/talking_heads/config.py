@@ -130,6 +130,7 @@ class Trainings(Section):
 
     variants: tuple[Variant, ...]
     reference_weights: bool  # whether the committed weights fit this profile
+    pool: bool  # whether meta-learn trains on identities rendered for it, not on the profile's corpus
     small_share: Share  # of the identities, as the small corpus; 1 where the corpus is the paper's small one
     small_steps: Count
     chapter_steps: Count  # of the chapter that always trains from nothing

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the message states what is kept."""
 
+    status = 130  # of the program
+
 
 @contextmanager
 def waiting_lock(folder: Path) -> Iterator[None]:

@@ -92,7 +92,7 @@ class Episode(NamedTuple):
     y_s: Tensor  # (B, K, 3, H, W)
     x_t: Tensor  # (B, M, 3, H, W) target frames
     y_t: Tensor  # (B, M, 3, H, W)
-    i: Tensor  # (B,) numbers of the videos
+    i: Tensor  # (B,) numbers of the videos, among those of the rank
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class EpisodeImages(NamedTuple):
     frames: Tensor  # (B, K + M, H, W, 3) uint8, those for the embedder first
     landmark_images: Tensor  # (B, K + M, H, W, 3) uint8
     k: int
-    videos: Tensor  # (B,) their numbers
+    videos: Tensor  # (B,) their numbers among those of the rank
 
     def to(self, device: str | torch.device) -> Episode:
         """The episodes on a device, in [-1, 1]."""
@@ -152,7 +152,8 @@ class EpisodeDataset(Dataset):
     """
 
     def __init__(self, videos: Videos, settings: EpisodeSettings, seed: int, rank: int = 0, ranks: int = 1):
-        self.videos, self.settings, self.seed, self.rank = videos, settings, seed, rank
+        self.videos, self.settings, self.seed = videos, settings, seed
+        self.rank, self.ranks = rank, ranks
         needed = settings.k_max + 1
         usable = np.array([v for v in range(len(videos)) if videos.frame_count(v) >= needed], np.int64)
         self.usable = usable[usable % ranks == rank]
@@ -207,5 +208,5 @@ class EpisodeDataset(Dataset):
             rng = self._rng("pupils", number, self.rank)
             points[rng.random(len(points)) >= settings.pupils, :, 68:] = np.nan
         lines = draw_all(points, settings.size, settings.line_width)
-        videos = torch.tensor([video for video, _, _ in drawn])
+        videos = torch.tensor([video // self.ranks for video, _, _ in drawn])
         return EpisodeImages(torch.from_numpy(images), torch.from_numpy(lines), len(drawn[0][1]), videos)

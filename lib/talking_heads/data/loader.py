@@ -12,9 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 from talking_heads.devices import cores
 
 
-def default_workers(device: torch.device) -> int:
-    """Processes that load batches: on a CPU none, whose cores the training needs, for a GPU all cores."""
-    return max(1, cores() - 1) if device.type == "cuda" else 0
+def worker_count(workers: int | None, device: torch.device, ranks: int = 1) -> int:
+    """Processes that load batches for a rank: ``workers``, by default none for a CPU, which training needs.
+
+    For GPUs the ranks share the cores.
+    """
+    if workers is not None:
+        return workers
+    return max(1, cores() // ranks - 1) if device.type == "cuda" else 0
 
 
 class Failure:

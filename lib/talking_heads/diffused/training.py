@@ -18,11 +18,13 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
 
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
+RANK_STRIDE = 1_000_003  # between the seeds of two ranks
 
 
 def training_settings(profile: Profile) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def combined(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 class DiffusionLearner:
     """The network, its moving average, the optimiser and the data: everything that a checkpoint holds.
 
-    All random draws of a step depend on (seed, step) alone.
+    All random draws of a step depend on (seed, rank, step) alone.
     """
 
     variant = "diffusion"
@@ -93,7 +95,7 @@ class DiffusionLearner:
         settings = WindowSettings(
             training.batch, conditions.motion_frames + more, conditions.audio_windows + more
         )
-        self.dataset = WindowDataset(clips, settings, profile.seed)
+        self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.batches = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile)
         weights = encoder_digest(self.encoder)
@@ -105,12 +107,13 @@ class DiffusionLearner:
     def train_step(self) -> dict[str, float]:
         """Draw a batch of windows and update; returns the row of the log."""
         windows = next(self.batches)
-        seed = self.seed * SEED_STRIDE + self.step
+        seed = (self.seed + distributed.rank() * RANK_STRIDE) * SEED_STRIDE + self.step
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # of dropout
         self._set_learning_rate()
         self.optimiser.zero_grad()
         row = self.backward(windows, generator)
+        distributed.average_gradients(self.unet.parameters())
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP)
         self.optimiser.step()
         self._average()
@@ -223,7 +226,7 @@ class DiffusionLearner:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
     # -- on disk ------------------------------------------------------------------------------
-    def state(self) -> dict:
+    def state(self, folder: Path) -> dict:
         """Everything that the next step depends on."""
         return {
             "key": self.key,
@@ -235,7 +238,7 @@ class DiffusionLearner:
             "optimiser": self.optimiser.state_dict(),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict, folder: Path) -> None:
         """Continue from a state. Raises ValueError for another number of clips."""
         check_videos(state["videos"], len(self.dataset.clips))
         self.unet.load_state_dict(state["network"])
@@ -246,5 +249,7 @@ class DiffusionLearner:
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write the averaged network as fp16 safetensors."""
+        if not distributed.is_main():
+            return
         keys = {"key": self.key, "model": model_key(self.section, self.encoder), "step": self.step}
         save_weights(path, self.ema.state_dict(), {**metadata, **keys}, half=True)

@@ -24,8 +24,11 @@ from talking_heads.data.landmarks import draw_all
 from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.distributed import average_gradients
 
 VERSION = 2  # of meta-learning: raised when the same settings give other weights
 CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
@@ -80,6 +83,8 @@ def discriminator_step(
         optimiser.zero_grad()
     loss.backward()
     parameters = [p for group in optimisers[0].param_groups for p in group["params"]]
+    table = [p for optimiser in optimisers[1:] for group in optimiser.param_groups for p in group["params"]]
+    average_gradients(parameters, table)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if torch.isfinite(norm):
         for optimiser in optimisers:
@@ -124,12 +129,20 @@ def generator_loss(
 
 
 def generator_step(
-    loss: Tensor, terms: dict[str, Tensor], optimiser: torch.optim.Optimizer
+    loss: Tensor,
+    terms: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    table: Sequence[nn.Parameter] = (),
 ) -> dict[str, float]:
-    """One update of E and G (or G') on :func:`generator_loss`, with gradients clipped to ``CLIP``."""
+    """One update of E and G (or G') on :func:`generator_loss`, with gradients clipped to ``CLIP``.
+
+    ``table`` is W where L_MCH moves it; it gets its gradient, and is not updated.
+    """
     optimiser.zero_grad()
     loss.backward()
-    norm = nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], CLIP)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    average_gradients(parameters, table)
+    norm = nn.utils.clip_grad_norm_(parameters, CLIP)
     if torch.isfinite(norm):  # else the alarm ends the training with the weights of the last step
         optimiser.step()
     return {name: term.item() for name, term in terms.items()} | {"grad_norm": float(norm)}
@@ -168,7 +181,9 @@ class MetaLearner:
         section, optimiser = profile.few_shot.meta_learning, profile.few_shot.optimiser
         torch.manual_seed(profile.seed)
         self.profile, self.variant, self.device, self.extractors = profile, variant, device, extractors
-        self.nets = build_networks(profile.few_shot.networks, len(videos)).to(device)
+        self.nets = build_networks(profile.few_shot.networks, len(videos))
+        self.nets.discriminator.keep_rows(distributed.rank(), distributed.ranks())
+        self.nets.to(device)
         self.ema: tuple[nn.Module, nn.Module] = copy.deepcopy((self.nets.embedder, self.nets.generator))
         for net in self.ema:
             net.requires_grad_(False).eval()
@@ -187,7 +202,9 @@ class MetaLearner:
             betas=(float(optimiser.discriminator_beta1), 0.999),
             eps=1e-5,
         )
-        self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed)
+        self.table = VideoTable(d.table, self.table_optimiser, len(videos))
+        rank, ranks = distributed.rank(), distributed.ranks()
+        self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed, rank, ranks)
         self.episodes = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile)
         self.step, self.content_steps = 0, section.content_steps
@@ -218,6 +235,7 @@ class MetaLearner:
             if adversarial:
                 optimisers = (self.discriminator_optimiser, self.table_optimiser)
                 row |= discriminator_step(nets.discriminator, targets, optimisers)
+                self.table.mark(episode.i)
         match, moves_table = None, False
         if adversarial and self.variant not in WITHOUT_MATCH:
             w = nets.discriminator.table(episode.i)
@@ -227,7 +245,8 @@ class MetaLearner:
         discriminator = nets.discriminator if adversarial else None
         weights = loss_weights(self.profile)
         loss, terms = generator_loss(targets, discriminator, self.extractors, weights, match)
-        row |= generator_step(loss, terms, self.generator_optimiser)
+        table = [nets.discriminator.table.weight] if moves_table else []
+        row |= generator_step(loss, terms, self.generator_optimiser, table)
         if moves_table and math.isfinite(row["grad_norm"]):
             self.table_optimiser.step()
         self._average()
@@ -252,9 +271,17 @@ class MetaLearner:
         pull ê to noise. With this w₀ the mean score is about 0.
         """
         d, videos = self.nets.discriminator, self.dataset.videos
-        for v in range(len(videos)):
-            d.table.weight[v] = self._embedding(videos, v)
-        d.w0.copy_(-d.table.weight.mean(0))
+        for row, number in enumerate(self.table.numbers().tolist()):
+            d.table.weight[row] = self._embedding(videos, number)
+        self.table.changed.fill_(True)
+        d.w0.copy_(-self._table_mean())
+
+    def _table_mean(self) -> Tensor:
+        """The mean (N,) of the rows of W of all ranks."""
+        mean = self.nets.discriminator.table.weight.detach().float().sum(0)
+        mean *= distributed.ranks() / len(self.dataset.videos)
+        distributed.average([mean])
+        return mean
 
     def _set_learning_rates(self) -> None:
         section = self.profile.few_shot.meta_learning
@@ -317,49 +344,64 @@ class MetaLearner:
         return (self.nets.embedder, self.nets.generator, self.nets.discriminator)
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, ...]:
-        return (self.generator_optimiser, self.discriminator_optimiser, self.table_optimiser)
+        return (self.generator_optimiser, self.discriminator_optimiser)
 
-    def state(self) -> dict:
-        """Everything that the next step depends on."""
+    def state(self, folder: Path) -> dict:
+        """Everything that the next step depends on; of W, a part is in files of the folder.
+
+        All ranks take part.
+        """
+        networks = [net.state_dict() for net in self._modules()]
+        del networks[2]["table.weight"]
         return {
             "key": self.key,
             "variant": self.variant,
             "step": self.step,
-            "networks": [net.state_dict() for net in self._modules()],
+            "total": self.total,
+            "episodes": self.episodes.number,  # batches that were drawn
+            "networks": networks,
+            "table": self.table.state(folder, self.step),
             "ema": [net.state_dict() for net in self.ema],
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers()],
             "torch_rng": torch.get_rng_state(),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos: W has a column for each."""
-        check_videos(len(state["networks"][2]["table.weight"]), len(self.dataset.videos))
-        for net, values in zip(
-            (*self._modules(), *self.ema), (*state["networks"], *state["ema"]), strict=True
-        ):
+        check_videos(state["table"]["videos"], len(self.dataset.videos))
+        networks = [*state["networks"], *state["ema"]]
+        networks[2] = networks[2] | {"table.weight": self.nets.discriminator.table.weight}
+        for net, values in zip((*self._modules(), *self.ema), networks, strict=True):
             net.load_state_dict(values)
         for optimiser, values in zip(self._optimisers(), state["optimisers"], strict=True):
             optimiser.load_state_dict(values)
+        self.table.restore(state["table"], folder)
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
-        adversarial_steps = max(0, self.step - self.content_steps)
-        more = self.profile.few_shot.optimiser.discriminator_steps - 1  # batches of a step
-        self.episodes.seek(self.step + more * adversarial_steps)
+        ranks = state["table"]["ranks"]
+        self.episodes.seek(distributed.scaled(state["episodes"], ranks))
+        if self.profile.few_shot.meta_learning.epochs:  # several ranks need fewer steps
+            self.total = self.step + distributed.scaled(state["total"] - self.step, ranks)
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write what fine-tuning starts from as fp16 safetensors: the averaged E and G, V, w₀ and b.
 
-        Of W only the mean and the standard deviation of its columns are kept.
+        Of W only the mean and the standard deviation of its columns are kept. All ranks take part.
         """
         d = self.nets.discriminator
-        table = d.table.weight.detach().float()
+        mean = self._table_mean()
+        variance = (d.table.weight.detach().float() - mean).square().sum(0)
+        variance *= distributed.ranks() / max(1, len(self.dataset.videos) - 1)
+        distributed.average([variance])
+        if not distributed.is_main():
+            return
         parts: dict[str, nn.Module] = {
             "embedder": self.ema[0],
             "generator": self.ema[1],
             "convnet": d.convnet,
         }
         state = {f"{name}.{k}": v for name, net in parts.items() for k, v in net.state_dict().items()}
-        state |= {"d.w0": d.w0, "d.b": d.b, "w.mean": table.mean(0), "w.std": table.std(0)}
+        state |= {"d.w0": d.w0, "d.b": d.b, "w.mean": mean, "w.std": variance.sqrt()}
         save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)
 
 

@@ -1,12 +1,22 @@
-"""The training loop: it resumes, logs, reports progress, saves checkpoints and raises alarms."""
+"""The training loop: it resumes, logs, reports progress, saves checkpoints and raises alarms.
+
+Of several ranks all run it, and rank 0 writes.
+"""
 
 import json
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from talking_heads.files import Interrupted
+from talking_heads.training import distributed
 from talking_heads.training.alarms import Alarm
 from talking_heads.training.checkpoints import (
     CheckpointWriter,
@@ -32,8 +42,8 @@ class Learner(Protocol):
     @property
     def key(self) -> str: ...  # of the checkpoint: a digest of the settings
     def train_step(self) -> dict[str, float]: ...
-    def state(self) -> dict: ...
-    def restore(self, state: dict) -> None: ...
+    def state(self, folder: Path) -> dict: ...
+    def restore(self, state: dict, folder: Path) -> None: ...
 
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
@@ -54,35 +64,88 @@ def train(
     Writes ``config.json`` (the settings), ``checkpoint.pt`` (every ``save_every`` seconds and at the end),
     ``content.pt`` (after the content steps) and ``stats.jsonl`` (a row for each step) to ``folder``. Every
     ``watch_every`` steps the row also holds what ``watch(learner)`` returns. Raises :class:`Collapsed`,
-    ValueError as :func:`restore` does, and OSError where nothing can be saved.
+    ValueError as :func:`restore` does, OSError where nothing can be saved, and :class:`Preempted` after
+    SIGTERM.
     """
     restore(learner, folder)
-    record_settings(folder, learner.variant, learner.key, learner.settings)
-    cut_log(folder / LOG, learner.step)
+    main = distributed.is_main()
+    if main:
+        record_settings(folder, learner.variant, learner.key, learner.settings)
+        cut_log(folder / LOG, learner.step)
     until = learner.total if until is None else until
     alarm = Alarm()
     first, start = learner.step, time.time()
     saved = reported = start
-    with (folder / LOG).open("a", encoding="utf-8") as log, CheckpointWriter() as writer:
-        while learner.step < until and time.time() - start < seconds:
+    stop = seconds <= 0
+    with (
+        (folder / LOG if main else Path(os.devnull)).open("a", encoding="utf-8") as log,
+        CheckpointWriter() as writer,
+        noticing_termination() as termination,
+    ):
+        while learner.step < until and not stop:
             row = learner.train_step()
-            if watch and learner.step % watch_every == 0:
+            if main and watch and learner.step % watch_every == 0:
                 row |= watch(learner) or {}
+            now = time.time()
+            flags = (now - start >= seconds or termination.requested, now - saved > save_every)
+            rows, all_flags = zip(*distributed.gather((row, flags)), strict=True)
+            row, (stop, due) = distributed.mean_row(rows), map(any, zip(*all_flags, strict=True))
             log.write(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n")
             alarm.check(row)
-            now = time.time()
-            if now - reported > 15 or learner.step == until:
+            if main and (now - reported > 15 or learner.step == until):
                 reported = now
                 print(_progress(learner, row, until, (now - start) / (learner.step - first)), flush=True)
             if learner.step == learner.content_steps:
-                writer.save(folder / CONTENT, learner.state())
-            if now - saved > save_every:
+                save(learner, folder, CONTENT, writer)
+            if due:
                 saved = now
                 log.flush()
-                writer.save(folder / CHECKPOINT, learner.state())
+                save(learner, folder, CHECKPOINT, writer)
         log.flush()
-        writer.save(folder / CHECKPOINT, learner.state())
+        save(learner, folder, CHECKPOINT, writer)
+    if termination.requested:
+        raise Preempted(
+            f"stopped by SIGTERM: step {learner.step} is saved in {folder}; the same command goes on there"
+        )
     return learner
+
+
+class Preempted(Interrupted):
+    """The system ended the training; its last step is saved."""
+
+    status = 143
+
+
+@dataclass
+class Termination:
+    """Whether the system has asked for an end."""
+
+    requested: bool = False
+
+    def request(self, *_: object) -> None:
+        self.requested = True
+
+
+@contextmanager
+def noticing_termination() -> Iterator[Termination]:
+    """Notices SIGTERM, which a cluster sends before it ends a job, in place of dying of it."""
+    termination = Termination()
+    if threading.current_thread() is not threading.main_thread():  # only the main one gets signals
+        yield termination
+        return
+    before = signal.signal(signal.SIGTERM, termination.request)
+    try:
+        yield termination
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def save(learner: Learner, folder: Path, name: str, writer: CheckpointWriter) -> None:
+    """Save the state of a learner once the checkpoint before is complete. All ranks take part."""
+    writer.wait()
+    state = learner.state(folder)
+    if distributed.is_main():
+        writer.save(folder / name, state)
 
 
 def restore(learner: Learner, folder: Path) -> None:
@@ -93,8 +156,9 @@ def restore(learner: Learner, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, learner.key, learner.settings)
     if (folder / CHECKPOINT).exists():
-        learner.restore(load_checkpoint(folder / CHECKPOINT, learner.key))
-        print(f"  resumed at step {learner.step}", flush=True)
+        learner.restore(load_checkpoint(folder / CHECKPOINT, learner.key), folder)
+        if distributed.is_main():
+            print(f"  resumed at step {learner.step}", flush=True)
 
 
 def saved_step(learner: Learner, folder: Path) -> int:

@@ -1,7 +1,7 @@
 """The training of the denoising network in its folder, and what is watched on validation identities."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from talking_heads.config import Diffused, Profile
-from talking_heads.data.loader import default_workers
+from talking_heads.data.loader import worker_count
 from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import q_sample, training_target
@@ -22,7 +22,7 @@ from talking_heads.experiments.diffused.clips import ClipData, clip_data
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
 from talking_heads.experiments.diffused.weights import has_weights, runs_folder
 from talking_heads.provenance import commit
-from talking_heads.training import lineage, loop
+from talking_heads.training import distributed, lineage, loop
 from talking_heads.training.alarms import Collapsed
 
 WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
@@ -40,11 +40,18 @@ def quick(section: Diffused) -> Diffused:
 class DiffusionRun:
     """A training in its folder: the steps are :func:`loop.train` on :attr:`learner` in :meth:`recording`."""
 
-    def __init__(self, profile: Profile, data: ClipData, runs: Path, device: torch.device):
+    def __init__(
+        self,
+        profile: Profile,
+        data: ClipData,
+        runs: Path,
+        device: torch.device,
+        workers: int | None = None,
+    ):
         self.profile, self.device, self.folder = profile, device, runs / "diffusion"
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         self.validation = data.validation
-        workers = default_workers(device)
+        workers = worker_count(workers, device, distributed.ranks())
         self.learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
         self.metadata: dict[str, Any] = {
             "profile": profile.name,
@@ -109,8 +116,10 @@ class DiffusionRun:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                lineage.begin_slice(self.folder, loop.saved_step(self.learner, self.folder), self.device)
+            with FileLock(self.folder / ".lock", timeout=0) if distributed.is_main() else nullcontext():
+                if distributed.is_main():
+                    step = loop.saved_step(self.learner, self.folder)
+                    lineage.begin_slice(self.folder, step, self.device)
                 yield
         except Timeout as error:
             raise ValueError(f"{self.folder}: another process trains here; wait for it") from error

@@ -31,7 +31,7 @@ from talking_heads.data.episodes import (
     Videos,
 )
 from talking_heads.data.frames import to_image
-from talking_heads.data.loader import default_workers
+from talking_heads.data.loader import worker_count
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
 from talking_heads.data.store import Store
 from talking_heads.few_shot import losses
@@ -44,7 +44,7 @@ from talking_heads.metrics.timing import slowness
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.perceptual import embedded_digest, make_extractors
 from talking_heads.provenance import commit
-from talking_heads.training import lineage, loop
+from talking_heads.training import distributed, lineage, loop
 from talking_heads.training.alarms import Collapsed
 from talking_heads.training.checkpoints import recorded_key
 
@@ -140,6 +140,23 @@ def corpus_data(profile: Profile, root: Path) -> TrainingData:
     return TrainingData(videos, corpora.store(profile, root, "validation"), origin)
 
 
+def training_data(profile: Profile, root: Path, device: torch.device) -> TrainingData:
+    """What ``meta-learn`` trains on: a pool where the profile says so, else the profile's own corpus.
+
+    What is missing of it is rendered and prepared. Raises ValueError where your own videos are not there.
+    """
+    if profile.few_shot.trainings.pool:
+        return reference_data(profile, root, device)
+    corpora.ensure(profile, root, str(device))
+    return corpus_data(profile, root)
+
+
+def runs_folder(profile: Profile, results: Path) -> Path:
+    """Where ``meta-learn`` trains. Chapters find there what was trained on the profile's own corpus."""
+    runs = Path(results) / profile.name / "runs"
+    return runs / "reference" if profile.few_shot.trainings.pool else runs
+
+
 class TrainingRun:
     """A training in its folder: the learner, what is watched, and the export of its weights.
 
@@ -154,14 +171,16 @@ class TrainingRun:
         runs: Path,
         device: torch.device,
         command: str = "",
+        workers: int | None = None,
     ):
         training, changed = TRAININGS[name], settings(profile, name)
         fraction = changed.few_shot.trainings.small_share if training.small else 1.0
         videos = share(data.videos, fraction)
         extractors = [extractor.to(device) for extractor in make_extractors(changed)]
         self.name, self.folder, self.device = name, runs / f"meta-{name}", device
-        # what a GPU renders as training goes is rendered by the process that trains
-        workers = 0 if isinstance(data.videos, LiveVideos) else default_workers(device)
+        if isinstance(data.videos, LiveVideos):  # which the process that trains renders on its GPU
+            workers = 0
+        workers = worker_count(workers, device, distributed.ranks())
         self.learner = training.learner(changed, name, videos, extractors, device, workers)
         if training.small:
             self.learner.settings["few_shot.trainings.small_share"] = fraction
@@ -175,7 +194,8 @@ class TrainingRun:
             "extractors": {n: embedded_digest(n) for n in changed.few_shot.losses.extractors},
             "about": training.description,
         }
-        self._share_content_steps(runs)
+        with distributed.main_first():
+            self._share_content_steps(runs)
         self.episodes = self._validation_episodes(changed)
 
     def _share_content_steps(self, runs: Path) -> None:
@@ -190,9 +210,9 @@ class TrainingRun:
             if recorded_key(donor) != self.learner.key:
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(donor / loop.CONTENT, self.folder / loop.CHECKPOINT)
             pieces = [{"variant": other, **piece} for piece in lineage.slices(donor)]
             write_text(self.folder / lineage.LINEAGE, json.dumps(pieces))
+            shutil.copy(donor / loop.CONTENT, self.folder / loop.CHECKPOINT)
             return
 
     def _validation_episodes(self, changed: Profile) -> list[Episode]:
@@ -242,7 +262,8 @@ class TrainingRun:
 
         An ablation may collapse: its last weights show it.
         """
-        lineage.begin_slice(self.folder, self.step, self.device)
+        if distributed.is_main():
+            lineage.begin_slice(self.folder, self.step, self.device)
         try:
             yield
         except Collapsed as alarm:

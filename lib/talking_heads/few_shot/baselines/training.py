@@ -24,7 +24,9 @@ from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.meta_learning import total_steps
 from talking_heads.nn.perceptual import Extractor
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.distributed import average_gradients
 
 VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
 X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
@@ -78,6 +80,7 @@ def pix2pixhd_step(
     loss = 0.5 * (pix2pixhd.least_squares(fake, 0.0) + pix2pixhd.least_squares(real, 1.0))
     discriminator_optimiser.zero_grad()
     loss.backward()
+    average_gradients(discriminator.parameters())
     discriminator_optimiser.step()
     row = {
         "dsc": loss.item(),
@@ -97,6 +100,7 @@ def pix2pixhd_step(
     }
     generator_optimiser.zero_grad()
     (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
+    average_gradients(generator.parameters())
     generator_optimiser.step()
     return row | {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
 
@@ -115,6 +119,7 @@ def x2face_step(
         terms["cnt"] = losses.content_loss(x_hat, x, identity)
     optimiser.zero_grad()
     torch.stack(list(terms.values())).sum().backward()
+    average_gradients(model.parameters())
     optimiser.step()
     return {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
 
@@ -152,7 +157,8 @@ class BaselineLearner:
             torch.optim.Adam(net.parameters(), lr=self.learning_rate, betas=betas, fused=True)
             for net in self.nets
         ]
-        self.dataset = EpisodeDataset(videos, settings, profile.seed)
+        rank, ranks = distributed.rank(), distributed.ranks()
+        self.dataset = EpisodeDataset(videos, settings, profile.seed, rank, ranks)
         self.episodes = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile, variant)
         self.step, self.content_steps = 0, 0  # shares no steps with another training
@@ -195,22 +201,35 @@ class BaselineLearner:
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write the networks as fp16 safetensors."""
+        self._average_statistics()
+        if not distributed.is_main():
+            return
         state = {f"{n}.{k}": v for n, net in enumerate(self.nets) for k, v in net.state_dict().items()}
         save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)
 
-    def state(self) -> dict:
-        """Everything that the next step depends on."""
+    def _average_statistics(self) -> None:
+        """Average the running statistics of batch normalisation, of which every rank has its own."""
+        distributed.average(
+            buffer for net in self.nets for buffer in net.buffers() if buffer.is_floating_point()
+        )
+
+    def state(self, folder: Path) -> dict:
+        """Everything that the next step depends on. All ranks take part."""
+        self._average_statistics()
         return {
             "key": self.key,
             "variant": self.variant,
             "step": self.step,
+            "total": self.total,
+            "episodes": self.episodes.number,
+            "ranks": distributed.ranks(),
             "videos": len(self.dataset.videos),
             "networks": [net.state_dict() for net in self.nets],
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "torch_rng": torch.get_rng_state(),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos."""
         check_videos(state["videos"], len(self.dataset.videos))
         for net, values in zip(self.nets, state["networks"], strict=True):
@@ -219,7 +238,9 @@ class BaselineLearner:
             optimiser.load_state_dict(values)
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
-        self.episodes.seek(self.step)
+        self.episodes.seek(distributed.scaled(state["episodes"], state["ranks"]))
+        if self.profile.few_shot.meta_learning.epochs:  # several ranks need fewer steps
+            self.total = self.step + distributed.scaled(state["total"] - self.step, state["ranks"])
 
 
 def training_settings(profile: Profile, variant: str) -> dict[str, Any]:

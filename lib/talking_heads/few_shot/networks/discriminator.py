@@ -46,10 +46,17 @@ class Discriminator(nn.Module):
         self.w0 = nn.Parameter(torch.randn(embedding) * 0.05)
         self.b = nn.Parameter(torch.zeros(1))
 
+    def keep_rows(self, rank: int, ranks: int) -> None:
+        """Keep the columns of W of one rank: of the videos whose number leaves the remainder ``rank``."""
+        if ranks > 1:
+            weight = self.table.weight.detach()[rank::ranks].clone()
+            self.table = nn.Embedding.from_pretrained(weight, freeze=False, sparse=True)
+
     def forward(self, x: Tensor, y: Tensor, i: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Realism scores (B,) and V's activations.
 
-        x are frames, y landmark images (B, 3, H, W), i the numbers of their videos (B,).
+        x are frames, y landmark images (B, 3, H, W), i the numbers of their videos (B,), among
+        those of the rank.
         """
         v, activations = self.convnet(x, y)
         return (v * (self.table(i) + self.w0)).sum(1) + self.b, activations

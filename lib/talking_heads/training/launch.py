@@ -1,0 +1,65 @@
+"""Starting a command in several processes of this machine with torchrun, and reporting how it ended."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from talking_heads.training.distributed import started_by_torchrun
+
+LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
+
+
+def rank_count(ranks: int | None, device: str) -> int:
+    """The number of processes to start: ``ranks``, by default one for each visible GPU.
+
+    1 where torchrun started this process already.
+    """
+    import torch
+
+    if started_by_torchrun():
+        return 1
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return ranks or max(1, gpus)
+
+
+def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
+    """Run ``python -m talking_heads`` with these arguments in processes of a rank each; its exit status.
+
+    An interrupt and SIGTERM are passed on; a training saves its step then.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    process = subprocess.Popen(
+        [*command, "-m", "talking_heads", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUTF8": "1"},
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    lines: list[str] = []
+    try:
+        while True:
+            try:
+                lines += process.communicate()[1].splitlines()
+                break
+            except KeyboardInterrupt:
+                process.terminate()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if process.returncode == 0:
+        return 0
+    return report(lines)
+
+
+def report(lines: Sequence[str]) -> int:
+    """Print what the processes said before they ended, each line once, and return the exit status.
+
+    That another process has ended is said by those that go on, and left out where the cause is known.
+    """
+    said = [line for line in dict.fromkeys(lines) if line.startswith(("error: ", "stopped by SIGTERM"))]
+    lost = [line for line in said if "another process of this training has ended" in line]
+    causes = [line for line in said if line not in lost] or lost[:1] or lines[-LAST_LINES:]
+    print("\n".join(causes), file=sys.stderr)
+    return 143 if causes and causes[0].startswith("stopped by SIGTERM") else 2

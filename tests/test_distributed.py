@@ -1,0 +1,288 @@
+"""Training in two processes: equal to one with the doubled batch, resumed on as many and on fewer ranks."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from talking_heads import config
+from talking_heads.data import corpora
+from talking_heads.data.episodes import EpisodeImages
+from talking_heads.data.loader import Batches
+from talking_heads.experiments.few_shot import trainings
+from talking_heads.few_shot.baselines.training import BaselineLearner
+from talking_heads.few_shot.meta_learning import MetaLearner
+from talking_heads.nn.weight_files import load_weights
+from talking_heads.training import distributed, launch, loop
+from talking_heads.training.alarms import Collapsed
+from torch.utils.data import Dataset
+
+RANKS = 2
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def run_rank(rank, port, ranks, work, arguments, results):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with distributed.process_group(torch.device("cpu")):
+            content = io.BytesIO()
+            torch.save(work(*arguments), content)
+            results.put((rank, content.getvalue()))
+    except BaseException as error:
+        results.put((rank, f"{type(error).__name__}: {error}"))
+
+
+def start(work, *arguments, ranks=RANKS):
+    """Processes of ranks that compute ``work(*arguments)``, and the queue of their results."""
+    context = multiprocessing.get_context("spawn")
+    results, port = context.Queue(), free_port()
+    processes = [
+        context.Process(target=run_rank, args=(rank, port, ranks, work, arguments, results))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes, results
+
+
+def run(work, *arguments, ranks=RANKS):
+    """The results of all ranks."""
+    processes, results = start(work, *arguments, ranks=ranks)
+    values = dict(results.get(timeout=240) for _ in processes)
+    for process in processes:
+        process.join()
+    return [torch.load(io.BytesIO(values[rank]), weights_only=True) for rank in range(ranks)]
+
+
+class Joined(Dataset):
+    """The batches of all ranks, one after the other, as one batch."""
+
+    def __init__(self, dataset):
+        self.parts = [type(dataset)(dataset.videos, dataset.settings, dataset.seed, r, RANKS) for r in (0, 1)]
+
+    def __getitem__(self, number):
+        parts = [dataset[number] for dataset in self.parts]
+        videos = torch.cat([RANKS * part.videos + rank for rank, part in enumerate(parts)])
+        frames, lines = (torch.cat([part[n] for part in parts]) for n in (0, 1))
+        return EpisodeImages(frames, lines, parts[0].k, videos)
+
+
+def learner_of(variant):
+    return BaselineLearner if variant in ("pix2pixhd", "x2face") else MetaLearner
+
+
+def train(profile, variant, videos, extractors, folder, until, joined=False):
+    """Train to a step; returns the state of the networks and W, which rank 0 has."""
+    learner = learner_of(variant)(profile, variant, videos, extractors)
+    if joined:
+        learner.episodes = Batches(Joined(learner.dataset))
+    loop.train(learner, folder, until=until)
+    learner.export(folder / "weights.safetensors", {})
+    networks = [{k: v.clone() for k, v in net.items()} for net in learner.state(folder)["networks"]]
+    table = None
+    if variant == "ft":
+        table = distributed.gather(learner.nets.discriminator.table.weight.detach().clone())
+    return networks, table, learner.total
+
+
+def whole_table(parts):
+    """W of the rows of two ranks."""
+    table = torch.empty(sum(map(len, parts)), parts[0].shape[1])
+    table[0::2], table[1::2] = parts
+    return table
+
+
+def assert_close(networks, others, tolerance):
+    for net, other in zip(networks, others, strict=True):
+        for name, value in net.items():
+            torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.fixture
+def few_steps(profile):
+    return profile.override(
+        {
+            "few_shot.meta_learning.steps": 12,
+            "few_shot.meta_learning.content_steps": 2,
+            "few_shot.meta_learning.batch_videos": 1,
+            "few_shot.losses.match_pulls": "both",
+        }
+    )
+
+
+@pytest.mark.parametrize("variant", ["ft", "pix2pixhd"])
+def test_two_ranks_are_one_process_with_the_doubled_batch(few_steps, videos, extractors, tmp_path, variant):
+    """Over ten steps with D; also the columns of W, which no rank sends.
+
+    Biases before Pix2pixHD's instance normalisation have no effect and random gradients: its losses agree.
+    """
+    arguments = (few_steps, variant, videos, extractors)
+    ranks = run(train, *arguments, tmp_path / "two", 12)
+    networks, table, _ = train(*arguments, tmp_path / "one", 12, joined=True)
+    assert_close(ranks[0][0], ranks[1][0], 0)
+    if variant == "ft":
+        assert_close(ranks[0][0], networks, 1e-3)
+        torch.testing.assert_close(whole_table(ranks[0][1]), table[0], rtol=1e-3, atol=1e-4)
+        exported = [load_weights(tmp_path / name / "weights.safetensors")[0] for name in ("one", "two")]
+        for name in ("w.mean", "w.std", "d.w0"):
+            torch.testing.assert_close(exported[0][name], exported[1][name], rtol=1e-2, atol=1e-3)
+    logs = [(tmp_path / name / loop.LOG).read_text().splitlines() for name in ("one", "two")]
+    for one, two in zip(*(map(json.loads, log) for log in logs), strict=True):
+        compared = set(one) - {"e_between", "output_spread"}  # within the batch of a rank
+        assert {name: two[name] for name in compared} == pytest.approx(
+            {name: one[name] for name in compared}, rel=1e-2, abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("variant", ["ft", "x2face"])
+def test_a_training_resumes_on_as_many_ranks_exactly(few_steps, videos, extractors, tmp_path, variant):
+    arguments = (few_steps, variant, videos, extractors)
+    whole = run(train, *arguments, tmp_path / "whole", 6)
+    run(train, *arguments, tmp_path / "parts", 4)
+    parts = run(train, *arguments, tmp_path / "parts", 6)
+    # running statistics of X2Face's batch normalisation are averaged whenever they are saved
+    assert_close(whole[0][0], parts[0][0], 0 if variant == "ft" else 1e-6)
+    if variant == "ft":
+        assert torch.equal(whole_table(whole[0][1]), whole_table(parts[0][1]))
+
+
+def test_a_training_goes_on_with_fewer_ranks(few_steps, videos, extractors, tmp_path):
+    """With W of both, and with as many episodes as are left: two ranks take half as many steps."""
+    epochs = few_steps.override({"few_shot.meta_learning.epochs": 4})
+    arguments = (epochs, "ft", videos, extractors, tmp_path)
+    _, table, total = run(train, *arguments, 4)[0]
+    assert total == 8
+    learner = MetaLearner(epochs, "ft", videos, extractors)
+    loop.restore(learner, tmp_path)
+    assert torch.equal(learner.nets.discriminator.table.weight, whole_table(table))
+    assert (learner.step, learner.total) == (4, 12)
+    assert learner.episodes.number == 2 * 4, "both ranks drew a batch in every step"
+    assert train(*arguments, 6)[2] == 12
+    resumed = MetaLearner(epochs, "ft", videos, extractors)
+    loop.restore(resumed, tmp_path)
+    assert resumed.step == 6 and sorted(path.name for path in tmp_path.glob("table-*")) == [
+        "table-step6-0of1.pt"
+    ]
+
+
+class Diverging(MetaLearner):
+    """One of its ranks has a loss that is not finite."""
+
+    def train_step(self):
+        row = super().train_step()
+        return row | ({"cnt": float("nan")} if distributed.rank() == 1 and self.step == 3 else {})
+
+
+def train_diverging(*arguments):
+    try:
+        loop.train(Diverging(*arguments[:-1]), arguments[-1])
+    except Collapsed as alarm:
+        return str(alarm)
+
+
+def test_an_alarm_ends_all_ranks(few_steps, videos, extractors, tmp_path):
+    messages = run(train_diverging, few_steps, "ft", videos, extractors, tmp_path)
+    assert messages[0] == messages[1] == "step 2: cnt not finite"
+
+
+def train_a_limited_time(profile, videos, extractors, folder):
+    seconds = 1e-3 if distributed.rank() == 1 else 1e9
+    return loop.train(MetaLearner(profile, "ft", videos, extractors), folder, seconds=seconds).step
+
+
+def test_ranks_stop_in_the_same_step(few_steps, videos, extractors, tmp_path):
+    assert run(train_a_limited_time, few_steps, videos, extractors, tmp_path) == [1, 1]
+
+
+def train_long(profile, videos, extractors, folder):
+    loop.train(MetaLearner(profile, "ft", videos, extractors), folder, save_every=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_rank_that_ends_is_noticed_and_the_training_goes_on(
+    few_steps, videos, extractors, tmp_path, number
+):
+    """Killed, the others say so; asked to end, all save their step."""
+    long = few_steps.override({"few_shot.meta_learning.steps": 500})
+    processes, results = start(train_long, long, videos, extractors, tmp_path)
+    log, deadline = tmp_path / loop.LOG, time.time() + 120
+    while not log.exists() or len(log.read_text().splitlines()) < 6:
+        assert time.time() < deadline
+        time.sleep(0.01)
+    os.kill(processes[1].pid, number)
+    _, message = results.get(timeout=60)
+    if number == signal.SIGKILL:
+        ended = "another process of this training has ended"
+        assert message == f"RankLost: {ended}; its last checkpoint is kept: run the same command again"
+    else:
+        assert message.startswith("Preempted: stopped by SIGTERM: step ") and "is saved in" in message
+    for process in processes:
+        process.join(60)
+    learner = MetaLearner(long, "ft", videos, extractors)
+    loop.restore(learner, tmp_path)
+    assert learner.step >= 4
+    saved = learner.step
+    loop.train(learner, tmp_path, until=saved + 1)
+    assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == list(range(saved + 1))
+
+
+# -- the command ------------------------------------------------------------------------------------
+def test_meta_learn_starts_torchrun(tmp_path):
+    """And trains on the profile's own corpus, which chapters read."""
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    options = ["--profile", "smoke", "--variant", "ft", "--device", "cpu"]
+    command = [sys.executable, "-m", "talking_heads", *places, "meta-learn", *options, "--ranks", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("weights in") == 1 and ended.stderr == "", "rank 0 alone reports"
+    _, metadata = load_weights(tmp_path / "results/smoke/runs/meta-ft/weights.safetensors")
+    assert metadata["steps"] == metadata["of"] == 6 and metadata["people"]["corpus"].startswith("speakers-")
+
+
+LOST = "error: another process of this training has ended; its last checkpoint is kept"
+
+
+@pytest.mark.parametrize(
+    "lines, printed, status",
+    [
+        (
+            ["W0101 torchrun says much", LOST, "error: no room", "error: no room", "Traceback"],
+            "error: no room",
+            2,
+        ),
+        (["E0101 exitcode -9", LOST, LOST], LOST, 2),
+        (["stopped by SIGTERM: step 3 is saved", LOST], "stopped by SIGTERM: step 3 is saved", 143),
+        (["Segmentation fault"], "Segmentation fault", 2),
+    ],
+)
+def test_of_all_that_processes_write_the_cause_is_printed_once(capsys, lines, printed, status):
+    assert launch.report(lines) == status
+    assert capsys.readouterr().err == f"{printed}\n"
+
+
+@pytest.mark.parametrize("name", config.names())
+def test_meta_learn_takes_the_corpus_that_the_profile_names(monkeypatch, tmp_path, name):
+    """Rendered pools for laptop and laptop-full alone; else the profile's own, rendered or your videos."""
+    profile, read = config.load(name), []
+    monkeypatch.setattr(trainings, "pool", lambda *_: read.append("pool"))
+    monkeypatch.setattr(trainings, "PoolVideos", lambda pool: [])
+    monkeypatch.setattr(corpora, "ensure", lambda profile, *_: read.append(corpora.folder(profile, tmp_path)))
+    monkeypatch.setattr(corpora, "store", lambda *_: [])
+    data = trainings.training_data(profile, tmp_path, torch.device("cpu"))
+    if name in ("laptop", "laptop-full"):
+        assert set(read) == {"pool"} and "corpus" not in data.origin
+    else:
+        assert read == [corpora.folder(profile, tmp_path)] and data.origin["corpus"] == read[0].name
