@@ -72,7 +72,8 @@ def _losing_ranks() -> Iterator[None]:
         yield
     except RuntimeError as error:  # torch.distributed has no other error for a closed connection
         raise RankLost(
-            "another process of this training has ended; its last checkpoint is kept: run the same command again"
+            "another process of this training has ended; its last checkpoint is kept: "
+            "run the same command again"
         ) from error
 
 
