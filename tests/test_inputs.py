@@ -21,10 +21,10 @@ from films import click, film, heard_at
 from PIL import Image
 from talking_heads.__main__ import main
 from talking_heads.animation import animate
-from talking_heads.data import planning, prepare, sources, video
+from talking_heads.data import planning, prepare, prepare_video, sources, video
 from talking_heads.data.crops import Square, crop
 from talking_heads.data.decoding import check_memory
-from talking_heads.data.detection import Detector
+from talking_heads.data.detection import PIXELS, Detector
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
 from talking_heads.data.landmarks import openings
 from talking_heads.data.loader import Batches
@@ -592,10 +592,10 @@ def test_what_a_file_is_decides_its_content(clip, tmp_path):
     Image.fromarray(np.rot90(clip.frames[0]).copy()).save(
         tmp_path / "photo.mp4", format="JPEG", exif=exif, quality=95
     )
-    seen = prepare.read_source(tmp_path / "photo.mp4")
+    seen = prepare_video.read_source(tmp_path / "photo.mp4")
     assert not seen.fps and np.abs(next(seen.frames()).astype(int) - clip.frames[0]).mean() < 4
     shutil.copy(film(tmp_path / "a.mp4", clip.frames, np.arange(24) / 12.5), tmp_path / "a.jpg")
-    assert len(prepare.read_source(tmp_path / "a.jpg").times) == 24
+    assert len(prepare_video.read_source(tmp_path / "a.jpg").times) == 24
 
 
 def test_photographs_of_many_bits_are_neither_black_nor_clipped(tmp_path):
@@ -634,7 +634,7 @@ def test_what_the_system_refuses_is_tried_again(clip, tmp_path, monkeypatch):
 def test_every_frame_reaches_the_detector_at_every_size(monkeypatch):
     """Large frames are looked at in smaller batches, and none is passed over."""
     detector = Detector.__new__(Detector)
-    detector.device, detector.batch, detector.quiet = "cpu", 16, True
+    detector.device, detector.batch, detector.pixels, detector.quiet = "cpu", 16, PIXELS["cpu"], True
     box = [np.array([10.0, 10, 50, 60, 0.9])]
     detector.fa = SimpleNamespace(
         face_detector=SimpleNamespace(detect_from_batch=lambda batch: [box] * len(batch))
@@ -1021,7 +1021,7 @@ def test_large_videos_are_read_as_streams(clip, tmp_path):
 def test_frames_of_a_large_video_reach_the_detector_in_parts(clip, tmp_path, monkeypatch):
     path = film(tmp_path / "in/a.mp4", clip.frames, np.arange(24) / 12.5)
     monkeypatch.setattr(video, "CACHE", 0)
-    monkeypatch.setattr(prepare, "DETECTED_AT_ONCE", 7 * clip.frames[0].nbytes)
+    monkeypatch.setattr(prepare_video, "DETECTED_AT_ONCE", 7 * clip.frames[0].nbytes)
     calls, whole = [], list(video.open_video(path).frames())
 
     def detect(frames):

@@ -235,7 +235,7 @@ def test_profiles_of_the_second_paper_prepare_talking_clips(name):
 def test_the_command_aligns_by_the_layout(tmp_path, clip, monkeypatch):
     seen = []
 
-    def record(source, out, settings, *more):
+    def record(source, out, settings, *more, **options):
         seen.append(settings)
         return []
 

@@ -138,15 +138,22 @@ def smoke_test(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from talking_heads.data.prepare import Settings
+    from talking_heads.data.planning import Settings, Shard
+    from talking_heads.data.prepare import merge
     from talking_heads.data.prepare import prepare as prepare_corpus
     from talking_heads.data.sources import TALKING_LAYOUTS
     from talking_heads.devices import choose
 
     talking = args.talking or ("similarity" if args.layout in TALKING_LAYOUTS else "")
     most = args.frames_per_video if args.frames_per_video is not None else 0 if talking else 96
-    settings, device = Settings(args.size, most, talking), str(choose(args.device))
-    lines = prepare_corpus(args.source, args.out, settings, args.layout, device, args.workers)
+    settings = Settings(args.size, most, talking)
+    if args.merge:
+        lines = merge(args.source, args.out, settings, args.layout)
+    else:
+        device, shard = str(choose(args.device)), Shard.parse(args.shard) if args.shard else None
+        lines = prepare_corpus(
+            args.source, args.out, settings, args.layout, device, args.workers, shard=shard
+        )
     kept = sum(1 for line in lines if line["frames"])
     print(f"{kept} of {len(lines)} sources prepared in {args.out}")
     for line in lines:
@@ -314,6 +321,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     c.add_argument("--workers", type=COUNT)
     c.add_argument("--device", default="auto")
+    shards = c.add_mutually_exclusive_group()
+    shards.add_argument(
+        "--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N, beside other machines"
+    )
+    shards.add_argument("--merge", action="store_true", help="join the shards, which are all prepared")
     c.set_defaults(run=prepare)
 
     c = commands.add_parser(

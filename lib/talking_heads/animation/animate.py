@@ -31,7 +31,9 @@ from talking_heads.data import crops, video
 from talking_heads.data.detection import Detector
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
-from talking_heads.data.prepare import Detect, Inspection, Settings, cut, inspect_source, spread
+from talking_heads.data.planning import Settings
+from talking_heads.data.prepare_video import Inspection, cut, inspect_source, spread
+from talking_heads.data.shared_detector import Detect
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import unusable, walk
 from talking_heads.devices import choose

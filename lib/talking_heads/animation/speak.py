@@ -21,7 +21,7 @@ from talking_heads.config import Profile
 from talking_heads.data import video
 from talking_heads.data.decoding import UnreadableVideo
 from talking_heads.data.frames import to_tensor
-from talking_heads.data.prepare import Detect
+from talking_heads.data.shared_detector import Detect
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE, read_sound, start_of
 from talking_heads.data.talking import align

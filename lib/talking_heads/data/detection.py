@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import torch
 
+from talking_heads.data.shared_detector import SharedDetector
 from talking_heads.nn import pretrained as weights
 from talking_heads.progress import Progress
 
 LARGEST = 1280  # pixels of the longer side of frames in which faces are detected
-PIXELS = 1_100_000  # of all frames in which faces are detected at once: 16 of 256²
+PIXELS = {"cpu": 1_100_000, "cuda": 8_800_000}  # of frames in which faces are detected at once: 16 of 256²
+BATCH = {"cpu": 16, "cuda": 128}  # frames
 
 
 def check_weights() -> None:
@@ -26,7 +28,7 @@ def check_weights() -> None:
 class Detector:
     """Detects 68 landmarks; the two networks are loaded once. Raises what :func:`check_weights` does."""
 
-    def __init__(self, device: str | torch.device = "cpu", batch: int = 16, quiet: bool = True):
+    def __init__(self, device: str | torch.device = "cpu", batch: int | None = None, quiet: bool = True):
         check_weights()
         for name in weights.FACE_ALIGNMENT:
             weights.verify(name)
@@ -37,7 +39,9 @@ class Detector:
         self.fa = face_alignment.FaceAlignment(
             face_alignment.LandmarksType.TWO_D, device=str(device), flip_input=False, compile=False
         )
-        self.device, self.batch, self.quiet = device, batch, quiet
+        kind = torch.device(device).type
+        self.device, self.quiet = device, quiet
+        self.batch, self.pixels = batch or BATCH[kind], PIXELS[kind]
 
     @torch.no_grad()
     def __call__(self, frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +53,7 @@ class Detector:
         points, faces = np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), int)
         height, width = frames[0].shape[:2]
         shrink = min(1.0, LARGEST / max(height, width))
-        batch = max(1, min(self.batch, int(PIXELS / (height * width * shrink**2))))
+        batch = max(1, min(self.batch, int(self.pixels / (height * width * shrink**2))))
         progress = Progress("finding landmarks", len(frames), "frames")
         for start in range(0, len(frames), batch):
             images = np.stack(frames[start : start + batch])
@@ -99,3 +103,12 @@ class Detector:
                 for h, c, s in zip(heat, centres, scales, strict=True)
             ]
         )
+
+
+def shared_detector(device: str | torch.device) -> SharedDetector:
+    """Detectors on a device, on all visible GPUs for "cuda". Raises what :func:`check_weights` does."""
+    device = torch.device(device)
+    devices = [device]
+    if device.type == "cuda" and device.index is None:
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return SharedDetector([Detector(d) for d in devices], BATCH[device.type])

@@ -33,17 +33,17 @@ FIELDS: dict[str, type] = {
 }
 
 
-def read_manifest(root: Path) -> list[dict]:
-    """The lines of the manifest, without an incomplete last line of an interrupted run.
+def read_manifest(root: Path, name: str = MANIFEST) -> list[dict]:
+    """The lines of the manifest, or of a shard's, without an incomplete last line of an interrupted run.
 
     Raises :class:`CorpusDamaged`, which names the file and the line.
     """
-    return [line for _, line in iterate_manifest(root)]
+    return [line for _, line in iterate_manifest(root, name)]
 
 
-def iterate_manifest(root: Path) -> Iterator[tuple[int, dict]]:
+def iterate_manifest(root: Path, name: str = MANIFEST) -> Iterator[tuple[int, dict]]:
     """The lines of :func:`read_manifest`, each with its position in the file in bytes."""
-    path, position = root / MANIFEST, 0
+    path, position = root / name, 0
     sizes: dict[Path, int] = {}
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
@@ -63,6 +63,16 @@ def iterate_manifest(root: Path) -> Iterator[tuple[int, dict]]:
                     )
                 yield position, line
             position += len(raw)
+
+
+def manifest_line(line: dict) -> str:
+    """A line of the manifest as JSON; names that are not valid UTF-8 are escaped."""
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(line)
+    return text + "\n"
 
 
 def line_at(path: Path, position: int) -> dict:

@@ -1,7 +1,6 @@
 """The state of a corpus folder: which run writes to it, what it keeps, and what is left to prepare."""
 
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -45,14 +44,74 @@ def fingerprint(unit: Unit, settings: Settings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Create the output folder where it is missing, and lock it.
+class Shard(NamedTuple):
+    """Part ``number`` of ``total``, which one of several machines prepares."""
 
-    Raises ValueError where another run holds the lock; the message names that run.
+    number: int  # from 0 on
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """A shard from text such as "0/4". Raises ValueError."""
+        number, slash, total = text.partition("/")
+        if not (slash and number.isdecimal() and total.isdecimal() and int(number) < int(total)):
+            raise ValueError(f"{text!r} is no shard; four shards are 0/4, 1/4, 2/4 and 3/4")
+        return cls(int(number), int(total))
+
+    @classmethod
+    def of_manifest(cls, path: Path) -> "Shard":
+        """The shard of a manifest."""
+        number, total = path.stem.removeprefix("manifest-").split("of")
+        return cls(int(number), int(total))
+
+    @property
+    def manifest(self) -> str:
+        return f"manifest-{self.number}of{self.total}.jsonl"
+
+    def holds(self, key: tuple[str, str, str]) -> bool:
+        """Whether a video belongs to this shard, which depends on its name alone."""
+        return int(hashlib.sha256(os.fsencode("/".join(key))).hexdigest(), 16) % self.total == self.number
+
+
+def parts(out: Path) -> list[Path]:
+    """The manifests of the shards in a folder."""
+    return sorted(out.glob("manifest-*of*.jsonl"))
+
+
+def manifest_state(out: Path) -> list[tuple[str, int, int]]:
+    """Changes whenever a manifest in a folder does."""
+    statuses = [(path.name, path.stat()) for path in (out / MANIFEST, *parts(out)) if path.exists()]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
+
+
+@contextmanager
+def locked(out: Path, shard: Shard | None = None) -> Iterator[None]:
+    """Create the output folder where it is missing, and lock it, or a shard of it.
+
+    Raises ValueError where another run has the same lock, or the whole folder is locked and a shard is
+    wanted, or the other way round; the message names that run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock, holder = filelock.FileLock(out / LOCK), out / HOLDER
+    name = f"{LOCK}-{shard.number}of{shard.total}" if shard else LOCK
+    with _one_run(out, name):
+        for other in [out / LOCK] if shard else sorted(out.glob(f"{LOCK}-*of*")):
+            with _one_run(out, other.name, hold=False):
+                pass
+        write_text(out / MARKER, "A corpus that 'python -m talking_heads prepare' writes.\n")
+        if shard is None:
+            for partial in out.glob(f"{PARTIAL}*"):  # left by a run that was killed
+                if {file.name for file in partial.iterdir()} <= PREPARED_FILES:
+                    shutil.rmtree(partial)
+        yield
+
+
+@contextmanager
+def _one_run(out: Path, name: str, hold: bool = True) -> Iterator[None]:
+    """Hold a lock, and say who does. Raises ValueError, which names the run that holds it already."""
+    lock, holder = filelock.FileLock(out / name), out / name.replace(LOCK, HOLDER)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -61,15 +120,13 @@ def locked(out: Path) -> Iterator[None]:
             f"{out}: {run} prepares into this folder; wait for it, or prepare into another one"
         ) from error
     try:
-        write_text(out / MARKER, "A corpus that 'python -m talking_heads prepare' writes.\n")
-        start = time.strftime("%Y-%m-%d %H:%M:%S")
-        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {start},")
-        for partial in out.glob(f"{PARTIAL}*"):  # left by a run that was killed
-            if {file.name for file in partial.iterdir()} <= PREPARED_FILES:
-                shutil.rmtree(partial)
+        if hold:
+            start = time.strftime("%Y-%m-%d %H:%M:%S")
+            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}, started {start},")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        if hold:
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -78,23 +135,25 @@ class Plan(NamedTuple):
 
     manifest: list[dict]  # lines of the videos that need no preparation
     todo: list[Unit]
+    of_units: list[dict]  # of these lines, those of the videos that were asked for
 
 
-def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan:
-    """Compare the videos of a source with the corpus; videos of other sources are kept.
+Key = tuple[str, str, str]  # split, identity and video
 
-    Raises ValueError where the output folder is not a corpus, has frames of another size, or has a video of
-    the same name from another source.
+
+def plan(source: Path, units: list[Unit], keys: dict[Key, str], out: Path, settings: Settings) -> Plan:
+    """Compare the videos of a source, by their fingerprints, with the corpus.
+
+    Videos of other sources are kept. Raises ValueError where the output folder is not a corpus, has frames of
+    another size, or has a video of the same name from another source.
     """
-    by_video: dict[tuple[str, str, str], list[dict]] = {}
-    for line in _read_corpus(out):
-        by_video.setdefault((line["split"], line["person"], line["video"]), []).append(line)
-    manifest, todo = [], []
+    by_video = _read_corpus(out)
+    current, todo = [], []
     for unit in units:
         prepared = by_video.pop(unit.key, [])
-        if _is_current(unit, prepared, out, settings):
+        if _is_current(unit, prepared, out, keys[unit.key]):
             paths = _paths(unit)
-            manifest += [
+            current += [
                 {**line, "source": os.path.relpath(path, out)}
                 for line, path in zip(prepared, paths, strict=True)
             ]
@@ -103,27 +162,35 @@ def plan(source: Path, units: list[Unit], out: Path, settings: Settings) -> Plan
             todo.append(unit)
     # videos of other sources remain; those of this source no longer exist
     remaining = [line for prepared in by_video.values() for line in prepared]
-    manifest += [line for line in remaining if not _source_path(line, out).is_relative_to(source)]
-    if sizes := sorted({line["size"] for line in manifest if line["frames"]} - {settings.size}):
+    kept = [line for line in remaining if not _source_path(line, out).is_relative_to(source)]
+    if sizes := sorted({line["size"] for line in [*current, *kept] if line["frames"]} - {settings.size}):
         raise ValueError(
             f"{out}: holds frames of {sizes[0]}², not {settings.size}²; prepare into another folder"
         )
-    return Plan(manifest, todo)
+    return Plan(current + kept, todo, current)
 
 
-def _read_corpus(out: Path) -> list[dict]:
-    """The manifest of the output folder, empty for a new one. Raises ValueError where it is no corpus."""
+def _read_corpus(out: Path) -> dict[Key, list[dict]]:
+    """The lines of the manifests in the output folder by video; those of shards replace older ones.
+
+    Raises ValueError where the folder holds something else than a corpus.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder to prepare into")
     names = {file.name for file in out.iterdir()} if out.exists() else set()
-    lines = read_manifest(out) if MANIFEST in names else []
+    by_video: dict[Key, list[dict]] = {}
+    for manifest in [MANIFEST] * (MANIFEST in names) + [path.name for path in parts(out)]:
+        of_manifest: dict[Key, list[dict]] = {}
+        for line in read_manifest(out, manifest):
+            of_manifest.setdefault((line["split"], line["person"], line["video"]), []).append(line)
+        by_video |= of_manifest
     foreign = sorted(name for name in names if not is_leftover(name))
-    if foreign and MARKER not in names and not lines:
+    if foreign and MARKER not in names and not by_video:
         examples = ", ".join(foreign[:3])
         raise ValueError(
             f"{out}: holds files and no prepared corpus ({examples}); give an empty or a new folder"
         )
-    return lines
+    return by_video
 
 
 def _paths(unit: Unit) -> tuple[Path, ...]:
@@ -134,15 +201,11 @@ def _source_path(line: dict, out: Path) -> Path:
     return Path(os.path.normpath(out / line["source"]))
 
 
-def _is_current(unit: Unit, prepared: list[dict], out: Path, settings: Settings) -> bool:
+def _is_current(unit: Unit, prepared: list[dict], out: Path, key: str) -> bool:
     """Whether the manifest's lines of a video match its sources and settings, and its frames exist."""
     keys = {line["key"] for line in prepared}
     names = [Path(line["source"]).name for line in prepared]
-    return (
-        keys == {fingerprint(unit, settings)}
-        and names == [path.name for path in _paths(unit)]
-        and _is_written(out, prepared)
-    )
+    return keys == {key} and names == [path.name for path in _paths(unit)] and _is_written(out, prepared)
 
 
 def _is_written(out: Path, prepared: list[dict]) -> bool:
@@ -175,13 +238,3 @@ def linked(units: list[Unit], source: Path) -> set[Path]:
     folders = {folder for parent in parents for folder in (parent, *parent.parents)}
     inner = {folder for folder in folders if folder.is_relative_to(source) and folder != source}
     return {path for path in files | inner if path.is_symlink()}
-
-
-def manifest_line(line: dict) -> str:
-    """A line of the manifest as JSON; names that are not valid UTF-8 are escaped."""
-    text = json.dumps(line, ensure_ascii=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(line)
-    return text + "\n"

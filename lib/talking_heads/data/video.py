@@ -65,7 +65,8 @@ class VideoFile:
     size: tuple[int, int]  # (height, width) of the frames that are read
     shape: Shape  # how the frames are stored
     note: str  # what is unusual about the video, "" if nothing
-    cache: dict[int, np.ndarray] | None = None  # decoded frames by their numbers, where they are few
+    # decoded frames by their numbers, where they are few; those of a video are converted when they are read
+    cache: dict[int, np.ndarray | av.VideoFrame] | None = None
 
     @classmethod
     def of_image(cls, image: np.ndarray, note: str = "") -> "VideoFile":
@@ -106,7 +107,9 @@ class VideoFile:
         """
         selected = [int(number) for number in (self.usable if numbers is None else numbers)]
         if self.cache is not None:
-            yield from (self._fit(self.cache[number]) for number in selected)
+            for number in selected:
+                stored = self.cache[number]
+                yield self._fit(stored if isinstance(stored, np.ndarray) else self.shape.picture(stored))
             return
         assert self.path is not None
         with open_file(self.path) as container:
@@ -200,10 +203,10 @@ class _Header(NamedTuple):
     has_times: bool
 
 
-def _scan_file(path: Path) -> tuple[Scan, _Header, dict[int, np.ndarray] | None]:
+def _scan_file(path: Path) -> tuple[Scan, _Header, dict[int, np.ndarray | av.VideoFrame] | None]:
     """Decode all frames once. Returns the decoded frames, too, None where they exceed ``CACHE`` bytes."""
     scan, shape, size = Scan(), None, 0
-    cache: dict[int, np.ndarray] | None = {}
+    cache: dict[int, np.ndarray | av.VideoFrame] | None = {}
     with open_file(path) as container:
         stream = video_stream(container)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -211,8 +214,8 @@ def _scan_file(path: Path) -> tuple[Scan, _Header, dict[int, np.ndarray] | None]
             shape = shape or Shape.from_header(frame, stream)
             scan.add(frame, intact, stream, shape)
             if intact and cache is not None:
-                cache[number] = shape.picture(frame)
-                size += cache[number].nbytes
+                cache[number] = frame
+                size += sum(plane.buffer_size for plane in frame.planes)
                 if size > CACHE:
                     cache = None
         has_times = container.format.name not in RAW

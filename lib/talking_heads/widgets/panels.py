@@ -14,7 +14,8 @@ import numpy as np
 from talking_heads.animation.animate import write_photograph
 from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import KeptHead
-from talking_heads.data.prepare import Detect, read_source
+from talking_heads.data.prepare_video import read_source
+from talking_heads.data.shared_detector import Detect
 from talking_heads.widgets.landmark_canvas import CANVAS_SIDE, LandmarkPanel, PointCanvas, failure
 
 PICTURE_SIDE = 160  # pixels

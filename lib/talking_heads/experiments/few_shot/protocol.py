@@ -21,7 +21,7 @@ from talking_heads import devices
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all, interocular, openings
-from talking_heads.data.prepare import spread
+from talking_heads.data.prepare_video import spread
 from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot.methods import (
     BEFORE,
