@@ -375,7 +375,7 @@ def test_a_run_has_its_chapters_parameters_and_inputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "profile, weights", [("laptop", "reference"), ("crema", "scratch"), ("gpu", "scratch")]
+    "profile, weights", [("laptop", "reference"), ("voxceleb1", "scratch"), ("gpu", "scratch")]
 )
 def test_chapters_without_weights_are_left_out(tmp_path, monkeypatch, capsys, profile, weights):
     """They cannot be named either."""

@@ -224,7 +224,7 @@ def finished_run(tmp_path):
     run.results.mkdir()
     for name in "ab":
         (run.results / name).touch()
-    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(run)}
+    outcomes = {step.stage.name: Outcome("ok", key=step.key) for step in runner.plan(run)}
     stages.write_status(run.results, outcomes)
     assert due(run) == [False, False]
     return run
@@ -258,7 +258,7 @@ def test_outputs_and_metadata_of_a_notebook_do_not_count(finished_run):
 
 def test_a_version_makes_all_stale(finished_run):
     finished_run.versions = {"protocol": 1}
-    outcomes = {step.chapter.name: Outcome("ok", key=step.key) for step in runner.plan(finished_run)}
+    outcomes = {step.stage.name: Outcome("ok", key=step.key) for step in runner.plan(finished_run)}
     stages.write_status(finished_run.results, outcomes)
     assert due(finished_run) == [False, False]
     finished_run.versions = {"protocol": 2}
@@ -329,14 +329,14 @@ def test_only_selects_what_is_needed_too_and_refuses_unknown_names(tmp_path):
     for name in ("01_a", "02_b", "03_c"):
         write_notebook(tmp_path / "notebooks", name, "1")
     run = make_run(tmp_path, Chapter("01_a", ""), Chapter("02_b", "", ("01_a",)), Chapter("03_c", ""))
-    assert [step.chapter.name for step in runner.plan(run, ["02"])] == ["01_a", "02_b"]
-    with pytest.raises(ValueError, match="unknown chapter 'nine'; there are: 01_a, 02_b, 03_c"):
+    assert [step.stage.name for step in runner.plan(run, ["02"])] == ["01_a", "02_b"]
+    with pytest.raises(ValueError, match="unknown chapter or job 'nine'; there are: 01_a, 02_b, 03_c"):
         runner.plan(run, ["nine"])
 
 
 def test_rerun_makes_named_chapters_due_but_not_those_that_they_need(finished_run):
     def names(only):
-        return [step.chapter.name for step in runner.plan(finished_run, only, rerun=True) if step.due]
+        return [step.stage.name for step in runner.plan(finished_run, only, rerun=True) if step.due]
 
     assert names(["b"]) == ["b"]
     assert names(None) == ["a", "b"]

@@ -17,10 +17,11 @@ from films import film as write_film
 from talking_heads.__main__ import main
 from talking_heads.data import planning, prepare
 from talking_heads.data.manifest import INDEX, MANIFEST
-from talking_heads.data.planning import Settings, Shard
+from talking_heads.data.planning import Settings
 from talking_heads.data.shared_detector import SharedDetector
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.store import Store
+from talking_heads.shards import Shard
 
 SETTINGS = Settings(16, 4)
 IDENTITIES = 12

@@ -138,19 +138,27 @@ def smoke_test(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from talking_heads.data.planning import Settings, Shard
+    from talking_heads.data import corpora
+    from talking_heads.data.planning import Settings
     from talking_heads.data.prepare import merge
     from talking_heads.data.prepare import prepare as prepare_corpus
     from talking_heads.data.sources import TALKING_LAYOUTS
     from talking_heads.devices import choose
+    from talking_heads.shards import Shard
 
+    device, shard = str(choose(args.device)), Shard.parse(args.shard) if args.shard else None
+    if args.profile:
+        out = corpora.ensure(config.load(args.profile), args.data, device, shard=shard, merging=args.merge)
+        print(f"prepared in {out}")
+        return
+    if args.source is None or args.out is None:
+        raise ValueError("prepare needs a source and a folder for the corpus, or --profile")
     talking = args.talking or ("similarity" if args.layout in TALKING_LAYOUTS else "")
     most = args.frames_per_video if args.frames_per_video is not None else 0 if talking else 96
     settings = Settings(args.size, most, talking)
     if args.merge:
         lines = merge(args.source, args.out, settings, args.layout)
     else:
-        device, shard = str(choose(args.device)), Shard.parse(args.shard) if args.shard else None
         lines = prepare_corpus(
             args.source, args.out, settings, args.layout, device, args.workers, shard=shard
         )
@@ -159,6 +167,25 @@ def prepare(args: argparse.Namespace) -> None:
     for line in lines:
         if line["note"]:
             print(f"  {line['source']}: {line['note']}".replace("\n", " ").replace("\r", " "))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.few_shot.evaluation import evaluate as evaluate_cells
+    from talking_heads.experiments.run import resolve_weights
+    from talking_heads.shards import Shard
+
+    profile, shard = config.load(args.profile), Shard.parse(args.shard) if args.shard else None
+    weights = resolve_weights(profile, args.weights)
+    evaluate_cells(profile, weights, args.data, args.results, choose(args.device), shard)
+
+
+def measure(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.few_shot.timing import measure_profile
+
+    profile = config.load(args.profile)
+    measure_profile(profile, args.results / profile.name / "runs", choose(args.device))
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -298,8 +325,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=run)
 
     c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")
-    c.add_argument("source", type=Path, help="a folder, or one file")
-    c.add_argument("out", type=Path, help="a folder for the corpus, beside the source")
+    c.add_argument("source", type=Path, nargs="?", help="a folder, or one file")
+    c.add_argument("out", type=Path, nargs="?", help="a folder for the corpus, beside the source")
+    c.add_argument("--profile", help="the corpus of this profile, as it says, in place of a source")
     c.add_argument(
         "--size",
         type=number(int, 16, "a whole number of pixels from 16 to 2048", 2048),
@@ -327,6 +355,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     shards.add_argument("--merge", action="store_true", help="join the shards, which are all prepared")
     c.set_defaults(run=prepare)
+
+    c = commands.add_parser("evaluate", help="generate the frames that Table 1 and the ablations measure")
+    c.add_argument("--profile", default="laptop")
+    c.add_argument("--weights", choices=["reference", "scratch"], help="the profile's default")
+    c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=evaluate)
+
+    c = commands.add_parser("measure", help="measure the times of Table 2")
+    c.add_argument("--profile", default="laptop")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=measure)
 
     c = commands.add_parser(
         "weights", help="pretrained networks: which are there, which are missing, and their licences"
@@ -460,7 +500,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.set_defaults(run=keep)
 
     for c in commands.choices.values():
-        resumes = c.get_default("run") in (run, prepare, judges, meta_learn, train_diffusion, speak, search)
+        resumes = c.get_default("run") in (
+            run,
+            prepare,
+            evaluate,
+            judges,
+            meta_learn,
+            train_diffusion,
+            speak,
+            search,
+        )
         c.set_defaults(
             interrupted="interrupted; what is finished is kept, and the same command goes on from there"
             if resumes

@@ -288,6 +288,7 @@ class Protocol(Section):
     observer_steps: Count  # of training the observers of USER-proxy
     stability_steps: Count  # of the trainings with and without L_FM
     stability_seeds: Count  # of each; 0 shows the reference's
+    jobs: bool  # whether jobs prepare, train, evaluate and measure, and chapters read what they left
 
 
 class Timing(Section):

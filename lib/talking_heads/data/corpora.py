@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.prepare import Settings, prepare
+from talking_heads.data.prepare import Settings, merge, prepare
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.write import write_speakers
 from talking_heads.data.store import Store
 from talking_heads.files import waiting_lock
+from talking_heads.shards import Shard
 
 
 def folder(profile: Profile, root: Path | str) -> Path:
@@ -40,11 +41,19 @@ def settings_of(profile: Profile, talking: bool = False) -> Settings:
     return Settings(profile.data.image_size, profile.data.frames_per_video)
 
 
-def ensure(profile: Profile, root: Path | str, device: str = "cpu", talking: bool = False) -> Path:
+def ensure(
+    profile: Profile,
+    root: Path | str,
+    device: str = "cpu",
+    talking: bool = False,
+    shard: Shard | None = None,
+    merging: bool = False,
+) -> Path:
     """Render and prepare what is missing of a profile's corpus; returns the prepared folder.
 
-    Two runs may share a corpus: the second one waits for the first and reuses its result. Raises ValueError
-    where the profile expects your own videos and the folder does not exist.
+    Two runs may share a corpus: the second one waits for the first and reuses its result. Of your own videos
+    machines may prepare a ``shard`` each, which ``merging`` joins. Raises ValueError where the profile
+    expects your own videos and the folder does not exist, and as :func:`prepare` and :func:`merge` do.
     """
     corpus = folder(profile, root)
     if profile.data.source == "videos" and not (corpus / "videos").is_dir():
@@ -60,6 +69,13 @@ def ensure(profile: Profile, root: Path | str, device: str = "cpu", talking: boo
         )
     corpus.mkdir(parents=True, exist_ok=True)
     target = prepared(profile, root, talking)
+    if (shard or merging) and profile.data.source == "videos":
+        layout, settings = profile.data.layout, settings_of(profile, talking)
+        if merging:
+            merge(corpus / "videos", target, settings, layout)
+        else:
+            prepare(corpus / "videos", target, settings, layout, device, shard=shard)
+        return target
     with waiting_lock(corpus):
         if profile.data.source == "speakers":
             layout = "folder"

@@ -17,6 +17,7 @@ from talking_heads.data.manifest import MANIFEST, read_manifest
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import Unit, is_leftover
 from talking_heads.files import write_text
+from talking_heads.shards import Shard
 
 VERSION = 3  # raised when the same sources and settings give different frames, landmarks or times
 # files of the output folder that hold no data; the marker identifies the folder as a corpus
@@ -44,36 +45,15 @@ def fingerprint(unit: Unit, settings: Settings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-class Shard(NamedTuple):
-    """Part ``number`` of ``total``, which one of several machines prepares."""
+def part_name(shard: Shard) -> str:
+    """The manifest of a shard."""
+    return f"manifest-{shard.number}of{shard.total}.jsonl"
 
-    number: int  # from 0 on
-    total: int
 
-    def __str__(self) -> str:
-        return f"{self.number}/{self.total}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """A shard from text such as "0/4". Raises ValueError."""
-        number, slash, total = text.partition("/")
-        if not (slash and number.isdecimal() and total.isdecimal() and int(number) < int(total)):
-            raise ValueError(f"{text!r} is no shard; four shards are 0/4, 1/4, 2/4 and 3/4")
-        return cls(int(number), int(total))
-
-    @classmethod
-    def of_manifest(cls, path: Path) -> "Shard":
-        """The shard of a manifest."""
-        number, total = path.stem.removeprefix("manifest-").split("of")
-        return cls(int(number), int(total))
-
-    @property
-    def manifest(self) -> str:
-        return f"manifest-{self.number}of{self.total}.jsonl"
-
-    def holds(self, key: tuple[str, str, str]) -> bool:
-        """Whether a video belongs to this shard, which depends on its name alone."""
-        return int(hashlib.sha256(os.fsencode("/".join(key))).hexdigest(), 16) % self.total == self.number
+def shard_of(part: Path) -> Shard:
+    """The shard of a manifest."""
+    number, total = part.stem.removeprefix("manifest-").split("of")
+    return Shard(int(number), int(total))
 
 
 def parts(out: Path) -> list[Path]:

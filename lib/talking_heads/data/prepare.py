@@ -17,14 +17,15 @@ import cv2
 from talking_heads.data.manifest import MANIFEST, manifest_line, read_index
 from talking_heads.data.planning import (
     Settings,
-    Shard,
     fingerprint,
     linked,
     locked,
     manifest_state,
+    part_name,
     parts,
     plan,
     refuse_overlap,
+    shard_of,
 )
 from talking_heads.data.prepare_video import prepare_unit
 from talking_heads.data.shared_detector import BATCH, Detect, SharedDetector
@@ -33,6 +34,7 @@ from talking_heads.data.sources import Unit, discover, place_of
 from talking_heads.devices import cores
 from talking_heads.files import write_text
 from talking_heads.progress import Progress
+from talking_heads.shards import Shard
 
 
 def prepare(
@@ -60,7 +62,7 @@ def prepare(
     source, out = place_of(source), out.resolve()
     units = _units(source, out, layout)
     if shard:
-        units = [unit for unit in units if shard.holds(unit.key)]
+        units = [unit for unit in units if shard.holds(*unit.key)]
     keys = {unit.key: fingerprint(unit, settings) for unit in units}
     state, before = manifest_state(out), plan(source, units, keys, out, settings)
     without_landmarks = {unit.key for unit in before.todo if not all(map(find_sidecar, unit.sources))}
@@ -68,7 +70,7 @@ def prepare(
         from talking_heads.data.detection import shared_detector  # imports torch, which workers do not need
 
         detect = shared_detector(device)
-    path = out / (shard.manifest if shard else MANIFEST)
+    path = out / (part_name(shard) if shard else MANIFEST)
     with locked(out, shard):
         if manifest_state(out) != state:  # another run has prepared some meanwhile
             before = plan(source, units, keys, out, settings)
@@ -103,9 +105,9 @@ def merge(source: Path, out: Path, settings: Settings, layout: str = "folder") -
     with locked(out):
         manifest, todo, _ = plan(source, units, keys, out, settings)
         if todo:
-            totals = {Shard.of_manifest(path).total for path in parts(out)}
+            totals = {shard_of(path).total for path in parts(out)}
             shards = [Shard(number, total) for total in totals for number in range(total)]
-            missing = [str(shard) for shard in shards if any(shard.holds(unit.key) for unit in todo)]
+            missing = [str(shard) for shard in shards if any(shard.holds(*unit.key) for unit in todo)]
             names = f", of the shards {', '.join(missing)}" if missing else ""
             raise ValueError(
                 f"{out}: {len(todo)} of {len(units)} videos are not prepared yet{names}; the first one is "

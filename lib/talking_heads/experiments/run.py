@@ -10,15 +10,19 @@ from types import FrameType
 
 from talking_heads.config import Profile
 from talking_heads.data import corpora
+from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import choose
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
+from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
 from talking_heads.experiments.few_shot.weights import describe, weights_path
+from talking_heads.experiments.jobs import DIFFUSION, jobs_of, reading
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook import runner
+from talking_heads.workbook.jobs import Commands
 from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
 
@@ -76,9 +80,14 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     if not notebooks.is_dir():
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
+    chosen = choose(device)
+    work = jobs_of(profile, weights, places.data, str(chosen))
     trains = weights == "scratch" and profile.diffused.protocol.chapter_trains
+    trains = trains or any(job.name == DIFFUSION for job in work)
     usable = trains or diffusion.has_weights(profile, weights, places.results)
     chapters = tuple(chapter for chapter in CHAPTERS if usable or not chapter.diffusion)
+    if profile.data.layout in TALKING_LAYOUTS:  # clips for Diffused Heads alone
+        chapters = tuple(chapter for chapter in chapters if chapter in diffused_chapters.CHAPTERS)
     environment: dict[str, str] = {}
     inputs_of: dict[str, tuple[Path, ...]] = {}
     if weights == "reference":
@@ -89,7 +98,6 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
-    chosen = choose(device)
     parameters = {
         "profile": profile.name,
         "weights": weights,
@@ -102,19 +110,24 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         parameters,
         notebooks,
         results,
-        chapters,
+        reading(chapters, work),
         VERSIONS,
         tuple(inputs),
         inputs_of,
         tuple(name for name in PRETRAINED if path_of(name).exists()),
         environment,
         jobs or (2 if chosen.type == "cpu" else 1),
+        work,
+        Commands(
+            ("--data", str(places.data.resolve()), "--results", str(places.results.resolve())), environment
+        ),
     )
 
 
 def left_out(run: Run) -> list[str]:
     """The names of the chapters that a run does without, for want of weights."""
-    return [chapter.name for chapter in CHAPTERS if chapter not in run.chapters]
+    names = {chapter.name for chapter in run.chapters}
+    return [chapter.name for chapter in CHAPTERS if chapter.diffusion and chapter.name not in names]
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     table = run.results / "tables" / "table1.md"
     if table.exists():
         print(f"\n{earlier_run('05_comparison', outcomes)}{table.read_text(encoding='utf-8')}")
-    failed = [step.chapter.name for step in steps if outcomes[step.chapter.name].status == "failed"]
+    failed = [step.stage.name for step in steps if outcomes[step.stage.name].status == "failed"]
     if failed:
         print(f"Failed: {', '.join(failed)}")
     else:
@@ -166,17 +179,17 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
     measured, factor = (profile.name, weights) == MEASURED, 1.0
     if measured and device.type == "cpu":
         factor = 1 - ARITHMETIC + ARITHMETIC * slowness(device)
-    for chapter, due, _ in steps:
-        minutes, cost = chapter.minutes * factor, ""
+    for stage, due, _ in steps:
+        minutes, cost = stage.minutes * factor, ""
         if measured and due:
             cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min"
-        print(f"  {chapter.name:28}{'run' if due else 'ok already':12}{cost:14}{chapter.description}")
+        print(f"  {stage.name:28}{'run' if due else 'ok already':12}{cost:14}{stage.description}")
     for name in left_out(run):
         print(f"  {name:28}left out    {NO_WEIGHTS}")
     if not measured:
         print("  these minutes were not measured; progress lines show the time left")
         return
-    total = factor * sum(step.chapter.minutes for step in steps if step.due)
+    total = factor * sum(step.stage.minutes for step in steps if step.due)
     where = "on two cores; less with this GPU"
     if device.type == "cpu":
         where = f"on this machine ({factor:.1f} times as long as on two cores that multiply bf16)"

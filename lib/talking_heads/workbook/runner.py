@@ -1,4 +1,4 @@
-"""Executes chapters headlessly, each in its own process, and records how each ended."""
+"""Executes jobs and chapters, each in its own process, and records how each ended."""
 
 import hashlib
 import json
@@ -19,8 +19,10 @@ import nbformat
 from talking_heads.config import Profile
 from talking_heads.devices import cores
 from talking_heads.files import sha256
-from talking_heads.workbook.executed import find_fault, publish, stage
-from talking_heads.workbook.stages import Chapter, Outcome, locked, read_status, write_status
+from talking_heads.workbook.executed import find_fault, publish
+from talking_heads.workbook.executed import stage as stage_notebook
+from talking_heads.workbook.jobs import Commands
+from talking_heads.workbook.stages import Chapter, Job, Outcome, Stage, locked, read_status, write_status
 
 NO_KERNEL = "Kernel died before replying"  # two kernels that start at once may choose the same free port
 Report = Callable[[str], None]
@@ -28,7 +30,7 @@ Report = Callable[[str], None]
 
 @dataclass
 class Run:
-    """The chapters of a profile, their parameters, and everything else that their results depend on."""
+    """The jobs and chapters of a profile, their parameters, and all that their results depend on."""
 
     profile: Profile
     parameters: dict[str, Any]  # of every notebook, plain JSON values
@@ -41,38 +43,49 @@ class Run:
     fetched: tuple[str, ...] = ()  # names of the pretrained networks that are there
     environment: dict[str, str] = field(default_factory=dict)
     jobs: int = 1  # chapters at once, unless one is to be alone
+    work: tuple[Job, ...] = ()  # jobs before the chapters
+    commands: Commands = field(default_factory=Commands)
     processes: set[subprocess.Popen] = field(default_factory=set)
 
-    def key(self, chapter: Chapter, keys: dict[str, str]) -> str:
-        """Changes with the notebook, the profile, the parameters, the versions, the inputs and the chapters
-        needed.
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (*self.work, *self.chapters)
+
+    def key(self, stage: Stage, keys: dict[str, str]) -> str:
+        """Changes with the notebook or command, the profile, the parameters, the versions, the inputs and the
+        stages needed.
         """
-        notebook = nbformat.read(self.notebooks / f"{chapter.name}.ipynb", 4)
-        read = sorted(self.results.glob(chapter.reads)) if chapter.reads else []
-        inputs = (*self.inputs, *self.inputs_of.get(chapter.name, ()))
+        read: list[Path] = []
+        if isinstance(stage, Chapter):
+            notebook = nbformat.read(self.notebooks / f"{stage.name}.ipynb", 4)
+            content: list[Any] = [[cell.cell_type, cell.source] for cell in notebook.cells]
+            read = sorted(self.results.glob(stage.reads)) if stage.reads else []
+        else:
+            content = list(stage.command) if isinstance(stage, Job) else []
+        inputs = (*self.inputs, *self.inputs_of.get(stage.name, ()))
         parts = [
-            [[cell.cell_type, cell.source] for cell in notebook.cells],
+            content,
             self.profile.model_dump(mode="json"),
             self.parameters,
             self.versions,
             self.fetched,
             [sha256(path) if path.exists() else "absent" for path in inputs],
             [[path.name, sha256(path)] for path in read],
-            [keys.get(name, "") for name in chapter.needs],
+            [keys.get(name, "") for name in stage.needs],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def threads(self, chapter: Chapter) -> int:
-        """The threads of PyTorch in a chapter: its share of the cores, at most ``OMP_NUM_THREADS``."""
-        share = max(1, cores() // (1 if chapter.alone else self.jobs))
+    def threads(self, stage: Chapter | Job) -> int:
+        """The threads of PyTorch in a stage: its share of the cores, at most ``OMP_NUM_THREADS``."""
+        share = max(1, cores() // (1 if stage.alone else self.jobs))
         limit = os.environ.get("OMP_NUM_THREADS", "")
         return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
 
 
 class Step(NamedTuple):
-    """A chapter in a plan: ``due`` if it is to be executed, and its content key."""
+    """A stage in a plan: ``due`` if it is to be executed, and its content key."""
 
-    chapter: Chapter
+    stage: Chapter | Job
     due: bool
     key: str
 
@@ -84,38 +97,39 @@ def plan(run: Run, only: list[str] | None = None, rerun: bool = False) -> list[S
     ``rerun`` the chapters that are named (all by default) are due even if they are ok. Raises ValueError for
     a name that does not exist.
     """
-    named = _select(run.chapters, only)
+    stages: tuple[Chapter | Job, ...] = (*run.work, *run.chapters)
+    named = _select(stages, only)
     selected = set(named)
-    for chapter in reversed(run.chapters):
-        if chapter.name in selected:
-            selected.update(chapter.needs)
+    for stage in reversed(stages):
+        if stage.name in selected:
+            selected.update(stage.needs)
     outcomes, steps = read_status(run.results), []
     keys: dict[str, str] = {}
-    for chapter in run.chapters:
-        keys[chapter.name] = run.key(chapter, keys)
-        if chapter.name not in selected:
+    for stage in stages:
+        keys[stage.name] = run.key(stage, keys)
+        if stage.name not in selected:
             continue
-        outcome = outcomes.get(chapter.name)
+        outcome = outcomes.get(stage.name)
         fresh = (
             outcome is not None
             and outcome.status == "ok"
-            and outcome.key == keys[chapter.name]
-            and all((run.results / promise).exists() for promise in chapter.promises)
+            and outcome.key == keys[stage.name]
+            and all((run.results / promise).exists() for promise in stage.promises)
         )
-        due = not fresh or (rerun and chapter.name in named)
-        steps.append(Step(chapter, due, keys[chapter.name]))
+        due = not fresh or (rerun and stage.name in named)
+        steps.append(Step(stage, due, keys[stage.name]))
     return steps
 
 
-def _select(chapters: tuple[Chapter, ...], only: list[str] | None) -> set[str]:
-    names = [chapter.name for chapter in chapters]
+def _select(stages: tuple[Chapter | Job, ...], only: list[str] | None) -> set[str]:
+    names = [stage.name for stage in stages]
     if not only:
         return set(names)
     selected: set[str] = set()
     for word in only:
         matches = [name for name in names if word in (name, name.split("_")[0])]
         if not matches:
-            raise ValueError(f"unknown chapter {word!r}; there are: {', '.join(names)}")
+            raise ValueError(f"unknown chapter or job {word!r}; there are: {', '.join(names)}")
         selected.update(matches)
     return selected
 
@@ -127,7 +141,7 @@ def execute(chapter: Chapter, run: Run, report: Report) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     staged, executed, log = (folder / f".{chapter.name}.{end}" for end in ("in.ipynb", "out.ipynb", "log"))
     try:
-        stage(run.notebooks / f"{chapter.name}.ipynb", staged, run.parameters)
+        stage_notebook(run.notebooks / f"{chapter.name}.ipynb", staged, run.parameters)
     except ValueError as error:
         return str(error)
     start = time.time()
@@ -220,34 +234,36 @@ class Schedule:
     def start_ready(self, executor: ThreadPoolExecutor) -> None:
         """Start the chapters that may run now; those that need a failed one fail."""
         for name in list(self.waiting):
-            chapter, _, key = self.steps[name]
-            broken = [need for need in chapter.needs if self._failed(need)]
+            stage, _, key = self.steps[name]
+            broken = [need for need in stage.needs if self._failed(need)]
             if broken:
                 error = f"needs {', '.join(broken)}, which failed"
                 self.outcomes[name] = Outcome("failed", key=key, error=error)
                 self.report(f"{name}: not run, needs {', '.join(broken)}")
                 self.waiting.remove(name)
-            elif len(self.running) < self.run.jobs and self._may_run(chapter):
+            elif len(self.running) < self.run.jobs and self._may_run(stage):
                 self.outcomes[name] = Outcome("running", key=key)
-                self.report(f"{name}: {chapter.description}")
-                self.running[name] = executor.submit(self._execute, chapter)
+                self.report(f"{name}: {stage.description}")
+                self.running[name] = executor.submit(self._execute, stage)
                 self.waiting.remove(name)
 
     def _failed(self, name: str) -> bool:
         return name not in self.outcomes or self.outcomes[name].status == "failed"
 
-    def _may_run(self, chapter: Chapter) -> bool:
+    def _may_run(self, stage: Chapter | Job) -> bool:
         pending = {*self.waiting, *self.running}
-        alone = any(self.steps[name].chapter.alone for name in self.running)
-        return not (alone or (chapter.alone and self.running) or pending & set(chapter.needs))
+        alone = any(self.steps[name].stage.alone for name in self.running)
+        return not (alone or (stage.alone and self.running) or pending & set(stage.needs))
 
-    def _execute(self, chapter: Chapter) -> tuple[str, float]:
+    def _execute(self, stage: Chapter | Job) -> tuple[str, float]:
         start = time.time()
         try:
-            error = execute(chapter, self.run, self.report)
+            if isinstance(stage, Job):
+                return self.run.commands.execute(stage, self.report), time.time() - start
+            error = execute(stage, self.run, self.report)
             if NO_KERNEL in error:
-                error = execute(chapter, self.run, self.report)
-        except Exception as failure:  # of the runner itself; the chapter has failed, the others go on
+                error = execute(stage, self.run, self.report)
+        except Exception as failure:  # of the runner itself; the stage has failed, the others go on
             error = f"{type(failure).__name__}: {failure}"
         return error, time.time() - start
 
@@ -267,19 +283,19 @@ def run_chapters(
     report: Report = print,
     rerun: bool = False,
 ) -> dict[str, Outcome]:
-    """Execute what is due; a chapter that fails stops only those that need it. Returns all outcomes.
+    """Execute what is due; a stage that fails stops only those that need it. Returns all outcomes.
 
     Raises :class:`Busy` where another run holds the results folder.
     """
     with locked(run.results):
         outcomes = read_status(run.results)
-        steps = {step.chapter.name: step for step in plan(run, only, rerun) if step.due}
-        for name in outcomes.keys() - {chapter.name for chapter in run.chapters}:
+        steps = {step.stage.name: step for step in plan(run, only, rerun) if step.due}
+        for name in outcomes.keys() - {stage.name for stage in run.stages}:
             outcomes[name] = Outcome("stale", key=outcomes[name].key)  # of a run that did not leave it out
-        for chapter, due, _ in plan(run):  # chapters that are not selected may be stale too
-            earlier = outcomes.get(chapter.name)
-            if chapter.name in steps or (due and earlier is not None and earlier.status == "ok"):
-                outcomes[chapter.name] = Outcome("stale", key=earlier.key if earlier else "")
+        for stage, due, _ in plan(run):  # stages that are not selected may be stale too
+            earlier = outcomes.get(stage.name)
+            if stage.name in steps or (due and earlier is not None and earlier.status == "ok"):
+                outcomes[stage.name] = Outcome("stale", key=earlier.key if earlier else "")
         schedule = Schedule(run, steps, outcomes, report)
         with ThreadPoolExecutor(run.jobs) as executor, _ending_chapters(run):
             while schedule.waiting or schedule.running:
@@ -293,10 +309,11 @@ def run_chapters(
 
 @contextmanager
 def _ending_chapters(run: Run) -> Iterator[None]:
-    """An interrupt ends running chapters too; the next run goes on from what they have saved."""
+    """An interrupt ends running stages too; the next run goes on from what they have saved."""
     try:
         yield
     except BaseException:
         for process in list(run.processes):
             _kill(process)
+        run.commands.end()
         raise

@@ -1,4 +1,4 @@
-"""Chapters, their outcomes and their state on disk."""
+"""Jobs and chapters, their outcomes and their state on disk."""
 
 import json
 import os
@@ -17,23 +17,43 @@ STATUS, LOCK, OWNER = "status.json", ".lock", ".owner"
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A notebook that a run executes."""
+class Stage:
+    """A part of a run."""
 
     name: str
     description: str
     needs: tuple[str, ...] = ()
-    promises: tuple[str, ...] = ()  # files below results/<profile>
+    promises: tuple[str, ...] = ()  # files below results/<profile>, or absolute ones
     minutes: float = 1.0  # on two cores with the default profile
+
+
+@dataclass(frozen=True)
+class Chapter(Stage):
+    """A notebook that a run executes. It reads what jobs have left."""
+
     limit: float = 12 * 3600.0  # seconds
     reads: str = ""  # pattern of files below results/<profile> that people put there
     alone: bool = False  # nothing may run beside it: it measures time, or uses all cores itself
     diffusion: bool = False  # needs weights of Diffused Heads, and is left out where there are none
 
 
+@dataclass(frozen=True)
+class Job(Stage):
+    """A command that a run executes. It resumes, reports progress, and takes as long as it takes."""
+
+    command: tuple[str, ...] = ()  # the words after python -m talking_heads
+    shards: bool = False  # whether --shard and --merge divide it
+    merges: bool = False  # whether shards are joined by --merge
+
+    @property
+    def alone(self) -> bool:
+        """Nothing runs beside a job: it uses all cores, or all GPUs."""
+        return True
+
+
 @dataclass
 class Outcome:
-    """How a chapter ended."""
+    """How a stage ended."""
 
     status: str  # ok | failed | running | stale
     seconds: float = 0.0
@@ -80,7 +100,7 @@ def left_behind(results: Path) -> int | None:
 
 
 def read_status(results: Path) -> dict[str, Outcome]:
-    """Outcomes of earlier runs, by chapter."""
+    """Outcomes of earlier runs, by stage."""
     path = results / STATUS
     if not path.exists():
         return {}

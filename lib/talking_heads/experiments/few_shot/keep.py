@@ -33,7 +33,7 @@ def keep(run: Run, more: Mapping[str, str]) -> Path:
     """
     profile, source, target = run.profile, run.results, COMMITTED
     command = f"./run_all.sh --profile {profile.name}"
-    if due := [step.chapter.name for step in plan(run) if step.due]:
+    if due := [step.stage.name for step in plan(run) if step.due]:
         raise ValueError(f"{source}: {', '.join(due)}: failed, stale or never run; run {command} first")
     keys = weights_keys(profile, "reference", source.parent)
     lines = (source / "records.jsonl").read_text(encoding="utf-8").splitlines()

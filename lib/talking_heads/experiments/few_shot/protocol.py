@@ -43,6 +43,7 @@ from talking_heads.metrics.images import sharpness, ssim
 from talking_heads.metrics.landmarks import landmark_error
 from talking_heads.nn.perceptual import embedded_digest
 from talking_heads.progress import Progress
+from talking_heads.shards import Shard
 
 VERSION = 1  # of the choice of frames: raised when the same corpus and settings give other frames
 GAP = 1.0  # seconds between the last few-shot candidate and the first held-out frame of a clip
@@ -185,8 +186,9 @@ def run_cells(
     methods: Sequence[Method],
     shots: Sequence[int],
     device: torch.device,
+    shard: Shard | None = None,
 ) -> list[Path]:
-    """Compute what is missing below ``folder``; returns the files of all cells.
+    """Compute what is missing below ``folder``, or of a shard of the cells; returns the files of all cells.
 
     A cell holds the true frames, a source frame, and of every method the frames, the losses of its
     fine-tuning and its key. Frames of another key are computed anew, and dropped at every other
@@ -195,7 +197,8 @@ def run_cells(
     folder = cells_in(folder, store, profile)
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*_seed*.npz"):
-        drop_stale(path, methods)
+        if shard is None or shard.holds(*Cell.of(path)):
+            drop_stale(path, methods)
     paths: list[Path] = []
     missing: list[tuple[Cell, Task, Method]] = []
     for seed in range(profile.protocol.seeds):
@@ -203,7 +206,8 @@ def run_cells(
             for t in shots:
                 cell = Cell(task.identity, task.number, t, seed)
                 paths.append(folder / cell.file)
-                missing += [(cell, task, method) for method in missing_in(paths[-1], methods)]
+                if shard is None or shard.holds(*cell):
+                    missing += [(cell, task, method) for method in missing_in(paths[-1], methods)]
     missing.sort(key=lambda item: -item[0].t)  # the longest first, so that no thread waits at the end
     progress = Progress("evaluating", len(missing), "sets of frames")
     lock = threading.Lock()

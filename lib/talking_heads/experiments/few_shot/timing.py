@@ -11,6 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, digest
+from talking_heads.config import load as load_profile
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
 from talking_heads.few_shot.fine_tuning import set_up, steps_per_epoch
 from talking_heads.few_shot.networks.build import Networks, build_generator, build_networks
-from talking_heads.metrics.timing import Machine, Timing, measure, operations
+from talking_heads.files import replacing
+from talking_heads.metrics.timing import Machine, Timing, measure, operations, rates
+from talking_heads.nn.perceptual import make_extractors
 from talking_heads.nn.spectral_norm import fold
+from talking_heads.provenance import device_name
 
+VERSION = 1  # raised when the measured work changes
 METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
 FINE_TUNED = ("Pix2pixHD", "Ours")
 LEARNING, INFERENCE = "few-shot learning", "inference"
@@ -263,3 +269,31 @@ def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -
         print(f"  {row}: predicted {prediction:.3g} s, took {rows[-1]['seconds']:.3g} s", flush=True)
         gc.collect()
     return predicted.merge(pd.DataFrame(rows), on=["method", "phase", "T"], validate="one_to_one")
+
+
+def measured_once(cases: Cases, predicted: pd.DataFrame, seconds: float, runs: Path) -> pd.DataFrame:
+    """:func:`measurements`, kept below ``runs`` and read from there by later calls on this machine."""
+    machine = device_name(cases.device)
+    sections = (cases.profile.few_shot, cases.profile.data.image_size, cases.methods, cases.shots)
+    path = runs / "timing" / f"{digest(VERSION, machine, torch.__version__, seconds, *sections)}.csv"
+    if not path.exists():
+        table = measurements(cases, predicted, seconds).assign(machine=machine)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            table.to_csv(temporary, index=False)
+    return pd.read_csv(path, keep_default_na=False).drop(columns="machine")
+
+
+def untrained_extractors(profile: Profile, device: torch.device) -> list:
+    """A profile's feature networks, untrained: weights do not matter for time."""
+    return [extractor.to(device) for extractor in make_extractors(profile, random=True)]
+
+
+def measure_profile(profile: Profile, runs: Path, device: torch.device) -> None:
+    """``python -m talking_heads measure``: Table 2 at the profile's sizes and at the paper's."""
+    paper = load_profile(profile.timing.profile)
+    for measured, size in ((profile, profile.data.image_size), (paper, paper.data.image_size // 4)):
+        machine = rates(device, measured.few_shot.networks.precision, size)
+        extractors = untrained_extractors(measured, device)
+        cases = Cases(measured, extractors, device, METHODS, profile.protocol.shots)
+        measured_once(cases, predictions(cases, machine), profile.timing.seconds, runs)

@@ -1,0 +1,182 @@
+"""Jobs: commands that a run executes before the chapters, which read what they left."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from talking_heads import config
+from talking_heads.__main__ import main
+from talking_heads.experiments import jobs
+from talking_heads.experiments.chapters import CHAPTERS
+from talking_heads.experiments.run import Places, make_run
+from talking_heads.workbook import runner
+from talking_heads.workbook.jobs import Commands, fault
+from talking_heads.workbook.stages import Job
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ("--profile", "smoke", "--device", "cpu")
+
+
+def run_of(name, folder, weights="scratch", **overrides):
+    profile = config.load(name, overrides)
+    return make_run(profile, weights, "cpu", Places(folder / "data", folder / "results", ROOT / "notebooks"))
+
+
+def test_a_large_profile_prepares_trains_evaluates_and_measures_in_jobs(tmp_path):
+    run = run_of("voxceleb2", tmp_path)
+    names = [job.name for job in run.work]
+    trained = [f"meta-learn-{variant}" for variant in run.profile.few_shot.trainings.variants]
+    assert names == ["prepare", *trained, "evaluate", "measure"] and len(trained) == 7
+    steps = {step.stage.name: step.stage for step in runner.plan(run)}
+    assert list(steps)[: len(names)] == names, "jobs come before the chapters"
+    assert all(steps[name].needs == ("prepare",) for name in trained)
+    assert set(steps["evaluate"].needs) == {"prepare", *trained}
+    assert "evaluate" in steps["05_comparison"].needs and "measure" in steps["07_timing"].needs
+    assert not hasattr(steps["prepare"], "limit"), "a job takes as long as it takes"
+    only = [step.stage.name for step in runner.plan(run, ["05"])]
+    assert set(only) >= {"prepare", "evaluate", *trained} and "measure" not in only
+
+
+@pytest.mark.parametrize("name", config.names())
+def test_the_jobs_of_every_profile_are_commands_that_exist(tmp_path, name):
+    run = run_of(name, tmp_path)
+    assert bool(run.work) == run.profile.protocol.jobs
+    for job in run.work:
+        help_ = subprocess.run(
+            [sys.executable, "-m", "talking_heads", job.command[0], "--help"], capture_output=True, text=True
+        )
+        options = [word for word in job.command if word.startswith("--")]
+        options += ["--shard"] * job.shards + ["--merge"] * job.merges
+        assert all(option in help_.stdout for option in options), (job, help_.stderr)
+
+
+def test_the_default_profiles_do_everything_in_chapters(tmp_path):
+    for name in ("smoke", "laptop", "laptop-full"):
+        run = run_of(name, tmp_path)
+        assert run.work == () and run.chapters == CHAPTERS
+
+
+def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
+    for name in ("crema", "lrw"):
+        run = run_of(name, tmp_path)
+        assert [job.name for job in run.work] == ["prepare", "train-diffusion"]
+        assert [chapter.name.split("_")[0] for chapter in run.chapters] == ["20", "21", "22"]
+
+
+# -- executed ---------------------------------------------------------------------------------------
+def test_jobs_leave_what_chapters_read(tmp_path):
+    """Of the smoke profile: prepared videos, weights, all cells and times, which chapters find."""
+    run = run_of("smoke", tmp_path)
+    profile = run.profile.override({"protocol.jobs": True, "few_shot.trainings.variants": ["ft"]})
+    run = dataclasses.replace(
+        run, profile=profile, work=jobs.jobs_of(profile, "scratch", tmp_path / "data", "cpu")
+    )
+    run = dataclasses.replace(run, chapters=())
+    lines = []
+    outcomes = runner.run_chapters(run, report=lines.append)
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "prepare": "ok",
+        "meta-learn-ft": "ok",
+        "evaluate": "ok",
+        "measure": "ok",
+    }, outcomes
+    assert any(re.fullmatch(r"  meta-learn-ft ft step 6/6, .* min left", line) for line in lines), lines
+    runs = tmp_path / "results/smoke/runs"
+    assert len(list(runs.glob("cells/*/*.npz"))) > 0 and len(list(runs.glob("timing/*.csv"))) == 1
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    for command in ("evaluate", "measure"):
+        assert main([*run.commands.options, command, *SMOKE]) in (0, None)
+    after = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    assert after == before
+    assert not any(step.due for step in runner.plan(run))
+
+
+def test_a_job_that_fails_says_why_and_stops_those_that_need_it(tmp_path):
+    run = run_of("voxceleb1", tmp_path)
+    run = dataclasses.replace(run, chapters=())
+    outcomes = runner.run_chapters(run, ["evaluate"], report=lambda line: None)
+    assert outcomes["prepare"].status == "failed"
+    assert (
+        outcomes["prepare"].error.startswith("error: ")
+        and "expects your copy of voxceleb1" in outcomes["prepare"].error
+    )
+    assert outcomes["evaluate"].error.startswith("needs prepare")
+
+
+BEGIN = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM: step 3 is saved"))
+print("  begun", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_job_that_is_ended_may_save_its_state(monkeypatch):
+    def start(words, environment):
+        command = [sys.executable, "-c", BEGIN]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    monkeypatch.setattr("talking_heads.workbook.jobs.start", start)
+    commands, lines, results = Commands(), [], []
+    job = Job("long", "")
+    thread = threading.Thread(target=lambda: results.append(commands.execute(job, lines.append)))
+    thread.start()
+    deadline = time.time() + 30
+    while not lines and time.time() < deadline:
+        time.sleep(0.05)
+    commands.end()
+    thread.join(30)
+    assert lines == ["  long begun"] and results == ["stopped by SIGTERM: step 3 is saved"]
+
+
+@pytest.mark.parametrize(
+    "lines, status, said",
+    [
+        (["  step 3", "error: no room"], 2, "error: no room"),
+        (["one", "two"], 1, "one\ntwo"),
+        ([], 3, "exit status 3"),
+        (["  step 3"], -signal.SIGKILL, "ended by SIGKILL"),
+    ],
+)
+def test_the_error_of_a_job(lines, status, said):
+    assert fault(lines, status) == said
+
+
+def test_shards_of_an_evaluation_compute_all_cells(tmp_path):
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    assert main([*places, "meta-learn", *SMOKE, "--variant", "ft"]) == 0
+    cells = tmp_path / "results/smoke/runs/cells"
+    counts = []
+    for shard in ("0/3", "1/3", "2/3"):
+        main([*places, "evaluate", *SMOKE, "--shard", shard])
+        counts.append(len(list(cells.glob("*/*.npz"))))
+    assert counts[0] > 0 and counts == sorted(set(counts))
+    times = {path: path.stat().st_mtime_ns for path in cells.rglob("*.npz")}
+    main([*places, "evaluate", *SMOKE])
+    assert {path: path.stat().st_mtime_ns for path in cells.rglob("*.npz")} == times
+
+
+def test_evaluating_without_weights_says_what_to_do(tmp_path, capsys):
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    assert main([*places, "evaluate", *SMOKE]) == 2
+    assert (
+        "no weights to evaluate; python -m talking_heads meta-learn --profile smoke"
+        in capsys.readouterr().err
+    )
+
+
+def test_status_names_jobs(tmp_path):
+    run = dataclasses.replace(run_of("voxceleb1", tmp_path), chapters=())
+    runner.run_chapters(run, ["prepare"], report=lambda line: None)
+    status = json.loads((run.results / "status.json").read_text())
+    assert status["prepare"]["status"] == "failed"
