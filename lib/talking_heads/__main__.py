@@ -262,7 +262,17 @@ def face_shape(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     from talking_heads.experiments.run import Options, Places, run_profile
 
-    options = Options(args.only, args.jobs, args.device, args.weights, args.rerun, args.dry_run)
+    options = Options(
+        args.only,
+        args.jobs,
+        args.device,
+        args.weights,
+        args.rerun,
+        args.dry_run,
+        args.cluster,
+        args.shards,
+        args.cluster_options,
+    )
     places = Places(args.data, args.results, args.notebooks)
     return run_profile(config.load(args.profile), options, places)
 
@@ -322,6 +332,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     c.add_argument("--rerun", action="store_true", help="execute chapters even if they are ok already")
     c.add_argument("--notebooks", type=Path, default=Path("notebooks"))
+    c.add_argument("--cluster", choices=["slurm", "local"], help="where jobs run; here by default")
+    c.add_argument("--shards", type=COUNT, default=4, help="into which a cluster's jobs are divided")
+    c.add_argument(
+        "--cluster-options", default="", metavar="NAME=VALUE,...", help="partition=gpu,gpus_per_node=8, ..."
+    )
     c.set_defaults(run=run)
 
     c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")

@@ -339,7 +339,7 @@ def write_unit(out: Path, unit: Unit, sources: Arrays) -> None:
         {**source, "clip": np.full(len(source["time"]), number, np.int32)}
         for number, source in sources.items()
     ]
-    common = set.intersection(*(set(a) for a in arrays))
+    common = sorted(set.intersection(*(set(a) for a in arrays)))  # the file is the same in every process
     track = {name: np.concatenate([a[name] for a in arrays]) for name in common}
     try:
         temporary.mkdir(parents=True)

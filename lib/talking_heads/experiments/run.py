@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from talking_heads.config import Profile
 from talking_heads.data import corpora
@@ -22,6 +23,7 @@ from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook import runner
+from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse_options
 from talking_heads.workbook.jobs import Commands
 from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
@@ -124,6 +126,17 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     )
 
 
+def cluster_commands(commands: Commands, options: "Options", folder: Path) -> ClusterCommands:
+    """Commands that a cluster executes. Raises ValueError for options that it does not have."""
+    site = parse_options(options.cluster_options)
+    cluster: Literal["slurm", "local"] = "slurm" if options.cluster == "slurm" else "local"
+    logs = folder / "cluster"
+    make_executor(cluster, logs, site)  # raises before anything is run
+    return ClusterCommands(
+        commands.options, commands.environment, cluster=cluster, site=site, shards=options.shards, folder=logs
+    )
+
+
 def left_out(run: Run) -> list[str]:
     """The names of the chapters that a run does without, for want of weights."""
     names = {chapter.name for chapter in run.chapters}
@@ -140,12 +153,17 @@ class Options:
     weights: str | None = None
     rerun: bool = False
     dry_run: bool = False
+    cluster: str | None = None  # "slurm" or "local"; this machine's cores and GPUs by default
+    shards: int = 4
+    cluster_options: str = ""
 
 
 def run_profile(profile: Profile, options: Options, places: Places) -> int:
     """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
     weights = resolve_weights(profile, options.weights)
     run = make_run(profile, weights, options.device, places, options.jobs)
+    if options.cluster:
+        run.commands = cluster_commands(run.commands, options, run.results)
     words = set(options.only or ())
     if named := [name for name in left_out(run) if {name, name.split("_")[0]} & words]:
         raise ValueError(f"{', '.join(named)}: {NO_WEIGHTS}")

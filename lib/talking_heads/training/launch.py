@@ -20,6 +20,8 @@ def rank_count(ranks: int | None, device: str) -> int:
 
     if started_by_torchrun():
         return 1
+    if "TALKING_HEADS_NODES" in os.environ:
+        return max(2, ranks or torch.cuda.device_count())
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     return ranks or max(1, gpus)
 
@@ -29,7 +31,7 @@ def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
 
     An interrupt and SIGTERM are passed on; a training saves its step then.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous(), "--nproc-per-node", str(ranks)]
     process = subprocess.Popen(
         [*command, "-m", "talking_heads", *arguments],
         stderr=subprocess.PIPE,
@@ -51,6 +53,14 @@ def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
     if process.returncode == 0:
         return 0
     return report(lines)
+
+
+def rendezvous() -> list[str]:
+    """torchrun's options for one machine, or for the nodes of a cluster's job."""
+    if nodes := os.environ.get("TALKING_HEADS_NODES"):
+        meet = os.environ["TALKING_HEADS_MEET"]
+        return ["--nnodes", nodes, "--rdzv-backend", "c10d", "--rdzv-endpoint", meet, "--rdzv-id", "training"]
+    return ["--standalone"]
 
 
 def report(lines: Sequence[str]) -> int:

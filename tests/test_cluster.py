@@ -1,0 +1,116 @@
+"""Jobs as arrays of shards, through submitit's local executor."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from films import film
+from talking_heads import config
+from talking_heads.data import prepare
+from talking_heads.data.planning import Settings
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.experiments.run import Options, Places, run_profile
+from talking_heads.shards import Shard
+from talking_heads.training import launch
+from talking_heads.workbook.cluster import ClusterCommands, Command, make_executor, parse_options
+from talking_heads.workbook.stages import Job
+from test_shards import assert_same_corpus
+
+SLOW = Shard(2, 4)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Eight identities of a video; one of the third shard takes a second or two."""
+    root, clip = tmp_path_factory.mktemp("videos") / "mp4", make_clip(3, 1, 0, 10, 12.5, 32, sound=False)
+    names = [f"id{number:05d}" for number in range(200)]
+    slow = next(name for name in names if SLOW.holds(split_of(name), name, "a"))
+    for name in {slow, *names[:8]}:
+        (root / name / "a").mkdir(parents=True)
+        count = 6000 if name == slow else 10
+        frames, marks = (np.resize(part, (count, *part.shape[1:])) for part in (clip.frames, clip.landmarks))
+        film(root / name / "a/00000.mp4", frames, np.arange(count) / 12.5)
+        np.savez(root / name / "a/00000.npz", landmarks=marks)
+    return root
+
+
+def split_of(identity):
+    from talking_heads.data.sources import split_of as of_source
+
+    return of_source(identity, "", "voxceleb2")
+
+
+def kill_when_it_works(out, killed):
+    """Kill the process of the slow shard once it has begun to prepare."""
+    part, words = out / "manifest-2of4.jsonl", ["--shard", "2/4"]
+    while not part.exists():
+        time.sleep(0.01)
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [])[-2:] == words and str(out) in process.info["cmdline"]:
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process.pid)
+
+
+def test_four_shards_of_which_one_is_killed_are_the_corpus_of_one_run(source, tmp_path):
+    settings, lines, killed = Settings(16, 4), [], []
+    prepare.prepare(source, tmp_path / "whole", settings, "voxceleb2", workers=1, quiet=True)
+    out = tmp_path / "out"
+    command = ("prepare", str(source), str(out), "--size", "16", "--frames-per-video", "4")
+    command += ("--layout", "voxceleb2", "--workers", "1", "--device", "cpu")
+    job = Job("prepare", "", command=command, shards=True, merges=True)
+    threading.Thread(target=kill_when_it_works, args=(out, killed), daemon=True).start()
+    assert ClusterCommands(folder=tmp_path / "logs").execute(job, lines.append) == ""
+    assert len(killed) == 1 and "  prepare --shard 2/4 was killed, submitted again" in lines
+    assert [line for line in lines if line.endswith("done")] == [
+        f"  prepare {n}/4 done" for n in (1, 2, 3, 4)
+    ]
+    assert_same_corpus(out, tmp_path / "whole")
+
+
+def test_what_a_shard_says_ends_it_and_is_passed_on(tmp_path):
+    job = Job("evaluate", "", command=("evaluate", "--profile", "nowhere"), shards=True)
+    error = ClusterCommands(folder=tmp_path, shards=2).execute(job, lambda line: None)
+    for shard in ("0/2", "1/2"):
+        assert f"--shard {shard}: error: unknown profile 'nowhere'" in error
+    assert f"logs in {tmp_path / 'evaluate'}" in error
+
+
+def test_a_preempted_command_saves_its_state_and_is_queued_again(monkeypatch):
+    """What submitit calls before the system ends a job."""
+    ended = []
+    monkeypatch.setattr("talking_heads.workbook.cluster.end", ended.append)
+    command = Command(("meta-learn",), {"A": "b"})
+    command.process = object()
+    again = command.checkpoint()
+    assert ended == [command.process]
+    assert again.function == Command(("meta-learn",), {"A": "b"}) and not hasattr(again.function, "process")
+
+
+def test_the_sites_options(tmp_path):
+    options = parse_options("partition=gpu,gpus_per_node=8,timeout_min=60")
+    assert options == {"partition": "gpu", "gpus_per_node": 8, "timeout_min": 60}
+    make_executor("local", tmp_path, options)
+    with pytest.raises(ValueError, match="'gpu' is no option; give name=value,name=value"):
+        parse_options("gpu")
+    with pytest.raises(ValueError, match="--cluster-options: "):
+        make_executor("local", tmp_path, {"timeout_min": "soon", "nodes": "many"})
+
+
+def test_a_run_checks_the_clusters_options_before_it_plans(tmp_path):
+    places = Places(tmp_path / "data", tmp_path / "results")
+    options = Options(cluster="local", cluster_options="x", dry_run=True, device="cpu")
+    with pytest.raises(ValueError, match="'x' is no option"):
+        run_profile(config.load("voxceleb1"), options, places)
+
+
+def test_several_nodes_meet_at_the_first_one(monkeypatch):
+    assert launch.rendezvous() == ["--standalone"]
+    monkeypatch.setenv("TALKING_HEADS_NODES", "2")
+    monkeypatch.setenv("TALKING_HEADS_MEET", "node7:29500")
+    words = launch.rendezvous()
+    assert words[:2] == ["--nnodes", "2"] and words[words.index("--rdzv-endpoint") + 1] == "node7:29500"
+    assert launch.rank_count(8, "cuda") == 8
