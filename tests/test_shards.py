@@ -139,6 +139,7 @@ def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, t
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
         else:  # all is prepared: two videos are deleted
+            assert process.exitcode == 0
             for folder in rng.sample(sorted(out.glob("*/*/*")), 2):
                 shutil.rmtree(folder)
         process.join()
