@@ -219,6 +219,19 @@ def embedding(learner, videos, number):
         return learner.ema[0].embed(to_tensor(images)[None], y[None])[0]
 
 
+@pytest.mark.parametrize("shared, batches", [(True, 1), (False, 2)])
+def test_the_updates_of_d_share_an_episode_or_have_their_own(profile, videos, extractors, shared, batches):
+    """In both cases G learns from one of them; D does two updates."""
+    changes = {"optimiser.discriminator_steps": 2, "optimiser.shared_episode": shared}
+    learner = make_learner(profile, videos, extractors, changes=WITH_D | changes)
+    before = copy.deepcopy(learner.nets)
+    row = learner.train_step()
+    assert learner.episodes.number == batches and row["grad_norm"] > 0
+    assert learner.discriminator_optimiser.state[learner.nets.discriminator.b]["step"] == 2
+    assert not equal_parameters(before.generator, learner.nets.generator)
+    assert not equal_parameters(before.embedder, learner.nets.embedder)
+
+
 def test_w_starts_as_the_embeddings_and_the_mean_score_at_zero(profile, videos, extractors):
     changes = {"meta_learning.content_steps": 1, "meta_learning.table_start": "embeddings"}
     rates = {"meta_learning.table_learning_rate": 1e-9, "meta_learning.discriminator_learning_rate": 1e-9}

@@ -188,6 +188,13 @@ def measure(args: argparse.Namespace) -> None:
     measure_profile(profile, args.results / profile.name / "runs", choose(args.device))
 
 
+def benchmark(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.few_shot.benchmark import benchmark as run_benchmark
+
+    run_benchmark(config.load(args.profile), args.results, choose(args.device), args.quick)
+
+
 def weights(args: argparse.Namespace) -> None:
     from talking_heads.nn import pretrained
 
@@ -382,6 +389,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument("--profile", default="laptop")
     c.add_argument("--device", default="auto")
     c.set_defaults(run=measure)
+
+    c = commands.add_parser(
+        "benchmark",
+        help="measure loading, training, heads and store here, and project the days of a training",
+    )
+    c.add_argument("--profile", default="voxceleb2-ft")
+    c.add_argument("--quick", action="store_true", help="in minutes: few repetitions")
+    c.add_argument("--device", default="auto")
+    c.set_defaults(run=benchmark)
 
     c = commands.add_parser(
         "weights", help="pretrained networks: which are there, which are missing, and their licences"

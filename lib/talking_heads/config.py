@@ -105,6 +105,7 @@ class Optimiser(Section):
     beta1: Share  # of E and G
     discriminator_beta1: Share
     discriminator_steps: Positive
+    shared_episode: bool  # whether one episode serves all updates of a step, not one each
 
 
 class MetaLearning(Section):

@@ -223,14 +223,16 @@ class MetaLearner:
             self._start_table()
         self._set_learning_rates()
         row: dict[str, float] = {"step": self.step}
-        rounds = section.optimiser.discriminator_steps if adversarial else 1
-        for round_ in range(rounds):
-            episode = next(self.episodes)
-            x, y, i = flat_targets(episode)
-            with torch.set_grad_enabled(round_ == rounds - 1):  # E and G learn from the last episode
-                e_each = nets.embedder.embed_each(episode.x_s, episode.y_s)
-                e_hat = e_each.mean(1)
-                x_hat = nets.generator(y, e_hat.repeat_interleave(section.meta_learning.targets, 0))
+        updates = section.optimiser.discriminator_steps if adversarial else 1
+        shared = section.optimiser.shared_episode
+        for update in range(updates):
+            if update == 0 or not shared:
+                episode = next(self.episodes)
+                x, y, i = flat_targets(episode)
+                with torch.set_grad_enabled(shared or update == updates - 1):  # E and G learn from the last
+                    e_each = nets.embedder.embed_each(episode.x_s, episode.y_s)
+                    e_hat = e_each.mean(1)
+                    x_hat = nets.generator(y, e_hat.repeat_interleave(section.meta_learning.targets, 0))
             targets = Targets(x, x_hat, y, i)
             if adversarial:
                 optimisers = (self.discriminator_optimiser, self.table_optimiser)

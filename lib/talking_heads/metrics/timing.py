@@ -140,6 +140,13 @@ def operations(work: Callable[[], object]) -> tuple[float, float]:
     return float(flops.get_total_flops()), float(moved.total)
 
 
+def flops_of(work: Callable[[], object]) -> float:
+    """Floating-point operations of one call of ``work``, which may contain sparse gradients."""
+    with FlopCounterMode(display=False) as flops:
+        work()
+    return float(flops.get_total_flops())
+
+
 @dataclass(frozen=True)
 class Machine:
     """Operations and bytes a second of a machine."""

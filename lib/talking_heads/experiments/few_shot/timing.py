@@ -164,12 +164,16 @@ class Cases:
 
     def inference(self) -> Iterator[Case]:
         """A frame of a head, the same for both of ours."""
-        generator = fold(build_generator(self.profile.few_shot.networks).to(self.device))
-        psi, y = torch.zeros(1, generator.person_parameters, device=self.device), self.frames(1)
+        work = self.frames_of_a_head(1)
         for method in ("Ours", "Ours-FF"):
             if method in self.methods:
-                work = without_gradients(partial(generator.synthesise, y, psi))
                 yield Case(method, INFERENCE, 1, 1, 1, work)
+
+    def frames_of_a_head(self, count: int) -> Work:
+        """Generates so many frames at once."""
+        generator = fold(build_generator(self.profile.few_shot.networks).to(self.device))
+        psi = torch.zeros(count, generator.person_parameters, device=self.device)
+        return without_gradients(partial(generator.synthesise, self.frames(count), psi))
 
 
 def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:

@@ -1,0 +1,55 @@
+"""The benchmark of a machine: its lines, and the days that it projects."""
+
+import pandas as pd
+import pytest
+import torch
+from talking_heads import config
+from talking_heads.__main__ import main
+from talking_heads.experiments.few_shot.benchmark import projected_days
+from talking_heads.metrics.timing import flops_of
+
+
+def test_a_benchmark_measures_every_part(tmp_path, capsys):
+    assert main(
+        ["--results", str(tmp_path), "benchmark", "--profile", "smoke", "--quick", "--device", "cpu"]
+    ) in (0, None)
+    table = pd.read_csv(tmp_path / "smoke/tables/benchmark.csv", keep_default_na=False)
+    expected = {
+        "loader": "episodes/s",
+        "preparing": "clips/s",
+        "opening the store": "s",
+        "first source of a video": "ms",
+        "peak arithmetic": "TFLOP/s",
+        "meta-learning step": "s",
+        "meta-learning": "steps/s",
+        "meta-learning arithmetic": "TFLOP/s",
+        "memory of meta-learning": "GiB",
+        "fine-tuning, T = 1": "s",
+        "a frame, batch of 1": "ms",
+        "a frame, batch of 32": "ms",
+        "memory of everything": "GiB",
+    }
+    measured = dict(zip(table["quantity"], table["unit"], strict=True))
+    assert measured.items() >= expected.items() and (table["value"] > 0).all()
+    step = table.set_index("quantity")["value"]
+    assert step["meta-learning"] == pytest.approx(1 / step["meta-learning step"], rel=1e-3)
+    assert not table["unit"].eq("days").any(), "steps of other networks say nothing about the paper's"
+    assert "meta-learning step: " in capsys.readouterr().out
+    assert "quick" in (tmp_path / "smoke/tables/benchmark.md").read_text(encoding="utf-8")
+
+
+def test_days_are_steps_times_seconds():
+    """Of all trainings of the paper's networks; Ours-FF takes twice as long."""
+    rows = {row.quantity: row for row in projected_days(config.load("voxceleb2-ft"), 0.1)}
+    steps = 75 * -(-145_569 // 2)
+    assert rows["voxceleb2-ft, ft"].value == pytest.approx(steps * 0.1 / 86_400)
+    assert rows["voxceleb2-ff, ff"].value == pytest.approx(2 * steps * 0.1 / 86_400)
+    assert f"{steps:,} steps" in rows["voxceleb2-ft, ft"].note
+    assert {name.split(",")[0] for name in rows} == {"voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2"}
+    assert not any("x2face" in name or "pix2pixhd" in name for name in rows)
+
+
+def test_operations_of_work_with_sparse_gradients_are_counted():
+    table = torch.nn.Embedding(8, 16, sparse=True)
+    weight = torch.randn(16, 4)
+    assert flops_of(lambda: (table(torch.arange(8)) @ weight).sum().backward()) == 2 * 2 * 8 * 16 * 4
