@@ -113,4 +113,4 @@ def test_several_nodes_meet_at_the_first_one(monkeypatch):
     monkeypatch.setenv("TALKING_HEADS_MEET", "node7:29500")
     words = launch.rendezvous()
     assert words[:2] == ["--nnodes", "2"] and words[words.index("--rdzv-endpoint") + 1] == "node7:29500"
-    assert launch.rank_count(8, "cuda") == 8
+    assert launch.rank_count(8, "cuda") == 8 and launch.rank_count(1, "cpu") == 1

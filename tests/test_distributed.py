@@ -120,6 +120,9 @@ def few_steps(profile):
             "few_shot.meta_learning.content_steps": 2,
             "few_shot.meta_learning.batch_videos": 1,
             "few_shot.losses.match_pulls": "both",
+            "few_shot.meta_learning.learning_rate": 5e-5,  # the paper's, with which differences grow slowly
+            "few_shot.meta_learning.discriminator_learning_rate": 2e-4,
+            "few_shot.meta_learning.table_learning_rate": 2e-4,
         }
     )
 
@@ -135,7 +138,7 @@ def test_two_ranks_are_one_process_with_the_doubled_batch(few_steps, videos, ext
     networks, table, _ = train(*arguments, tmp_path / "one", 12, joined=True)
     assert_close(ranks[0][0], ranks[1][0], 0)
     if variant == "ft":
-        assert_close(ranks[0][0], networks, 1e-3)
+        assert_close(ranks[0][0], networks, 1e-4)
         torch.testing.assert_close(whole_table(ranks[0][1]), table[0], rtol=1e-3, atol=1e-4)
         exported = [load_weights(tmp_path / name / "weights.safetensors")[0] for name in ("one", "two")]
         for name in ("w.mean", "w.std", "d.w0"):
@@ -252,6 +255,7 @@ def test_meta_learn_starts_torchrun(tmp_path):
     assert metadata["steps"] == metadata["of"] == 6 and metadata["people"]["corpus"].startswith("speakers-")
 
 
+KILLED = "error: a process of this training was killed; run the same command again"
 LOST = "error: another process of this training has ended; its last checkpoint is kept"
 
 
@@ -265,7 +269,7 @@ LOST = "error: another process of this training has ended; its last checkpoint i
         ),
         (["E0101 exitcode -9", LOST, LOST], LOST, 2),
         (["stopped by SIGTERM: step 3 is saved", LOST], "stopped by SIGTERM: step 3 is saved", 143),
-        (["Segmentation fault"], "Segmentation fault", 2),
+        (["Segmentation fault"], f"{KILLED}\nSegmentation fault", 2),
     ],
 )
 def test_of_all_that_processes_write_the_cause_is_printed_once(capsys, lines, printed, status):

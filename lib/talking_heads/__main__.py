@@ -58,9 +58,10 @@ def meta_learn(args: argparse.Namespace) -> int:
     from talking_heads.experiments.few_shot import trainings
     from talking_heads.training import distributed, launch, loop
 
-    if (ranks := launch.rank_count(args.ranks, args.device)) > 1:
-        return launch.run_with_torchrun(ranks, args.words)
     profile = config.load(args.profile)
+    if ranks := launch.rank_count(args.ranks, args.device):
+        trainings.training_data(profile, args.data, choose(args.device))  # what is missing, once for all
+        return launch.run_with_torchrun(ranks, args.words)
     command = f"python -m talking_heads meta-learn --profile {profile.name} --variant {args.variant}"
     with distributed.process_group(choose(args.device)) as device:
         data = trainings.training_data(profile, args.data, device)
@@ -93,10 +94,11 @@ def train_diffusion(args: argparse.Namespace) -> int:
     from talking_heads.experiments.diffused.weights import runs_folder
     from talking_heads.training import distributed, launch, loop
 
-    if (ranks := launch.rank_count(args.ranks, args.device)) > 1:
-        return launch.run_with_torchrun(ranks, args.words)
     profile = config.load(args.profile)
     load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
+    if ranks := launch.rank_count(args.ranks, args.device):
+        clip_data(profile, args.data, choose(args.device))  # what is missing, once for all
+        return launch.run_with_torchrun(ranks, args.words)
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
         run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, args.workers)
@@ -148,7 +150,12 @@ def prepare(args: argparse.Namespace) -> None:
 
     device, shard = str(choose(args.device)), Shard.parse(args.shard) if args.shard else None
     if args.profile:
-        out = corpora.ensure(config.load(args.profile), args.data, device, shard=shard, merging=args.merge)
+        if args.source or args.talking or args.frames_per_video is not None:
+            raise ValueError("--profile says what is prepared, and how: leave out the source and its options")
+        profile = config.load(args.profile)
+        out = corpora.ensure(
+            profile, args.data, device, shard=shard, merging=args.merge, workers=args.workers
+        )
         print(f"prepared in {out}")
         return
     if args.source is None or args.out is None:
@@ -189,10 +196,12 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    from talking_heads.devices import choose
+    from talking_heads.devices import choose, prefer_speed
     from talking_heads.experiments.few_shot.benchmark import benchmark as run_benchmark
 
-    run_benchmark(config.load(args.profile), args.results, choose(args.device), args.quick)
+    device = choose(args.device)
+    prefer_speed(device)
+    run_benchmark(config.load(args.profile), args.results, device, args.quick)
 
 
 def weights(args: argparse.Namespace) -> None:

@@ -48,6 +48,7 @@ def ensure(
     talking: bool = False,
     shard: Shard | None = None,
     merging: bool = False,
+    workers: int | None = None,
 ) -> Path:
     """Render and prepare what is missing of a profile's corpus; returns the prepared folder.
 
@@ -74,7 +75,7 @@ def ensure(
         if merging:
             merge(corpus / "videos", target, settings, layout)
         else:
-            prepare(corpus / "videos", target, settings, layout, device, shard=shard)
+            prepare(corpus / "videos", target, settings, layout, device, workers, shard=shard)
         return target
     with waiting_lock(corpus):
         if profile.data.source == "speakers":
@@ -82,7 +83,7 @@ def ensure(
             write_speakers(corpus / "videos", profile)
         else:
             layout = profile.data.layout
-        prepare(corpus / "videos", target, settings_of(profile, talking), layout, device)
+        prepare(corpus / "videos", target, settings_of(profile, talking), layout, device, workers)
     return target
 
 

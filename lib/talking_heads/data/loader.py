@@ -70,6 +70,8 @@ class Batches:
 
     def _load(self, first: int) -> Iterator[Any]:
         """The batches from ``first`` on, in the memory of the host."""
+        if self.workers:  # OpenCV's threads do not survive a fork: without them, workers may be forked
+            cv2.setNumThreads(0)
         loader = DataLoader(
             CatchErrors(self.dataset),
             batch_size=None,
@@ -93,9 +95,9 @@ class Batches:
 
 
 def prepare_worker(number: int) -> None:
-    """Leave interrupts to the training's process, and compute with one thread."""
+    """Leave signals, which whole process groups get, to the training's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def copy_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:

@@ -23,6 +23,7 @@ VERSION = 3  # raised when the same sources and settings give different frames, 
 # files of the output folder that hold no data; the marker identifies the folder as a corpus
 MARKER, LOCK, HOLDER = ".talking-heads-corpus", ".talking-heads-lock", ".talking-heads-lock-holder"
 PARTIAL = ".talking-heads-partial-"
+LOOK = 2.0  # seconds in which other shards that begin have looked at a lock, too
 
 
 class Settings(NamedTuple):
@@ -93,7 +94,7 @@ def _one_run(out: Path, name: str, hold: bool = True) -> Iterator[None]:
     """Hold a lock, and say who does. Raises ValueError, which names the run that holds it already."""
     lock, holder = filelock.FileLock(out / name), out / name.replace(LOCK, HOLDER)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0 if hold else LOOK)
     except filelock.Timeout as error:
         run = holder.read_text(encoding="utf-8") if holder.exists() else "another run"
         raise ValueError(

@@ -17,7 +17,7 @@ from talking_heads.data.photographs import (
     read_photograph,
 )
 from talking_heads.data.planning import PARTIAL, Settings
-from talking_heads.data.shared_detector import Detect
+from talking_heads.data.shared_detector import Detect, DetectionFailed
 from talking_heads.data.sidecars import BadLandmarks, check_owner, find_sidecar, fit_to_frames, read_sidecar
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import Unit
@@ -276,6 +276,8 @@ def _prepare_clips(
                 inspection.clip.cache = None
                 photographs[number] = inspection
             frames_left -= min(frames_left, lines[number]["frames"] or 1)
+        except DetectionFailed:
+            raise
         except Exception as error:  # a bad source must not stop the others
             lines[number] |= _rejection(error)
     return clips, photographs

@@ -14,6 +14,10 @@ BATCH = 16  # frames that a detector of which nothing is known gets at once, at 
 PATIENCE = 0.05  # seconds that a batch that is not full waits for the frames of other clips
 
 
+class DetectionFailed(RuntimeError):
+    """The detector itself has failed, not a clip; the message states the cause and what to do."""
+
+
 class Request(NamedTuple):
     """Frames (H, W, 3) of one size that wait for their landmarks."""
 
@@ -48,17 +52,26 @@ class SharedDetector:
         while request := other or self.requests.get():
             together, other = self._collect(request)
             try:
-                points, faces = detect([frame for request in together for frame in request.frames])
-                ends = np.cumsum([len(request.frames) for request in together])[:-1]
-                for request, *result in zip(
-                    together, np.split(points, ends), np.split(faces, ends), strict=True
-                ):
-                    request.result.set_result(tuple(result))
+                self._answer(detect, together)
             except BaseException as error:
-                for request in together:
-                    if not request.result.done():
-                        request.result.set_exception(error)
+                if len(together) == 1:
+                    fail(together[0], error)
+                    continue
+                for each in together:  # one of them, or their number, is the cause
+                    try:
+                        self._answer(detect, [each])
+                    except BaseException as cause:
+                        fail(each, cause)
         self.requests.put(None)  # for the other detectors
+
+    @staticmethod
+    def _answer(detect: Detect, requests: Sequence[Request]) -> None:
+        """Answer requests with one call of the detector. Raises what it does."""
+        points, faces = detect([frame for request in requests for frame in request.frames])
+        ends = np.cumsum([len(request.frames) for request in requests])[:-1]
+        answers = zip(np.split(points, ends), np.split(faces, ends), strict=True)
+        for request, answer in zip(requests, answers, strict=True):
+            request.result.set_result(answer)
 
     def _collect(self, first: Request) -> tuple[list[Request], Request | None]:
         """Requests with frames of one size that fill a batch or are all that come soon; and another one."""
@@ -76,3 +89,13 @@ class SharedDetector:
             together.append(request)
             count += len(request.frames)
         return together, None
+
+
+def fail(request: Request, error: BaseException) -> None:
+    """Pass an error on to the clip that asked; PyTorch's errors are the detector's own."""
+    if isinstance(error, RuntimeError):
+        cause = " ".join(str(error).split())[:200]
+        error = DetectionFailed(
+            f"landmarks cannot be detected ({cause}); finished videos are kept: run the same command again"
+        )
+    request.result.set_exception(error)

@@ -247,6 +247,10 @@ class DiffusionLearner:
         self.step = state["step"]
         self.batches.seek(self.step)
 
+    def steps_left(self, state: dict) -> int:
+        """Steps that a saved training still has."""
+        return max(0, self.total - state["step"])
+
     def export(self, path: Path, metadata: dict) -> None:
         """Write the averaged network as fp16 safetensors."""
         if not distributed.is_main():

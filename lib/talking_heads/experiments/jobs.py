@@ -33,7 +33,7 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
     if profile.data.layout in TALKING_LAYOUTS:
         description, promise = "the denoising network", "runs/reference/diffusion/weights.safetensors"
         command = ("train-diffusion", *on_device)
-        return prepare, Job(DIFFUSION, description, (PREPARE,), (promise,), command=command)
+        return prepare, Job(DIFFUSION, description, (PREPARE,), (promise,), command=command, nodes=True)
     trainings = [
         Job(
             training_job(variant),
@@ -41,6 +41,7 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
             (PREPARE,),
             (f"runs/meta-{variant}/weights.safetensors",),
             command=("meta-learn", *on_device, "--variant", variant),
+            nodes=True,
         )
         for variant in profile.few_shot.trainings.variants
         if weights == "scratch"
@@ -50,7 +51,7 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
         EVALUATE, "the frames of Table 1 and of the ablations", (PREPARE, *trained), (),
         command=("evaluate", *on_device, "--weights", weights), shards=True,
     )  # fmt: skip
-    measure = Job(MEASURE, "the times of Table 2", (), (), command=("measure", *on_device))
+    measure = Job(MEASURE, "the times of Table 2", (), (), command=("measure", *on_device), local=True)
     return prepare, *trainings, evaluate, measure
 
 

@@ -83,7 +83,7 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
     chosen = choose(device)
-    work = jobs_of(profile, weights, places.data, str(chosen))
+    work = jobs_of(profile, weights, places.data, device)
     trains = weights == "scratch" and profile.diffused.protocol.chapter_trains
     trains = trains or any(job.name == DIFFUSION for job in work)
     usable = trains or diffusion.has_weights(profile, weights, places.results)

@@ -166,6 +166,17 @@ def training_settings(profile: Profile) -> dict[str, Any]:
     return {"version of the code": VERSION, "seed": profile.seed, "data": profile.data} | few_shot
 
 
+def steps_left(state: dict, variant: str, total: int, epochs: int) -> int:
+    """Steps that a saved training still has on the present ranks.
+
+    ``total`` are the steps of one that begins now. A training of ``epochs`` takes fewer steps on more ranks;
+    one that begins with the content steps of another variant has its own number of steps.
+    """
+    if not epochs or state["variant"] != variant:
+        return max(0, total - state["step"])
+    return distributed.scaled(state["total"] - state["step"], state["ranks"])
+
+
 class MetaLearner:
     """Networks, their moving averages, optimisers and the episodes: everything that a checkpoint holds."""
 
@@ -360,6 +371,7 @@ class MetaLearner:
             "variant": self.variant,
             "step": self.step,
             "total": self.total,
+            "ranks": distributed.ranks(),
             "episodes": self.episodes.number,  # batches that were drawn
             "networks": networks,
             "table": self.table.state(folder, self.step),
@@ -380,10 +392,12 @@ class MetaLearner:
         self.table.restore(state["table"], folder)
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
-        ranks = state["table"]["ranks"]
-        self.episodes.seek(distributed.scaled(state["episodes"], ranks))
-        if self.profile.few_shot.meta_learning.epochs:  # several ranks need fewer steps
-            self.total = self.step + distributed.scaled(state["total"] - self.step, ranks)
+        self.episodes.seek(distributed.scaled(state["episodes"], state["ranks"]))
+        self.total = self.step + self.steps_left(state)
+
+    def steps_left(self, state: dict) -> int:
+        """Steps that a saved training still has, on the present ranks."""
+        return steps_left(state, self.variant, self.total, self.profile.few_shot.meta_learning.epochs)
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write what fine-tuning starts from as fp16 safetensors: the averaged E and G, V, w₀ and b.

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from talking_heads.devices import prefer_speed
+
 BUCKET = 2**23  # elements of gradients that are sent at once
 TIMEOUT = timedelta(minutes=30)  # for the slowest rank, such as rank 0 while it generates samples
 
@@ -25,14 +27,8 @@ class RankLost(RuntimeError):
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started; yields the device of this one. Only rank 0 prints.
-
-    A GPU chooses the quickest convolutions, and multiplies what stays fp32 in TF32.
-    """
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
+    """Join the processes that torchrun started; yields the device of this one. Only rank 0 prints."""
+    prefer_speed(device)
     if not started_by_torchrun():
         yield device
         return

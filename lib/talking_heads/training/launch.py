@@ -12,18 +12,17 @@ LAST_LINES = 30  # of what torchrun writes, shown where no process says what wen
 
 
 def rank_count(ranks: int | None, device: str) -> int:
-    """The number of processes to start: ``ranks``, by default one for each visible GPU.
+    """The number of processes for torchrun to start here: ``ranks``, by default one for each visible GPU.
 
-    1 where torchrun started this process already.
+    0 where this process is to train by itself, also because torchrun has started it.
     """
     import torch
 
     if started_by_torchrun():
-        return 1
-    if "TALKING_HEADS_NODES" in os.environ:
-        return max(2, ranks or torch.cuda.device_count())
+        return 0
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return ranks or max(1, gpus)
+    count = ranks or max(1, gpus)
+    return count if count > 1 or "TALKING_HEADS_NODES" in os.environ else 0
 
 
 def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
@@ -70,6 +69,7 @@ def report(lines: Sequence[str]) -> int:
     """
     said = [line for line in dict.fromkeys(lines) if line.startswith(("error: ", "stopped by SIGTERM"))]
     lost = [line for line in said if "another process of this training has ended" in line]
-    causes = [line for line in said if line not in lost] or lost[:1] or lines[-LAST_LINES:]
+    killed = ["error: a process of this training was killed; run the same command again"]
+    causes = [line for line in said if line not in lost] or lost[:1] or [*killed, *lines[-LAST_LINES:]]
     print("\n".join(causes), file=sys.stderr)
     return 143 if causes and causes[0].startswith("stopped by SIGTERM") else 2

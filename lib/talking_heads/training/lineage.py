@@ -1,12 +1,16 @@
 """Which code trained which steps of a training: a file beside its checkpoint."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from talking_heads.files import write_text
 from talking_heads.provenance import commit
+from talking_heads.training import distributed
 
 NOT_RECORDED = "not recorded"
 LINEAGE = "lineage.json"
@@ -20,6 +24,24 @@ def slices(folder: Path) -> list[dict]:
     """
     path = folder / LINEAGE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+@contextmanager
+def training_in(folder: Path, step: int, device: torch.device) -> Iterator[None]:
+    """A slice of a training, from a step on: one process, or the ranks of one, train in a folder at a time.
+
+    Raises ValueError where another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not distributed.is_main():
+        yield
+        return
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            begin_slice(folder, step, device)
+            yield
+    except Timeout as error:
+        raise ValueError(f"{folder}: another process trains here; wait for it") from error
 
 
 def begin_slice(folder: Path, step: int, device: torch.device) -> None:

@@ -43,6 +43,7 @@ class Learner(Protocol):
     def key(self) -> str: ...  # of the checkpoint: a digest of the settings
     def train_step(self) -> dict[str, float]: ...
     def state(self, folder: Path) -> dict: ...
+    def steps_left(self, state: dict) -> int: ...  # of a saved training, on the present ranks
     def restore(self, state: dict, folder: Path) -> None: ...
 
 
@@ -76,7 +77,7 @@ def train(
     alarm = Alarm()
     first, start = learner.step, time.time()
     saved = reported = start
-    stop = seconds <= 0
+    stop, terminated = seconds <= 0, False
     with (
         (folder / LOG if main else Path(os.devnull)).open("a", encoding="utf-8") as log,
         CheckpointWriter() as writer,
@@ -87,9 +88,11 @@ def train(
             if main and watch and learner.step % watch_every == 0:
                 row |= watch(learner) or {}
             now = time.time()
-            flags = (now - start >= seconds or termination.requested, now - saved > save_every)
+            flags = (now - start >= seconds, now - saved > save_every, termination.requested)
             rows, all_flags = zip(*distributed.gather((row, flags)), strict=True)
-            row, (stop, due) = distributed.mean_row(rows), map(any, zip(*all_flags, strict=True))
+            row, agreed = distributed.mean_row(rows), [any(flag) for flag in zip(*all_flags, strict=True)]
+            late, due, terminated = agreed
+            stop = late or terminated
             log.write(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n")
             alarm.check(row)
             if main and (now - reported > 15 or learner.step == until):
@@ -103,7 +106,7 @@ def train(
                 save(learner, folder, CHECKPOINT, writer)
         log.flush()
         save(learner, folder, CHECKPOINT, writer)
-    if termination.requested:
+    if terminated:
         raise Preempted(
             f"stopped by SIGTERM: step {learner.step} is saved in {folder}; the same command goes on there"
         )
@@ -163,9 +166,20 @@ def restore(learner: Learner, folder: Path) -> None:
 
 def saved_step(learner: Learner, folder: Path) -> int:
     """Steps of a learner that are saved in a folder. Raises as :func:`restore` does."""
+    state = _saved_state(learner, folder)
+    return state["step"] if state else 0
+
+
+def is_finished(learner: Learner, folder: Path) -> bool:
+    """Whether the training of a learner is at its end, on any number of ranks. Raises as :func:`restore`."""
+    state = _saved_state(learner, folder)
+    return state is not None and learner.steps_left(state) == 0
+
+
+def _saved_state(learner: Learner, folder: Path) -> dict | None:
     check_settings(folder, learner.key, learner.settings)
     path = folder / CHECKPOINT
-    return load_checkpoint(path, learner.key, lazily=True)["step"] if path.exists() else 0
+    return load_checkpoint(path, learner.key, lazily=True) if path.exists() else None
 
 
 def _rounded(value: Any) -> Any:

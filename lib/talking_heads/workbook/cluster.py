@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talking_heads.devices import cores
-from talking_heads.workbook.jobs import Commands, Report, end, fault, start
+from talking_heads.workbook.jobs import PATIENCE, Commands, Report, end, fault, start
 from talking_heads.workbook.stages import Job
 
 ATTEMPTS = 3  # submissions of a shard that is killed
 MINUTES = 7 * 24 * 60  # of a job, unless the site's options say less
 POLL = 1.0  # seconds
 PREEMPTED = 143  # exit status of a command that SIGTERM ended
+AGAIN = "preempted"
 PORT = 29_500  # at which processes of several nodes meet
 OWN_OPTIONS = ("timeout_min", "gpus_per_node", "nodes", "cpus_per_task", "mem_gb", "tasks_per_node", "name")
 
@@ -35,18 +36,24 @@ class Command:
     def __call__(self) -> str:
         import submitit
 
+        lines = []
         place, environment = submitit.JobEnvironment(), dict(self.environment)
         if place.num_nodes > 1:
             environment["TALKING_HEADS_NODES"] = str(place.num_nodes)
             environment["TALKING_HEADS_MEET"] = f"{place.hostnames[0]}:{PORT}"
         self.process = start(self.words, environment)
         assert self.process.stdout is not None
-        lines = []
-        for line in self.process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line.rstrip())
-        status = self.process.wait()
-        if status < 0 or status == PREEMPTED:  # it may be submitted again
+        try:
+            for line in self.process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.rstrip())
+            status = self.process.wait()
+        except BaseException:
+            end(self.process)
+            raise
+        if status == PREEMPTED:
+            return AGAIN
+        if status < 0:  # killed: it may be submitted again
             raise RuntimeError(fault(lines, status))
         return fault(lines, status) if status else ""
 
@@ -75,10 +82,11 @@ def make_executor(cluster: str, folder: Path, options: dict[str, str | int]) -> 
         import submitit
     except ImportError as error:
         raise ImportError("--cluster needs the package submitit: pip install submitit") from error
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=1_000)
     named = {name if name in OWN_OPTIONS else f"slurm_{name}": value for name, value in options.items()}
     try:
-        executor.update_parameters(**{"timeout_min": MINUTES} | named)
+        delay = round(PATIENCE) + 30  # in which a command saves its state
+        executor.update_parameters(**{"timeout_min": MINUTES, "slurm_signal_delay_s": delay} | named)
     except (TypeError, NameError, ValueError, AssertionError) as error:  # of submitit's checks
         raise ValueError(f"--cluster-options: {error}") from error
     return executor
@@ -92,28 +100,39 @@ class ClusterCommands(Commands):
     site: dict[str, str | int] = field(default_factory=dict)
     shards: int = 4
     folder: Path = Path("results/cluster")  # submitit's logs
+    stopped: bool = False
 
     def execute(self, job: Job, report: Report) -> str:
         """Run a job to its end, in shards where it has them; "" if it succeeded, else its error."""
+        if job.local:
+            return super().execute(job, report)
         words = (*self.options, *job.command)
+        site = {name: value for name, value in self.site.items() if job.nodes or name != "nodes"}
         if not job.shards or self.shards == 1:
-            return self.run_array(job.name, [words], report)
+            return self.run_array(job.name, [words], site, report)
         shards = [(*words, "--shard", f"{number}/{self.shards}") for number in range(self.shards)]
-        error = self.run_array(job.name, shards, report)
+        error = self.run_array(job.name, shards, site, report)
         if error or not job.merges:
             return error
         merge = Job(job.name, "", command=(*job.command, "--merge"))
         return super().execute(merge, report)
 
-    def run_array(self, name: str, commands: Sequence[tuple[str, ...]], report: Report) -> str:
+    def end(self) -> None:
+        """Cancel everything that was submitted."""
+        self.stopped = True
+        super().end()
+
+    def run_array(
+        self, name: str, commands: Sequence[tuple[str, ...]], site: dict[str, str | int], report: Report
+    ) -> str:
         """Submit commands, and those that are killed again; "" if all succeed, else their errors."""
-        executor = make_executor(self.cluster, self.folder / name, self.site)
+        executor = make_executor(self.cluster, self.folder / name, site)
         waiting, attempts = list(range(len(commands))), [0] * len(commands)
         running: dict[int, Any] = {}
         errors: list[str] = []
         done = 0
         try:
-            while waiting or running:
+            while (waiting or running) and not self.stopped:
                 room = len(waiting) if self.cluster == "slurm" else cores() - len(running)
                 if chosen := waiting[: max(0, room)]:
                     waiting = waiting[len(chosen) :]
@@ -124,19 +143,20 @@ class ClusterCommands(Commands):
                         attempts[number] += 1
                 for number in [number for number, job in running.items() if job.done()]:
                     job, which = running.pop(number), " ".join(commands[number][-2:])
-                    killed = job.exception() is not None
-                    if killed and attempts[number] < ATTEMPTS:
-                        report(f"  {name} {which} was killed, submitted again")
+                    killed = any(failure is not None for failure in job.exceptions())
+                    answers = [] if killed else [answer for answer in job.results() if answer]
+                    if AGAIN in answers or (killed and attempts[number] < ATTEMPTS):
+                        attempts[number] -= AGAIN in answers
+                        report(f"  {name} {which} was {AGAIN if answers else 'killed'}, submitted again")
                         waiting.append(number)
-                    elif error := f"killed {ATTEMPTS} times" if killed else job.result():
+                    elif error := f"killed {ATTEMPTS} times" if killed else "; ".join(answers):
                         errors.append(f"{which}: {error}; logs in {self.folder / name}")
                     else:
                         done += 1
                         report(f"  {name} {done}/{len(commands)} done")
                 if running:
                     time.sleep(POLL)
-        except BaseException:
+        finally:
             for job in running.values():
                 job.cancel()
-            raise
-        return "; ".join(errors)
+        return "interrupted" if self.stopped else "; ".join(errors)

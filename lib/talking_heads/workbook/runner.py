@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,11 +21,10 @@ from talking_heads.devices import cores
 from talking_heads.files import sha256
 from talking_heads.workbook.executed import find_fault, publish
 from talking_heads.workbook.executed import stage as stage_notebook
-from talking_heads.workbook.jobs import Commands
+from talking_heads.workbook.jobs import Commands, Report
 from talking_heads.workbook.stages import Chapter, Job, Outcome, Stage, locked, read_status, write_status
 
 NO_KERNEL = "Kernel died before replying"  # two kernels that start at once may choose the same free port
-Report = Callable[[str], None]
 
 
 @dataclass

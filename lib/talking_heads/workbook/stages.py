@@ -44,6 +44,8 @@ class Job(Stage):
     command: tuple[str, ...] = ()  # the words after python -m talking_heads
     shards: bool = False  # whether --shard and --merge divide it
     merges: bool = False  # whether shards are joined by --merge
+    nodes: bool = False  # whether several machines can work on it at once
+    local: bool = False  # whether it says something about the machine that shows it
 
     @property
     def alone(self) -> bool:

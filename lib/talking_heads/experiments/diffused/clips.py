@@ -13,6 +13,7 @@ from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.talking import evaluation_store, talking_pool
 from talking_heads.data.windows import StoreClips, TalkingClips
 from talking_heads.diffused.audio_encoder import embed_clip
+from talking_heads.training import distributed
 
 
 def first_clips(clips: TalkingClips, frames: int) -> dict[str, int]:
@@ -56,7 +57,8 @@ def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
 
 def _own_clips(profile: Profile, root: Path, device: torch.device, *splits: str) -> list[StoreClips]:
     """Splits of a profile's own videos, which are prepared where that is missing."""
-    corpora.ensure(profile, root, str(device), talking=True)
+    if not distributed.started_by_torchrun():  # which starts processes once everything is prepared
+        corpora.ensure(profile, root, str(device), talking=True)
     return [StoreClips(corpora.store(profile, root, split, talking=True)) for split in splits]
 
 

@@ -1,13 +1,12 @@
 """The training of the denoising network in its folder, and what is watched on validation identities."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from talking_heads.config import Diffused, Profile
 from talking_heads.data.loader import worker_count
@@ -72,8 +71,8 @@ class DiffusionRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the training is at its end. Raises ValueError as :func:`loop.saved_step` does."""
-        return loop.saved_step(self.learner, self.folder) >= self.learner.total and self.exported.exists()
+        """Whether the training is at its end. Raises ValueError as :func:`loop.restore` does."""
+        return loop.is_finished(self.learner, self.folder) and self.exported.exists()
 
     @torch.no_grad()
     def watch(self, learner: DiffusionLearner) -> dict[str, float]:
@@ -114,15 +113,10 @@ class DiffusionRun:
         An alarm ends the training; its last checkpoint and weights stay. Raises ValueError where another
         process trains in the folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        step = loop.saved_step(self.learner, self.folder)
         try:
-            with FileLock(self.folder / ".lock", timeout=0) if distributed.is_main() else nullcontext():
-                if distributed.is_main():
-                    step = loop.saved_step(self.learner, self.folder)
-                    lineage.begin_slice(self.folder, step, self.device)
+            with lineage.training_in(self.folder, step, self.device):
                 yield
-        except Timeout as error:
-            raise ValueError(f"{self.folder}: another process trains here; wait for it") from error
         except Collapsed as alarm:
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 

@@ -33,6 +33,7 @@ from talking_heads.provenance import device_name
 VERSION = 1  # raised when the measured work changes
 METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
 FINE_TUNED = ("Pix2pixHD", "Ours")
+MEASURED = ("seconds", "low", "high", "measured", "memory [GiB]", "note")  # columns
 LEARNING, INFERENCE = "few-shot learning", "inference"
 Work = Callable[[], object]
 
@@ -276,16 +277,19 @@ def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -
 
 
 def measured_once(cases: Cases, predicted: pd.DataFrame, seconds: float, runs: Path) -> pd.DataFrame:
-    """:func:`measurements`, kept below ``runs`` and read from there by later calls on this machine."""
-    machine = device_name(cases.device)
+    """:func:`measurements`; where jobs measure, kept below ``runs``, and read from there on this machine."""
+    if not cases.profile.protocol.jobs:
+        return measurements(cases, predicted, seconds)
     sections = (cases.profile.few_shot, cases.profile.data.image_size, cases.methods, cases.shots)
-    path = runs / "timing" / f"{digest(VERSION, machine, torch.__version__, seconds, *sections)}.csv"
+    key = digest(VERSION, device_name(cases.device), torch.__version__, seconds, *sections)
+    path = runs / "timing" / f"{key}.csv"
     if not path.exists():
-        table = measurements(cases, predicted, seconds).assign(machine=machine)
+        table = measurements(cases, predicted, seconds)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            table.to_csv(temporary, index=False)
-    return pd.read_csv(path, keep_default_na=False).drop(columns="machine")
+            table[["method", "phase", "T", *MEASURED]].to_csv(temporary, index=False)
+    measured = pd.read_csv(path, keep_default_na=False)
+    return predicted.merge(measured, on=["method", "phase", "T"], validate="one_to_one")
 
 
 def untrained_extractors(profile: Profile, device: torch.device) -> list:

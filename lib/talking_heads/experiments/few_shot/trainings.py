@@ -143,11 +143,13 @@ def corpus_data(profile: Profile, root: Path) -> TrainingData:
 def training_data(profile: Profile, root: Path, device: torch.device) -> TrainingData:
     """What ``meta-learn`` trains on: a pool where the profile says so, else the profile's own corpus.
 
-    What is missing of it is rendered and prepared. Raises ValueError where your own videos are not there.
+    What is missing of it is rendered and prepared, before torchrun starts several processes. Raises
+    ValueError where your own videos are not there.
     """
     if profile.few_shot.trainings.pool:
         return reference_data(profile, root, device)
-    corpora.ensure(profile, root, str(device))
+    if not distributed.started_by_torchrun():
+        corpora.ensure(profile, root, str(device))
     return corpus_data(profile, root)
 
 
@@ -241,7 +243,7 @@ class TrainingRun:
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.learner.total and self.exported.exists()
+        return loop.is_finished(self.learner, self.folder) and self.exported.exists()
 
     def watch(self, learner: Any) -> dict[str, float]:
         """The content loss on fixed validation episodes and the spread of ê; at times a sheet of pictures."""
@@ -262,10 +264,9 @@ class TrainingRun:
 
         An ablation may collapse: its last weights show it.
         """
-        if distributed.is_main():
-            lineage.begin_slice(self.folder, self.step, self.device)
         try:
-            yield
+            with lineage.training_in(self.folder, self.step, self.device):
+                yield
         except Collapsed as alarm:
             print(f"  {self.name}: {alarm}", flush=True)
             self.collapsed = str(alarm)

@@ -21,7 +21,7 @@ from talking_heads.few_shot.baselines.pix2pixhd import GlobalGenerator, Multisca
 from talking_heads.few_shot.baselines.x2face import X2Face
 from talking_heads.few_shot.fine_tuning import batches
 from talking_heads.few_shot.head import generate
-from talking_heads.few_shot.meta_learning import total_steps
+from talking_heads.few_shot.meta_learning import steps_left, total_steps
 from talking_heads.nn.perceptual import Extractor
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
@@ -239,8 +239,11 @@ class BaselineLearner:
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
         self.episodes.seek(distributed.scaled(state["episodes"], state["ranks"]))
-        if self.profile.few_shot.meta_learning.epochs:  # several ranks need fewer steps
-            self.total = self.step + distributed.scaled(state["total"] - self.step, state["ranks"])
+        self.total = self.step + self.steps_left(state)
+
+    def steps_left(self, state: dict) -> int:
+        """Steps that a saved training still has, on the present ranks."""
+        return steps_left(state, self.variant, self.total, self.profile.few_shot.meta_learning.epochs)
 
 
 def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
