@@ -5,7 +5,10 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +139,39 @@ def test_a_killed_training_goes_on_with_another_number_of_workers(
     for net, other in zip(*networks, strict=True):
         assert all(torch.equal(value, other[name]) for name, value in net.items())
     assert (tmp_path / "whole" / loop.LOG).read_text() == log.read_text()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import conftest, torch
+from talking_heads import config
+from talking_heads.few_shot.meta_learning import MetaLearner
+from talking_heads.training import loop
+
+torch.set_num_threads(1)
+changes = {"few_shot.networks.precision": "fp32", "few_shot.meta_learning.steps": 2_000}
+videos, extractors = conftest.RenderedVideos(32), [conftest.PlainExtractor()]
+learner = MetaLearner(config.load("smoke", changes), "ft", videos, extractors, workers=1)
+try:
+    loop.train(learner, Path(sys.argv[1]))
+except loop.Preempted as end:
+    print(end)
+"""
+
+
+def test_sigterm_to_a_training_and_its_workers_saves_the_step(tmp_path):
+    """As a cluster sends it: to all processes of a job."""
+    command = [sys.executable, "-c", TRAIN, str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=Path(__file__).parent
+    )
+    log, deadline = tmp_path / loop.LOG, time.time() + 120
+    while not (tmp_path / "config.json").exists() or not log.exists():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    steps = len(log.read_text().splitlines())
+    assert steps > 0 and f"stopped by SIGTERM: step {steps} is saved" in output

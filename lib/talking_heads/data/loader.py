@@ -1,8 +1,10 @@
 """Batches one after the other, loaded ahead by worker processes and copied ahead to a GPU."""
 
+import atexit
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
@@ -52,7 +54,7 @@ class Batches:
     def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", workers: int = 0):
         self.dataset, self.device, self.workers = dataset, torch.device(device), workers
         self.number = 0  # of the next batch
-        self._batches: Iterator[Any] | None = None
+        self._batches: Generator[Any] | None = None
 
     def seek(self, number: int) -> None:
         """Go on with this batch."""
@@ -64,6 +66,9 @@ class Batches:
     def __next__(self) -> Any:
         if self._batches is None:
             self._batches = copy_ahead(self._load(self.number), self.device)
+            if self.workers:  # which leave SIGTERM to this process, so that nothing else ends them
+                atexit.register(self._batches.close)
+                Finalize(self, self._batches.close, exitpriority=1)
         batch = next(self._batches)
         self.number += 1
         return batch
@@ -100,7 +105,7 @@ def prepare_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def copy_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+def copy_ahead(batches: Iterator[Any], device: torch.device) -> Generator[Any]:
     """Batches on a device; a GPU copies the next one while it computes with the last."""
     if device.type != "cuda":
         for batch in batches:
