@@ -143,8 +143,8 @@ class ClusterCommands(Commands):
                         attempts[number] += 1
                 for number in [number for number, job in running.items() if job.done()]:
                     job, which = running.pop(number), " ".join(commands[number][-2:])
-                    killed = any(failure is not None for failure in job.exceptions())
-                    answers = [] if killed else [answer for answer in job.results() if answer]
+                    killed = any(task.exception() is not None for task in tasks_of(job))
+                    answers = [] if killed else [task.result() for task in tasks_of(job) if task.result()]
                     if AGAIN in answers or (killed and attempts[number] < ATTEMPTS):
                         attempts[number] -= AGAIN in answers
                         report(f"  {name} {which} was {AGAIN if answers else 'killed'}, submitted again")
@@ -160,3 +160,8 @@ class ClusterCommands(Commands):
             for job in running.values():
                 job.cancel()
         return "interrupted" if self.stopped else "; ".join(errors)
+
+
+def tasks_of(job: Any) -> list[Any]:
+    """The tasks of a job, one for each of its nodes."""
+    return [job.task(number) for number in range(job.num_tasks)] if job.num_tasks > 1 else [job]
