@@ -11,6 +11,13 @@ from secrets import token_hex
 
 from filelock import FileLock, Timeout
 
+SIGTERM_STATUS = 143  # of a program that SIGTERM ended after it had saved its state
+
+
+def stated_causes(lines: Iterable[str]) -> list[str]:
+    """Of what this program's processes wrote, why they ended, each cause once."""
+    return list(dict.fromkeys(line for line in lines if line.startswith(("error: ", "stopped by SIGTERM"))))
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the message states what is kept."""

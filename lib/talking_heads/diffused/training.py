@@ -24,7 +24,6 @@ from talking_heads.training.checkpoints import check_videos, key_of
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
-RANK_STRIDE = 1_000_003  # between the seeds of two ranks
 
 
 def training_settings(profile: Profile) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class DiffusionLearner:
     def train_step(self) -> dict[str, float]:
         """Draw a batch of windows and update; returns the row of the log."""
         windows = next(self.batches)
-        seed = (self.seed + distributed.rank() * RANK_STRIDE) * SEED_STRIDE + self.step
+        seed = (self.seed + distributed.rank() * SEED_STRIDE) * SEED_STRIDE + self.step
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # of dropout
         self._set_learning_rate()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from talking_heads.files import SIGTERM_STATUS, stated_causes
 from talking_heads.training.distributed import started_by_torchrun
 
 LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
@@ -67,9 +68,9 @@ def report(lines: Sequence[str]) -> int:
 
     That another process has ended is said by those that go on, and left out where the cause is known.
     """
-    said = [line for line in dict.fromkeys(lines) if line.startswith(("error: ", "stopped by SIGTERM"))]
-    lost = [line for line in said if "another process of this training has ended" in line]
+    stated = stated_causes(lines)
+    lost = [line for line in stated if "another process of this training has ended" in line]
     killed = ["error: a process of this training was killed; run the same command again"]
-    causes = [line for line in said if line not in lost] or lost[:1] or [*killed, *lines[-LAST_LINES:]]
+    causes = [line for line in stated if line not in lost] or lost[:1] or [*killed, *lines[-LAST_LINES:]]
     print("\n".join(causes), file=sys.stderr)
-    return 143 if causes and causes[0].startswith("stopped by SIGTERM") else 2
+    return SIGTERM_STATUS if causes and causes[0].startswith("stopped by SIGTERM") else 2

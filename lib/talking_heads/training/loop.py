@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from talking_heads.files import Interrupted
+from talking_heads.files import SIGTERM_STATUS, Interrupted
 from talking_heads.training import distributed
 from talking_heads.training.alarms import Alarm
 from talking_heads.training.checkpoints import (
@@ -116,7 +116,7 @@ def train(
 class Preempted(Interrupted):
     """The system ended the training; its last step is saved."""
 
-    status = 143
+    status = SIGTERM_STATUS
 
 
 @dataclass

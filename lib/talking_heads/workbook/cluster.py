@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talking_heads.devices import cores
+from talking_heads.files import SIGTERM_STATUS
 from talking_heads.workbook.jobs import PATIENCE, Commands, Report, end, fault, start
 from talking_heads.workbook.stages import Job
 
 ATTEMPTS = 3  # submissions of a shard that is killed
 MINUTES = 7 * 24 * 60  # of a job, unless the site's options say less
 POLL = 1.0  # seconds
-PREEMPTED = 143  # exit status of a command that SIGTERM ended
 AGAIN = "preempted"
 PORT = 29_500  # at which processes of several nodes meet
 OWN_OPTIONS = ("timeout_min", "gpus_per_node", "nodes", "cpus_per_task", "mem_gb", "tasks_per_node", "name")
@@ -51,7 +51,7 @@ class Command:
         except BaseException:
             end(self.process)
             raise
-        if status == PREEMPTED:
+        if status == SIGTERM_STATUS:
             return AGAIN
         if status < 0:  # killed: it may be submitted again
             raise RuntimeError(fault(lines, status))

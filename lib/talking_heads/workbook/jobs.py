@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from talking_heads.files import stated_causes
 from talking_heads.workbook.stages import Job
 
 PATIENCE = 120.0  # seconds in which a job that is asked to end saves its state
@@ -71,7 +72,7 @@ def end(process: subprocess.Popen) -> None:
 
 def fault(lines: list[str], status: int) -> str:
     """Why a command failed: what it says, else its last lines, else the signal that ended it."""
-    said = [line for line in lines if line.startswith(("error: ", "stopped by SIGTERM"))]
+    causes = stated_causes(lines)
     if status < 0:
-        said.append(f"ended by {signal.Signals(-status).name}")
-    return "; ".join(dict.fromkeys(said)) or "\n".join(lines[-5:]) or f"exit status {status}"
+        causes.append(f"ended by {signal.Signals(-status).name}")
+    return "; ".join(causes) or "\n".join(lines[-5:]) or f"exit status {status}"
