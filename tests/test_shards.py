@@ -125,11 +125,10 @@ def prepare_in_a_process(source, out, shard):
     prepare.prepare(source, out, SETTINGS, "voxceleb2", workers=1, quiet=True, shard=shard)
 
 
-@pytest.mark.parametrize("shards", [1, 4], ids=["one run", "four shards"])
-def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, tmp_path, shards):
-    """50 times; the last runs of all complete the corpus."""
-    out, rng, context = tmp_path / "out", random.Random(0), multiprocessing.get_context("fork")
-    killed = 0
+def prepare_and_kill(source, out, shards):
+    """50 times. Forks, so that it is to run in a process that has started no thread."""
+    rng, context = random.Random(0), multiprocessing.get_context("fork")
+    killed, counts = 0, set()
     while killed < 50:
         shard = Shard(killed % shards, shards) if shards > 1 else None
         process = context.Process(target=prepare_in_a_process, args=(source, out, shard))
@@ -138,11 +137,25 @@ def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, t
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             killed += 1
+            counts.add(len(list(out.glob("*/*/*"))))
         else:  # all is prepared: two videos are deleted
             assert process.exitcode == 0
             for folder in rng.sample(sorted(out.glob("*/*/*")), 2):
                 shutil.rmtree(folder)
         process.join()
+    assert len(counts) > 5  # most were killed in the midst of their work
+
+
+@pytest.mark.parametrize("shards", [1, 4], ids=["one run", "four shards"])
+def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, tmp_path, shards):
+    """The last runs of all complete the corpus."""
+    out = tmp_path / "out"
+    process = multiprocessing.get_context("spawn").Process(
+        target=prepare_and_kill, args=(source, out, shards)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     for number in range(shards if shards > 1 else 0):
         prepare_in_a_process(source, out, Shard(number, shards))
     prepare_in_a_process(source, out, None)
