@@ -105,7 +105,7 @@ def other_value(kind: Any, value: Any) -> Any:
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
-        return value / 2 if value else 0.5
+        return value / 2 if value else 0.25
     if isinstance(value, str):
         return f"{value}-2"
     (element, _), (first, *rest) = get_args(kind), value
@@ -225,6 +225,12 @@ def test_a_profile_has_the_values_of_its_base_but_for_its_own():
         ("few_shot.meta_learning", "learning_rate", -1.0, "learning_rate is -1.0"),
         ("few_shot.meta_learning", "learning_rate", float("inf"), "learning_rate is"),
         ("few_shot.trainings", "variants", [], "variants is empty"),
+        (
+            "diffused.sampling",
+            "motion_noise",
+            0.5,
+            "motion_noise is higher than the 0.3 of diffused.conditions",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_section_and_key(smoke, section, key, value, message):

@@ -204,7 +204,7 @@ def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begi
     conditions = learner.conditions(windows, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     torch.rand((), generator=generator)  # whether this batch has a rollout
-    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0)
+    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0, motion_noise=0.0)
     sampler = Generator(learner.ema, learner.section.model_copy(update={"sampling": sampling}))
     motion = windows.motion.clone()
     for k in (0, 1):
@@ -457,6 +457,19 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
         epsilon = noise + guidance * 0.05
         signal, sigma = schedule.alpha_bar[0].sqrt(), (1 - schedule.alpha_bar[0]).sqrt()
         torch.testing.assert_close(frame, ((noise - sigma * epsilon) / signal).clamp(-1, 1).float())
+
+
+def test_motion_frames_get_noise_of_a_known_level(profile):
+    network = Recorder()
+    section = profile.override({"diffused.sampling.motion_noise": 0.2}).diffused
+    identity, audio = torch.ones(2, 3, 32, 32), torch.zeros(2, 1, 5, 1)
+    next(Generator(network, section).talk(identity, audio))
+    for x, *_, level in network.calls:
+        assert level.tolist() == pytest.approx([0.2, 0.2])
+        motion, given = x[:, 3:9], x[:, 9:]
+        assert torch.equal(given, identity)
+        assert motion.std().item() == pytest.approx(0.2, rel=0.05) and abs(motion.mean().item() - 1) < 0.01
+        assert torch.equal(motion, network.calls[0][0][:, 3:9])  # the same noise in every step
 
 
 def test_generation_goes_on_exactly_where_it_was_interrupted(profile):

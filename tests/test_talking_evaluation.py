@@ -326,11 +326,23 @@ def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "load_reader", lambda section: reader)
     metadata = {"step": 1, "model": model_key(profile.diffused, reader.encoder)}
     save_weights(path, build_unet(profile.diffused).state_dict(), metadata, half=True)
-    for name, values in {"SAMPLERS": ("ddim",), "STEPS": (2, 3), "GUIDANCES": (1.0, 2.0)}.items():
+    candidates = {
+        "SAMPLERS": ("ddim",),
+        "STEPS": (2, 3),
+        "GUIDANCES": (1.0, 2.0),
+        "MOTION_NOISES": (0.1, 0.9),
+    }
+    for name, values in candidates.items():
         monkeypatch.setattr(search, name, values)
     arguments = (profile, "scratch", tmp_path / "data", tmp_path, torch.device("cpu"))
     table = search.search(*arguments)
-    assert table[["steps", "guidance"]].to_numpy().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    own = profile.diffused.sampling
+    assert table[list(own.model_dump())].to_numpy().tolist() == [
+        ["ddim", 2, own.guidance, own.motion_noise],
+        ["ddim", 3, own.guidance, own.motion_noise],
+        [own.sampler, own.steps, 1.0, 0.1],
+        [own.sampler, own.steps, 2.0, 0.1],
+    ]
     assert (table[f"{protocol.LMD}, low"] < table[protocol.LMD]).all() and (table["identities"] == 2).all()
     assert len(pd.read_csv(tmp_path / "smoke/tables/sampling_search.csv")) == 4
     monkeypatch.setattr(protocol.Evaluation, "generate", lambda *_: pytest.fail("generated again"))

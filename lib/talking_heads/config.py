@@ -251,6 +251,7 @@ class Sampling(Section):
     sampler: Literal["ddpm", "ddim", "dpm_solver"]
     steps: Positive
     guidance: Amount  # of the sound; 1 for none, as in the paper
+    motion_noise: Share  # level of noise on motion frames (Ho et al. 2022); 0 for none, as in the paper
 
 
 class TalkingProtocol(Section):
@@ -355,6 +356,12 @@ def validate(name: str, values: Mapping[str, Any]) -> Profile:
         raise ValueError(
             f"profile {name}: section few_shot.losses: content_weights has {len(losses.content_weights)} "
             f"values for {len(losses.extractors)} extractors"
+        )
+    trained = profile.diffused.conditions.motion_noise
+    if profile.diffused.sampling.motion_noise > trained:
+        raise ValueError(
+            f"profile {name}: section diffused.sampling: motion_noise is higher than the {trained} of "
+            "diffused.conditions, the highest level in training"
         )
     if not trainings.variants:
         raise ValueError(f"profile {name}: section few_shot.trainings: variants is empty")

@@ -59,8 +59,11 @@ class Generator:
         def draw(like: Tensor) -> Tensor:
             return torch.randn(like.shape[1:], generator=generator).to(like.device).expand_as(like)
 
+        noise = self.section.sampling.motion_noise
         stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
-        level = torch.zeros(len(identity), device=identity.device)  # of noise on motion frames: none
+        if noise:
+            stacked = stacked + noise * draw(stacked)
+        level = torch.full((len(identity),), noise, device=identity.device)
         return self.frame(Conditions(identity, stacked, audio, level), draw)
 
     def talk(

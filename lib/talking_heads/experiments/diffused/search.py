@@ -1,4 +1,4 @@
-"""The choice of sampler, denoising steps and guidance, on validation identities alone."""
+"""The choice of the settings of generation, on validation identities alone."""
 
 import time
 from collections.abc import Iterator
@@ -16,14 +16,21 @@ from talking_heads.experiments.diffused.tables import OF_CLIPS
 from talking_heads.experiments.diffused.weights import load_model, run_id
 from talking_heads.metrics.statistics import mean_estimate
 
-SAMPLERS, STEPS, GUIDANCES = ("ddpm", "ddim", "dpm_solver"), (5, 10, 20), (1.0, 1.5, 2.0, 3.0)
+SAMPLERS, STEPS = ("ddpm", "ddim", "dpm_solver"), (5, 10, 20)
+GUIDANCES, MOTION_NOISES = (1.0, 1.5, 2.0, 3.0), (0.0, 0.05, 0.1, 0.2)
 METRICS = (LMD, "SSIM", "PSNR", "CSIM-judge", *OF_CLIPS)
 
 
 def settings(profile: Profile) -> Iterator[Profile]:
-    """The profile with every combination of sampler, steps and guidance."""
-    for sampler, steps, guidance in product(SAMPLERS, STEPS, GUIDANCES):
-        values = {"sampler": sampler, "steps": steps, "guidance": guidance}
+    """The profile with every sampler and number of steps, then with every guidance and level of noise on the
+    motion frames that its network was trained with.
+    """
+    section = profile.diffused
+    noises = [noise for noise in MOTION_NOISES if noise <= section.conditions.motion_noise]
+    changes = [{"sampler": sampler, "steps": steps} for sampler, steps in product(SAMPLERS, STEPS)]
+    changes += [{"guidance": w, "motion_noise": noise} for w, noise in product(GUIDANCES, noises)]
+    for sampling in dict.fromkeys(section.sampling.model_copy(update=change) for change in changes):
+        values = sampling.model_dump()
         yield profile.override({f"diffused.sampling.{name}": value for name, value in values.items()})
 
 
