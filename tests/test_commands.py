@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -26,6 +27,7 @@ from talking_heads.data.speakers.clips import make_clip
 from talking_heads.experiments import reference, run
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import trainings
+from talking_heads.experiments.few_shot.benchmark import projected_days
 from talking_heads.experiments.run import Options, Places, make_run, resolve_weights, run_profile
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
@@ -316,6 +318,28 @@ def test_a_dry_run_shows_what_would_happen_and_writes_nothing(tmp_path):
     ):
         assert text in process.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measured_profile_has_expected_times_in_its_plan(tmp_path, capsys):
+    """Here a training step of 2 s, 20 s for each fine-tuning, and 8 clips prepared in a second."""
+    profile = config.load("voxceleb2-ft")
+    section, places = profile.protocol, Places(tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
+    options = Options(device="cpu", dry_run=True)
+    run_profile(profile, options, places)
+    assert "benchmark --profile voxceleb2-ft projects the days of its jobs" in capsys.readouterr().out
+    rows = [("preparing", 8.0)] + [(f"fine-tuning, T = {t}", 20.0) for t in section.shots]
+    rows += [(row.quantity, row.value) for row in projected_days(profile, 2.0)]
+    table = tmp_path / "r/voxceleb2-ft/tables/benchmark.csv"
+    table.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["quantity", "value"]).to_csv(table, index=False)
+    run_profile(profile, options, places)
+    plan = dict(re.findall(r"^  (\S+) +run +(\S+ (?:days|h)) ", capsys.readouterr().out, re.M))
+    evaluating = section.test_videos * section.seeds * len(section.shots) * 20 / 3600
+    assert plan == {
+        "prepare": f"{1_092_009 / 8 / os.cpu_count() / 3600:.1f} h",
+        "meta-learn-ft": f"{5_458_875 * 2 / 86_400:.1f} days",
+        "evaluate": f"{evaluating:.1f} h" if evaluating < 24 else f"{evaluating / 24:.1f} days",
+    }
 
 
 def test_the_plan_accounts_for_a_slower_machine(tmp_path, monkeypatch, capsys):

@@ -66,7 +66,8 @@ def test_the_default_profiles_do_everything_in_chapters(tmp_path):
 def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
     for name in ("crema", "lrw"):
         run = run_of(name, tmp_path)
-        assert [job.name for job in run.work] == ["prepare", "train-diffusion"]
+        assert [job.name for job in run.work] == ["prepare", "train-diffusion", "evaluate"]
+        assert "evaluate" in run.chapters[-1].needs
         assert [chapter.name.split("_")[0] for chapter in run.chapters] == ["20", "21", "22"]
 
 

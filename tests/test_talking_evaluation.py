@@ -24,6 +24,7 @@ from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.shards import Shard
 from talking_heads.workbook.write_table import write_table
 
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
@@ -83,6 +84,17 @@ def test_a_complete_evaluation_generates_nothing(evaluation, monkeypatch):
     protocol.run(evaluation)
     monkeypatch.setattr(protocol.Evaluation, "generate", lambda *_: pytest.fail("generated again"))
     protocol.run(evaluation)
+
+
+def test_shards_generate_every_clip_once(evaluation, tmp_path, monkeypatch):
+    protocol.run(evaluation)
+    monkeypatch.setattr(protocol, "BATCH", 1)
+    parts = []
+    for number in range(3):
+        part = dataclasses.replace(evaluation, runs=tmp_path / str(number))
+        protocol.run(part, shard=Shard(number, 3))
+        parts.append({path.name for path in part.folder.glob("*.npy")})
+    assert all(parts) and sum(map(len, parts)) == len(set().union(*parts)) == 3 * len(protocol.ROWS)
 
 
 @pytest.mark.parametrize("row", [protocol.OURS, protocol.TRUE_MOTION])

@@ -178,13 +178,15 @@ def prepare(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
-    from talking_heads.experiments.few_shot.evaluation import evaluate as evaluate_cells
+    from talking_heads.experiments.diffused.evaluation import evaluate as evaluate_diffused
+    from talking_heads.experiments.few_shot.evaluation import evaluate as evaluate_few_shot
     from talking_heads.experiments.run import resolve_weights
     from talking_heads.shards import Shard
 
     profile, shard = config.load(args.profile), Shard.parse(args.shard) if args.shard else None
     weights = resolve_weights(profile, args.weights)
-    evaluate_cells(profile, weights, args.data, args.results, choose(args.device), shard)
+    run_evaluation = evaluate_diffused if args.system == "diffused" else evaluate_few_shot
+    run_evaluation(profile, weights, args.data, args.results, choose(args.device), shard)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -387,8 +389,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     shards.add_argument("--merge", action="store_true", help="join the shards, which are all prepared")
     c.set_defaults(run=prepare)
 
-    c = commands.add_parser("evaluate", help="generate the frames that Table 1 and the ablations measure")
+    c = commands.add_parser("evaluate", help="generate the frames and clips that the tables measure")
     c.add_argument("--profile", default="laptop")
+    c.add_argument("--system", choices=["few-shot", "diffused"], default="few-shot")
     c.add_argument("--weights", choices=["reference", "scratch"], help="the profile's default")
     c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
     c.add_argument("--device", default="auto")

@@ -1,12 +1,16 @@
 """The jobs of a profile, and the chapters that read what they leave."""
 
 import dataclasses
+import os
 from pathlib import Path
+
+import pandas as pd
 
 from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.manifest import MANIFEST
 from talking_heads.data.sources import TALKING_LAYOUTS
+from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
 
@@ -32,8 +36,14 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
     )  # fmt: skip
     if profile.data.layout in TALKING_LAYOUTS:
         description, promise = "the denoising network", "runs/reference/diffusion/weights.safetensors"
-        command = ("train-diffusion", *on_device)
-        return prepare, Job(DIFFUSION, description, (PREPARE,), (promise,), command=command, nodes=True)
+        train = Job(
+            DIFFUSION, description, (PREPARE,), (promise,), command=(DIFFUSION, *on_device), nodes=True
+        )
+        evaluate = Job(
+            EVALUATE, "the clips of Tables 1 and 3", (DIFFUSION,), (), shards=True,
+            command=("evaluate", *on_device, "--weights", weights, "--system", "diffused"),
+        )  # fmt: skip
+        return prepare, train, evaluate
     trainings = [
         Job(
             training_job(variant),
@@ -55,6 +65,28 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
     return prepare, *trainings, evaluate, measure
 
 
+def expected_days(profile: Profile, results: Path) -> dict[str, float]:
+    """The days of jobs, as the last ``benchmark`` of a few-shot profile projects them; none without one.
+
+    Of trainings on one such device; of preparing on this machine's cores, without a detector; of evaluating
+    by the fine-tuning of one method alone.
+    """
+    path = Path(results) / profile.name / "tables" / f"{TABLE}.csv"
+    if not path.exists():
+        return {}
+    measured, section = pd.read_csv(path).set_index("quantity")["value"], profile.protocol
+    days = {
+        training_job(variant): float(measured[row])
+        for variant in profile.few_shot.trainings.variants
+        if (row := f"{profile.name}, {variant}") in measured
+    }
+    tuned = sum(measured[f"fine-tuning, T = {t}"] for t in section.shots)
+    days[EVALUATE] = section.test_videos * section.seeds * tuned / DAY
+    if clips := CLIPS.get(profile.data.layout, 0):
+        days[PREPARE] = clips / (measured["preparing"] * (os.cpu_count() or 1)) / DAY
+    return days
+
+
 def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapter, ...]:
     """The chapters, each with the jobs that it needs."""
     names = {job.name for job in jobs}
@@ -66,6 +98,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapt
         "06_ablations": (EVALUATE,),
         "07_timing": (MEASURE,),
         "21_sound_and_motion": (DIFFUSION,),
+        "22_talking": (EVALUATE,) if DIFFUSION in names else (),
     }
     return tuple(
         dataclasses.replace(

@@ -16,8 +16,9 @@ from talking_heads.devices import choose
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
+from talking_heads.experiments.few_shot.benchmark import LARGE, TABLE
 from talking_heads.experiments.few_shot.weights import describe, weights_path
-from talking_heads.experiments.jobs import DIFFUSION, jobs_of, reading
+from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import PRETRAINED, path_of, status
@@ -197,15 +198,26 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
     measured, factor = (profile.name, weights) == MEASURED, 1.0
     if measured and device.type == "cpu":
         factor = 1 - ARITHMETIC + ARITHMETIC * slowness(device)
+    expected = expected_days(profile, run.results.parent)
     for stage, due, _ in steps:
         minutes, cost = stage.minutes * factor, ""
         if measured and due:
             cost = f"about {minutes:.{0 if minutes >= 10 else 1}f} min"
+        elif due and (days := expected.get(stage.name)):
+            cost = f"{days:.1f} days" if days >= 1 else f"{24 * days:.1f} h"
         print(f"  {stage.name:28}{'run' if due else 'ok already':12}{cost:14}{stage.description}")
     for name in left_out(run):
         print(f"  {name:28}left out    {NO_WEIGHTS}")
     if not measured:
-        print("  these minutes were not measured; progress lines show the time left")
+        print("  the times of this profile were not measured; progress lines show the time left")
+        if expected:
+            print(
+                f"  days and hours are those of {run.results / 'tables' / TABLE}.md: of trainings on one such "
+                "device, of preparing without a detector, of evaluating by the fine-tuning of one method"
+            )
+        elif profile.name in LARGE:
+            command = f"python -m talking_heads benchmark --profile {profile.name}"
+            print(f"  {command} projects the days of its jobs")
         return
     total = factor * sum(step.stage.minutes for step in steps if step.due)
     where = "on two cores; less with this GPU"

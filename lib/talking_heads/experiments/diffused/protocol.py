@@ -28,6 +28,7 @@ from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
+from talking_heads.shards import Shard
 
 VERSION = 1  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
@@ -148,8 +149,8 @@ class Evaluation:
                 np.save(file, frames)
 
 
-def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
-    """Generate what is missing, several clips at once; returns the speakers.
+def run(evaluation: Evaluation, rows: Sequence[str] = ROWS, shard: Shard | None = None) -> list[Speaker]:
+    """Generate what is missing, or of a shard, several clips at once; returns all speakers.
 
     A clip is always generated together with the same others, because sums of another batch are rounded
     otherwise.
@@ -159,7 +160,8 @@ def run(evaluation: Evaluation, rows: Sequence[str] = ROWS) -> list[Speaker]:
     size = evaluation.batch
     for row in rows:
         for batch in (chosen[k : k + size] for k in range(0, len(chosen), size)):
-            if not all(evaluation.path(speaker, row).exists() for speaker in batch):
+            mine = shard is None or shard.holds(row, batch[0].identity)
+            if mine and not all(evaluation.path(speaker, row).exists() for speaker in batch):
                 evaluation.generate(batch, row)
     return chosen
 

@@ -36,6 +36,8 @@ from talking_heads.provenance import device_name
 from talking_heads.workbook.write_table import write_table
 
 VIDEOS = {"voxceleb1": 22_496, "voxceleb2": 145_569}  # of VoxCeleb1 and of VoxCeleb2's dev part
+CLIPS = {"voxceleb1": 153_516, "voxceleb2": 1_092_009}
+TABLE = "benchmark"
 LARGE = ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2")
 FACE = 68  # landmarks
 DAY = 86_400.0
@@ -255,5 +257,5 @@ def benchmark(profile: Profile, results: Path, device: torch.device, quick: bool
         f"{', quick' if quick else ''}. Networks are untrained; days are projected from the step's time."
     )
     shown = table.assign(value=[f"{value:.4g}" for value in table["value"]])
-    write_table(table, shown, Path(results) / profile.name / "tables", "benchmark", caption)
+    write_table(table, shown, Path(results) / profile.name / "tables", TABLE, caption)
     return table

@@ -1,0 +1,45 @@
+"""The clips of Tables 1 and 3: what ``evaluate --system diffused`` generates and chapter 22 measures."""
+
+from pathlib import Path
+
+import torch
+
+from talking_heads.config import Profile
+from talking_heads.experiments.diffused import protocol
+from talking_heads.experiments.diffused.clips import evaluation_clips
+from talking_heads.experiments.diffused.weights import load_model, run_id
+from talking_heads.shards import Shard
+
+
+def evaluation_of(
+    profile: Profile, weights: str, data: Path, results: Path, device: torch.device
+) -> protocol.Evaluation:
+    """A profile's evaluation. Raises what :func:`load_model` and :func:`evaluation_clips` do."""
+    model = load_model(profile, weights, results, device)
+    return protocol.Evaluation(
+        profile,
+        evaluation_clips(profile, Path(data), device),
+        model.generator,
+        model.encoder,
+        run_id(profile, weights, results),
+        Path(results) / profile.name / "runs",
+        device,
+    )
+
+
+def evaluate(
+    profile: Profile,
+    weights: str,
+    data: Path,
+    results: Path,
+    device: torch.device,
+    shard: Shard | None = None,
+) -> None:
+    """``python -m talking_heads evaluate --system diffused``: all clips, or those of a shard.
+
+    Raises what :func:`evaluation_of` and :func:`protocol.run` do.
+    """
+    evaluation = evaluation_of(profile, weights, data, results, device)
+    chosen = protocol.run(evaluation, shard=shard)
+    paths = [evaluation.path(speaker, row) for row in protocol.ROWS for speaker in chosen]
+    print(f"{sum(path.exists() for path in paths)} of {len(paths)} clips in {evaluation.folder}")
