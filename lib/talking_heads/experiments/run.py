@@ -212,8 +212,8 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
         print("  the times of this profile were not measured; progress lines show the time left")
         if expected:
             print(
-                f"  days and hours are those of {run.results / 'tables' / TABLE}.md: of trainings on one such "
-                "device, of preparing without a detector, of evaluating by the fine-tuning of one method"
+                f"  days and hours are of {run.results / 'tables' / TABLE}.md: trainings on one such "
+                "device, preparing without a detector, evaluating by the fine-tuning of one method"
             )
         elif profile.name in LARGE:
             command = f"python -m talking_heads benchmark --profile {profile.name}"
