@@ -18,9 +18,11 @@ from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
-from talking_heads.experiments.diffused import acceptance, protocol, search, tables, weights
+from talking_heads.experiments import reference
+from talking_heads.experiments.diffused import acceptance, keep, protocol, search, tables, weights
 from talking_heads.experiments.diffused.clips import embed_beginning
 from talking_heads.experiments.diffused.smoke_test import smoke_test
+from talking_heads.files import sha256
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.nn.weight_files import save_weights
@@ -329,15 +331,37 @@ def test_a_smoke_test_reaches_the_table(tmp_path, clips, corpus):
     assert set(table["corpus"]) == {corpus}
 
 
-def test_sampling_is_chosen_on_validation_identities(tmp_path, monkeypatch):
-    """A row for each setting, with intervals; a second call generates nothing."""
+@pytest.fixture
+def untrained(tmp_path, monkeypatch):
+    """The smoke profile, with a network and an encoder that were not trained."""
     profile = config.load("smoke")
     torch.manual_seed(0)
     path = tmp_path / "smoke/runs/reference/diffusion/weights.safetensors"
     reader = SpeechReader(profile.diffused.audio_encoder).eval()
     monkeypatch.setattr(weights, "load_reader", lambda section: reader)
-    metadata = {"step": 1, "model": model_key(profile.diffused, reader.encoder)}
+    metadata = {"step": 1, "of": 1, "model": model_key(profile.diffused, reader.encoder)}
     save_weights(path, build_unet(profile.diffused).state_dict(), metadata, half=True)
+    path.with_name("stats.jsonl").write_text('{"step": 0, "simple": 1.0}\n')
+    return profile
+
+
+def test_weights_are_kept_with_the_criteria_that_they_meet(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "COMMITTED", tmp_path / "reference")
+    criteria = keep.keep(untrained, tmp_path / "data", tmp_path, torch.device("cpu"))
+    kept = tmp_path / "reference/weights"
+    assert {path.name for path in kept.iterdir()} == {
+        "diffusion.safetensors",
+        "diffusion.json",
+        "diffusion_criteria.csv",
+    }
+    table = pd.read_csv(kept / "diffusion_criteria.csv")
+    assert table["criterion"].tolist() == criteria["criterion"].tolist()
+    assert set(table["weights"]) == {sha256(kept / "diffusion.safetensors")[:12]}
+
+
+def test_sampling_is_chosen_on_validation_identities(untrained, tmp_path, monkeypatch):
+    """A row for each setting, with intervals; a second call generates nothing."""
+    profile = untrained
     candidates = {
         "SAMPLERS": ("ddim",),
         "STEPS": (2, 3),

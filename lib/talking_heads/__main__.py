@@ -296,16 +296,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def keep(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
     from talking_heads.experiments import reference
     from talking_heads.experiments.diffused import weights as diffused
+    from talking_heads.experiments.diffused.keep import keep as keep_diffusion
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
     profile = config.load(args.profile)
     runs = args.results / profile.name / "runs" / "reference"
     if args.variant == "diffusion":
-        command = "python -m talking_heads train-diffusion"
-        print(f"kept as {reference.keep_training('diffusion', runs / 'diffusion', command, every=200)}")
+        criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
+        print(criteria.round(3).to_string(index=False))
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
@@ -540,6 +542,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument(
         "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
     )
+    c.add_argument("--device", default="auto")
     c.set_defaults(run=keep)
 
     for c in commands.choices.values():

@@ -1,0 +1,28 @@
+"""Keeping finished weights of Diffused Heads, with what they reach, as the committed reference."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from talking_heads.config import Profile
+from talking_heads.experiments.diffused import acceptance, protocol
+from talking_heads.experiments.diffused.evaluation import evaluation_of
+from talking_heads.experiments.diffused.weights import runs_folder
+from talking_heads.experiments.reference import keep_training
+
+COMMAND = "python -m talking_heads train-diffusion"
+
+
+def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
+    """Copy a profile's own weights, and the criteria that they meet, to ``results/reference/weights``.
+
+    Weights that do not meet a criterion are kept too. Raises what :func:`evaluation_of` and
+    :func:`keep_training` do.
+    """
+    evaluation = evaluation_of(profile, "scratch", data, results, device)
+    kept = keep_training("diffusion", runs_folder(profile, results) / "diffusion", COMMAND, every=200)
+    measured = protocol.measure(evaluation, protocol.run(evaluation))
+    criteria = acceptance.check(measured).assign(weights=evaluation.weights_key)
+    criteria.to_csv(kept.with_name("diffusion_criteria.csv"), index=False, float_format="%.5g")
+    return criteria
