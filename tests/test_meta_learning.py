@@ -38,6 +38,7 @@ from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import CheckpointWriter, cut_log, load_checkpoint, save_checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
@@ -173,6 +174,25 @@ def test_the_discriminator_step_gives_the_generator_no_gradient(learner):
     before = d.w0.detach().clone()
     row = discriminator_step(d, targets, (learner.discriminator_optimiser, learner.table_optimiser))
     assert targets.x_hat.grad is None and not torch.equal(before, d.w0) and row["dsc"] > 0
+
+
+def test_a_step_reads_numbers_only_where_it_decides(learner):
+    """Reading a number waits for the device: one for each finite test, and the row at once."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    learner.train_step()  # which opens the loader
+    with Reads() as reads:
+        row = learner.train_step()
+    assert all(isinstance(value, (int, float)) for value in row.values()) and len(row) > 9
+    section = learner.profile.few_shot
+    moves_table = section.losses.match_pulls == "both"
+    assert reads.count == section.optimiser.discriminator_steps + 1 + moves_table
 
 
 @pytest.mark.parametrize("pulls", ["embedder", "both"])

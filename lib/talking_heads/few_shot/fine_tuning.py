@@ -21,6 +21,7 @@ from talking_heads.few_shot.meta_learning import (
 )
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.few_shot.networks.discriminator import FineTunedDiscriminator
+from talking_heads.training.rows import read
 
 VERSION = 1  # of fine-tuning and of generation: raised when the same weights and settings give other frames
 
@@ -56,7 +57,7 @@ class FineTuning:
         """One update of D' and of G' on the training frames ``index`` (B,): equations (10) and (9)."""
         x, y = self.x[index], self.y[index]
         targets = Targets(x, self.head(y), y)
-        row: dict[str, float] = {}
+        row: dict[str, Tensor] = {}
         if self.adversarial:
             for _ in range(self.profile.few_shot.optimiser.discriminator_steps):
                 row |= discriminator_step(self.discriminator, targets, [self.discriminator_optimiser])
@@ -65,7 +66,7 @@ class FineTuning:
         loss, terms = generator_loss(
             targets, discriminator, self.extractors, self.weights, real_features=features
         )
-        return row | generator_step(loss, terms, self.generator_optimiser)
+        return read(row | generator_step(loss, terms, self.generator_optimiser))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
 from talking_heads.training.distributed import average_gradients
+from talking_heads.training.rows import read
 
 VERSION = 2  # of meta-learning: raised when the same settings give other weights
 CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
@@ -73,7 +74,7 @@ class Targets:
 
 def discriminator_step(
     discriminator: Callable, targets: Targets, optimisers: Sequence[torch.optim.Optimizer]
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """One update of D on L_DSC, equation (6). E and G get no gradient."""
     x, y, i = torch.cat([targets.x_hat.detach(), targets.x]), targets.y, targets.i
     r, _ = discriminator(x, torch.cat([y, y]), None if i is None else torch.cat([i, i]))
@@ -89,12 +90,7 @@ def discriminator_step(
     if torch.isfinite(norm):
         for optimiser in optimisers:
             optimiser.step()
-    return {
-        "dsc": loss.item(),
-        "r_real": r_real.mean().item(),
-        "r_fake": r_fake.mean().item(),
-        "d_grad_norm": norm.item(),
-    }
+    return {"dsc": loss, "r_real": r_real.mean(), "r_fake": r_fake.mean(), "d_grad_norm": norm}
 
 
 def generator_loss(
@@ -133,7 +129,7 @@ def generator_step(
     terms: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     table: Sequence[nn.Parameter] = (),
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """One update of E and G (or G') on :func:`generator_loss`, with gradients clipped to ``CLIP``.
 
     ``table`` is W where L_MCH moves it; it gets its gradient, and is not updated.
@@ -145,7 +141,7 @@ def generator_step(
     norm = nn.utils.clip_grad_norm_(parameters, CLIP)
     if torch.isfinite(norm):  # else the alarm ends the training with the weights of the last step
         optimiser.step()
-    return {name: term.item() for name, term in terms.items()} | {"grad_norm": float(norm)}
+    return terms | {"grad_norm": norm}
 
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Adam:
@@ -233,7 +229,7 @@ class MetaLearner:
         if self.step == self.content_steps and self._starts_from_embeddings():
             self._start_table()
         self._set_learning_rates()
-        row: dict[str, float] = {"step": self.step}
+        row: dict[str, Tensor | float] = {"step": self.step}
         updates = section.optimiser.discriminator_steps if adversarial else 1
         shared = section.optimiser.shared_episode
         for update in range(updates):
@@ -259,17 +255,18 @@ class MetaLearner:
         weights = loss_weights(self.profile)
         loss, terms = generator_loss(targets, discriminator, self.extractors, weights, match)
         table = [nets.discriminator.table.weight] if moves_table else []
-        row |= generator_step(loss, terms, self.generator_optimiser, table)
-        if moves_table and math.isfinite(row["grad_norm"]):
+        generator_row = generator_step(loss, terms, self.generator_optimiser, table)
+        if moves_table and torch.isfinite(generator_row["grad_norm"]):
             self.table_optimiser.step()
         self._average()
         self.step += 1
         with torch.no_grad():
-            row["e_within"] = e_each.var(1, unbiased=False).mean().item()
-            row["e_between"] = e_hat.var(0, unbiased=False).mean().item()
+            row |= generator_row
+            row["e_within"] = e_each.var(1, unbiased=False).mean()
+            row["e_between"] = e_hat.var(0, unbiased=False).mean()
             if len(x_hat) > 1:  # else there is nothing to compare with
-                row["output_spread"] = x_hat.std(0).mean().item()
-        return row
+                row["output_spread"] = x_hat.std(0).mean()
+        return read(row)
 
     def _starts_from_embeddings(self) -> bool:
         """Whether W starts as embeddings. Not in the ablation of L_MCH, which would start with a match."""

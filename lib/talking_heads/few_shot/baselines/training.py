@@ -27,6 +27,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
 from talking_heads.training.distributed import average_gradients
+from talking_heads.training.rows import read
 
 VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
 X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
@@ -83,9 +84,9 @@ def pix2pixhd_step(
     average_gradients(discriminator.parameters())
     discriminator_optimiser.step()
     row = {
-        "dsc": loss.item(),
-        "r_real": real[0][-1].float().mean().item(),
-        "r_fake": fake[0][-1].float().mean().item(),
+        "dsc": loss,
+        "r_real": real[0][-1].float().mean(),
+        "r_fake": fake[0][-1].float().mean(),
     }
 
     discriminator.requires_grad_(False)
@@ -102,7 +103,7 @@ def pix2pixhd_step(
     (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
     average_gradients(generator.parameters())
     generator_optimiser.step()
-    return row | {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
+    return read({**row, **terms, "output_spread": _output_spread(x_hat)})
 
 
 def x2face_step(
@@ -121,11 +122,11 @@ def x2face_step(
     torch.stack(list(terms.values())).sum().backward()
     average_gradients(model.parameters())
     optimiser.step()
-    return {name: term.item() for name, term in terms.items()} | _output_spread(x_hat)
+    return read({**terms, "output_spread": _output_spread(x_hat)})
 
 
-def _output_spread(x_hat: Tensor) -> dict[str, float]:
-    return {"output_spread": x_hat.detach().std(0, unbiased=False).mean().item()}
+def _output_spread(x_hat: Tensor) -> Tensor:
+    return x_hat.detach().std(0, unbiased=False).mean()
 
 
 class BaselineLearner:

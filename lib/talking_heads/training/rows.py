@@ -1,0 +1,19 @@
+"""Rows of a training's log."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def read(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """A row with numbers in place of its tensors (), which leave the device together.
+
+    Reading one waits for all work before it, so a step reads its row once, at its end.
+    """
+    tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
+    if not tensors:
+        return dict(row)
+    values = torch.stack([value.detach().float() for value in tensors.values()]).tolist()
+    numbers = dict(zip(tensors, values, strict=True))
+    return {name: numbers.get(name, value) for name, value in row.items()}
