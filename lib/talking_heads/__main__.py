@@ -32,6 +32,8 @@ def number(kind: type, low: float, what: str, high: float = math.inf) -> Callabl
 
 MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
+NATURAL = number(int, 0, "a whole number of at least 0")
+WEIGHTS, SYSTEMS = ("reference", "scratch"), ("few-shot", "diffused")
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -319,35 +321,48 @@ def keep(args: argparse.Namespace) -> None:
         print(f"kept in {few_shot.keep(reference_run, more)}")
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--ranks", type=COUNT, help="processes; by default one for each visible GPU")
-    workers = number(int, 0, "a whole number of at least 0")
-    parser.add_argument(
-        "--workers", type=workers, help="processes that load batches, for each rank; by default none on a CPU"
+class Commands:
+    """The commands of a parser, each a subparser."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.subparsers = parser.add_subparsers(dest="command", required=True)
+
+    def add(
+        self,
+        function: Callable[[argparse.Namespace], int | None],
+        name: str,
+        text: str,
+        profile: str = "",
+        device: bool = True,
+        resumes: bool = False,
+    ) -> argparse.ArgumentParser:
+        """A command with ``--profile``, where it has a default one, and ``--device``."""
+        command = self.subparsers.add_parser(name, help=text)
+        if profile:
+            names = ", ".join(config.names())
+            command.add_argument("--profile", default=profile, help=f"one of {names}; {profile} by default")
+        if device:
+            command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        interrupted = "interrupted; run the same command again"
+        if resumes:
+            interrupted = "interrupted; what is finished is kept, and the same command goes on from there"
+        command.set_defaults(run=function, interrupted=interrupted)
+        return command
+
+
+def add_running(commands: Commands) -> None:
+    """The commands that execute, measure and keep."""
+    c = commands.add(
+        run, "run", "execute the chapters (./run_all.sh does this)", profile="laptop", resumes=True
     )
-
-
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The parsed command line; exits with the usage where a command or an option does not exist."""
-    parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="where corpora and rendered speakers are kept"
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    c = commands.add_parser("run", help="execute the chapters (./run_all.sh does this)")
-    c.add_argument("--profile", default="laptop", help=f"one of {', '.join(config.names())}")
     c.add_argument(
         "--only", nargs="+", metavar="CHAPTER", help="by name or number; what they need comes along"
     )
     c.add_argument("--jobs", type=COUNT, help="chapters at once; by default two on a CPU, one on a GPU")
     c.add_argument("--dry-run", action="store_true", help="print what would run and what is missing")
-    c.add_argument("--device", default="auto", help="auto, cpu or cuda")
     c.add_argument(
         "--weights",
-        choices=["reference", "scratch"],
+        choices=WEIGHTS,
         help="committed weights, or train everything; the profile's default",
     )
     c.add_argument("--rerun", action="store_true", help="execute chapters even if they are ok already")
@@ -357,9 +372,40 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     c.add_argument(
         "--cluster-options", default="", metavar="NAME=VALUE,...", help="partition=gpu,gpus_per_node=8, ..."
     )
-    c.set_defaults(run=run)
 
-    c = commands.add_parser("prepare", help="videos or photographs to a corpus: landmarks, crops, manifest")
+    text = "generate the frames and clips that the tables measure"
+    c = commands.add(evaluate, "evaluate", text, profile="laptop", resumes=True)
+    c.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
+    c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
+    c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
+
+    commands.add(measure, "measure", "measure the times of Table 2", profile="laptop")
+
+    text = "measure loading, training, heads and store here, and project the days of a training"
+    c = commands.add(benchmark, "benchmark", text, profile="voxceleb2-ft")
+    c.add_argument("--quick", action="store_true", help="in minutes: few repetitions")
+
+    text = "go through a profile once, at its sizes, with two steps of training: time and memory"
+    c = commands.add(smoke_test, "smoke-test", text, profile="voxceleb1")
+    c.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
+    c.add_argument("--clips", type=Path, help="a folder of videos; rendered speakers by default")
+    c.add_argument("--json", action="store_true")
+
+    text = "parameters of a profile's networks, counted from the built modules"
+    c = commands.add(sizes, "sizes", text, profile="laptop", device=False)
+    c.add_argument("--json", action="store_true")
+
+    text = "copy a finished run, or a finished training's weights, to results/reference"
+    c = commands.add(keep, "keep", text, profile="laptop-full")
+    c.add_argument(
+        "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
+    )
+
+
+def add_preparing(commands: Commands) -> None:
+    """The command that makes corpora."""
+    text = "videos or photographs to a corpus: landmarks, crops, manifest"
+    c = commands.add(prepare, "prepare", text, resumes=True)
     c.add_argument("source", type=Path, nargs="?", help="a folder, or one file")
     c.add_argument("out", type=Path, nargs="?", help="a folder for the corpus, beside the source")
     c.add_argument("--profile", help="the corpus of this profile, as it says, in place of a source")
@@ -378,94 +424,52 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     c.add_argument(
         "--frames-per-video",
-        type=number(int, 0, "a whole number of at least 0"),
+        type=NATURAL,
         help="96 by default, evenly spaced over all its clips; of a talking clip the first ones, by default "
         "all; 0 keeps all",
     )
     c.add_argument("--workers", type=COUNT)
-    c.add_argument("--device", default="auto")
     shards = c.add_mutually_exclusive_group()
     shards.add_argument(
         "--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N, beside other machines"
     )
     shards.add_argument("--merge", action="store_true", help="join the shards, which are all prepared")
-    c.set_defaults(run=prepare)
 
-    c = commands.add_parser("evaluate", help="generate the frames and clips that the tables measure")
-    c.add_argument("--profile", default="laptop")
-    c.add_argument("--system", choices=["few-shot", "diffused"], default="few-shot")
-    c.add_argument("--weights", choices=["reference", "scratch"], help="the profile's default")
-    c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=evaluate)
 
-    c = commands.add_parser("measure", help="measure the times of Table 2")
-    c.add_argument("--profile", default="laptop")
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=measure)
-
-    c = commands.add_parser(
-        "benchmark",
-        help="measure loading, training, heads and store here, and project the days of a training",
-    )
-    c.add_argument("--profile", default="voxceleb2-ft")
-    c.add_argument("--quick", action="store_true", help="in minutes: few repetitions")
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=benchmark)
-
-    c = commands.add_parser(
-        "weights", help="pretrained networks: which are there, which are missing, and their licences"
+def add_training(commands: Commands) -> None:
+    """The commands that train, search and fit."""
+    c = commands.add(
+        weights,
+        "weights",
+        "pretrained networks: which are there, which are missing, and their licences",
+        device=False,
     )
     c.add_argument("action", choices=["list", "fetch", "verify"])
     c.add_argument("names", nargs="*")
-    c.set_defaults(run=weights)
 
-    c = commands.add_parser(
-        "sizes", help="parameters of a profile's networks, counted from the built modules"
-    )
-    c.add_argument("--profile", default="laptop")
-    c.add_argument("--json", action="store_true")
-    c.set_defaults(run=sizes)
-
-    c = commands.add_parser(
-        "judges", help="train the embedded judges again and write their weights into the package"
-    )
+    text = "train the embedded judges again and write their weights into the package"
+    c = commands.add(judges, "judges", text, device=False, resumes=True)
     c.add_argument(
         "--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "lids", "gaze"]
     )
     c.add_argument("--minutes", type=MINUTES, help="for each; by default the budget of the committed ones")
-    c.set_defaults(run=judges)
 
-    c = commands.add_parser(
-        "meta-learn", help="train a variant, or go on with it; stop and repeat as you like"
-    )
-    c.add_argument("--profile", default="laptop-full")
+    text = "train a variant, or go on with it; stop and repeat as you like"
+    c = commands.add(meta_learn, "meta-learn", text, profile="laptop-full", resumes=True)
     c.add_argument("--variant", choices=VARIANTS, required=True)
-    c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
     add_training_options(c)
-    c.set_defaults(run=meta_learn)
 
-    c = commands.add_parser(
-        "audio-encoder", help="pretrain the audio encoder on sound alone and write it into the package"
-    )
-    c.add_argument("--profile", default="laptop")
-    c.set_defaults(run=audio_encoder)
-
-    c = commands.add_parser(
-        "train-diffusion", help="train the denoising network, or go on; stop and repeat as you like"
-    )
-    c.add_argument("--profile", default="laptop-full")
-    c.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
+    text = "train the denoising network, or go on; stop and repeat as you like"
+    c = commands.add(train_diffusion, "train-diffusion", text, profile="laptop-full", resumes=True)
     add_training_options(c)
-    c.set_defaults(run=train_diffusion)
 
-    c = commands.add_parser(
-        "search",
-        help="choose how heads are fine-tuned, or talking heads sampled, on validation identities",
-    )
-    c.add_argument("--profile", default="laptop-full")
+    text = "pretrain the audio encoder on sound alone and write it into the package"
+    commands.add(audio_encoder, "audio-encoder", text, profile="laptop", device=False)
+
+    text = "choose how heads are fine-tuned, or talking heads sampled, on validation identities"
+    c = commands.add(search, "search", text, profile="laptop-full", resumes=True)
     c.add_argument("--method", choices=["ours", "pix2pixhd", "sampling"], default="ours")
-    c.add_argument("--weights", choices=["reference", "scratch"], default="reference", help="of sampling")
+    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of sampling")
     c.add_argument("--shots", type=COUNT, default=8, help="T")
     c.add_argument(
         "--pretraining",
@@ -474,24 +478,24 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="STEPS",
         help="of Pix2pixHD instead: compare pretrainings of these lengths",
     )
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=search)
 
-    c = commands.add_parser(
-        "smoke-test",
-        help="go through a profile once, at its sizes, with two steps of training: time and memory",
-    )
-    c.add_argument("--profile", default="voxceleb1")
-    c.add_argument("--system", choices=["few-shot", "diffused"], default="few-shot")
-    c.add_argument("--clips", type=Path, help="a folder of videos; rendered speakers by default")
-    c.add_argument("--device", default="auto")
-    c.add_argument("--json", action="store_true")
-    c.set_defaults(run=smoke_test)
+    text = "fit the linear face model of landmark adaptation to a profile's identities again"
+    commands.add(face_shape, "face-shape", text, profile="laptop", device=False)
 
-    c = commands.add_parser(
-        "animate",
-        help="photographs (or a clip) and a driver's clip to a moving head, with the driver's sound",
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The options of both systems' trainings."""
+    parser.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
+    parser.add_argument("--ranks", type=COUNT, help="processes; by default one for each visible GPU")
+    parser.add_argument(
+        "--workers", type=NATURAL, help="processes that load batches, for each rank; by default none on a CPU"
     )
+
+
+def add_animation(commands: Commands) -> None:
+    """The commands that make videos."""
+    text = "photographs (or a clip) and a driver's clip to a moving head, with the driver's sound"
+    c = commands.add(animate, "animate", text, profile="laptop")
     c.add_argument(
         "--photo",
         type=Path,
@@ -501,69 +505,50 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     c.add_argument("--head", type=Path, help="a kept head instead")
     c.add_argument("--driver", type=Path, required=True, help="the clip whose movements and sound it gets")
-    c.add_argument("--out", type=Path, required=True, help="the video to write: .mp4, .mov, .mkv or .webm")
+    add_video_options(c)
     c.add_argument("--keep", type=Path, help="where to keep the head; <out>.head by default")
     c.add_argument("--shots", type=COUNT, default=8, help="frames to learn from, at most")
     c.add_argument("--person", help="the name on the head's card")
-    c.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
     c.add_argument(
         "--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed"
     )
-    c.add_argument("--no-mark", action="store_true", help="no 'synthetic' in a corner; the metadata keeps it")
-    c.add_argument("--profile", default="laptop")
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=animate)
 
-    c = commands.add_parser("speak", help="a photograph and a voice to a talking head")
+    text = "a photograph and a voice to a talking head"
+    c = commands.add(speak, "speak", text, profile="laptop", resumes=True)
     c.add_argument("--photo", type=Path, help="a photograph of one person")
     c.add_argument("--face", type=Path, help="a kept identity frame instead")
     c.add_argument("--sound", type=Path, required=True, help="any audio or video file with a voice")
-    c.add_argument("--out", type=Path, required=True, help="the video to write: .mp4, .mov, .mkv or .webm")
+    add_video_options(c)
     c.add_argument("--keep", type=Path, help="where to keep the identity frame; <out>.face by default")
     c.add_argument("--person", help="the name on the identity frame's card")
-    c.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
-    c.add_argument("--seed", type=number(int, 0, "a whole number of at least 0"), default=0)
-    c.add_argument("--no-mark", action="store_true", help="no 'synthetic' in a corner; the metadata keeps it")
-    c.add_argument("--weights", choices=["reference", "scratch"], default="reference")
-    c.add_argument("--profile", default="laptop")
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=speak)
+    c.add_argument("--seed", type=NATURAL, default=0)
+    c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
-    c = commands.add_parser(
-        "face-shape", help="fit the linear face model of landmark adaptation to a profile's identities again"
-    )
-    c.add_argument("--profile", default="laptop")
-    c.set_defaults(run=face_shape)
 
-    c = commands.add_parser(
-        "keep", help="copy a finished run, or a finished training's weights, to results/reference"
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a synthetic video."""
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the video to write: .mp4, .mov, .mkv or .webm"
     )
-    c.add_argument("--profile", default="laptop-full")
-    c.add_argument(
-        "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
+    parser.add_argument("--kind", default="real person", help="real person, painting or procedural speaker")
+    parser.add_argument(
+        "--no-mark", action="store_true", help="no 'synthetic' in a corner; the metadata keeps it"
     )
-    c.add_argument("--device", default="auto")
-    c.set_defaults(run=keep)
 
-    for c in commands.choices.values():
-        resumes = c.get_default("run") in (
-            run,
-            prepare,
-            evaluate,
-            judges,
-            meta_learn,
-            train_diffusion,
-            speak,
-            search,
-        )
-        c.set_defaults(
-            interrupted="interrupted; what is finished is kept, and the same command goes on from there"
-            if resumes
-            else "interrupted; run the same command again"
-        )
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The parsed command line; exits with the usage where a command or an option does not exist."""
+    parser = argparse.ArgumentParser(prog="python -m talking_heads", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where corpora and rendered speakers are kept"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    commands = Commands(parser)
+    for add in (add_running, add_preparing, add_training, add_animation):
+        add(commands)
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # the command's own usage names the options that exist
-        commands.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
+        commands.subparsers.choices[args.command].error(f"unknown arguments: {' '.join(unknown)}")
     args.words = sys.argv[1:] if argv is None else argv
     return args
 
