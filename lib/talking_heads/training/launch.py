@@ -64,9 +64,9 @@ def rendezvous() -> list[str]:
 
 
 def report(lines: Sequence[str]) -> int:
-    """Print what the processes said before they ended, each line once, and return the exit status.
+    """Print the causes that processes stated before they ended, each line once; returns the exit status.
 
-    That another process has ended is said by those that go on, and left out where the cause is known.
+    Those that go on state that another one has ended; this is left out where the cause is known.
     """
     stated = stated_causes(lines)
     lost = [line for line in stated if "another process of this training has ended" in line]
