@@ -15,6 +15,7 @@ import pytest
 import talking_heads
 from pydantic import ValidationError
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
@@ -277,6 +278,42 @@ def test_an_unknown_section_or_profile_is_named(smoke):
         smoke.override({"few_shot.network.pool": "sum_relu"})
     with pytest.raises(ValueError, match="unknown profile 'labtop'; there are: crema, gpu, laptop"):
         config.load("labtop")
+
+
+@pytest.fixture
+def own_profiles(tmp_path, monkeypatch):
+    monkeypatch.setenv(config.OWN_PROFILES, str(tmp_path))
+    return tmp_path
+
+
+def test_profiles_of_your_own_lie_in_a_folder_of_theirs(smoke, own_profiles):
+    (own_profiles / "mine.yaml").write_text("base: smoke\nseed: 3\n")
+    mine = config.load("mine")
+    assert (mine.name, mine.seed, mine.few_shot) == ("mine", 3, smoke.few_shot) and "mine" in config.names()
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("smoke", "base: laptop", r"smoke\.yaml: there is a profile smoke already; rename the file"),
+        ("mine", "base: mine", r"mine\.yaml: is a base of itself; change base"),
+        ("mine", "base: [", r"mine\.yaml: not YAML: while parsing"),
+        ("mine", "base", r"mine\.yaml: has no sections"),
+        ("mine", "base: labtop", "unknown profile 'labtop'; there are: crema"),
+        ("mine", "base: smoke\ndata:\n  colour: 1", "profile mine: section data: unknown key colour"),
+    ],
+)
+def test_a_faulty_profile_of_your_own_is_named(own_profiles, name, text, message):
+    (own_profiles / f"{name}.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config.load(name)
+
+
+def test_a_folder_of_profiles_that_does_not_exist_is_named(own_profiles, monkeypatch, capsys):
+    monkeypatch.setenv(config.OWN_PROFILES, str(own_profiles / "nowhere"))
+    with pytest.raises(ValueError, match=r"TALKING_HEADS_PROFILES: .*nowhere: no such folder"):
+        config.load("smoke")
+    assert main(["sizes"]) == 2 and "nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_profiles_are_frozen(smoke):

@@ -557,7 +557,11 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
-    args = arguments(argv)
+    try:
+        args = arguments(argv)
+    except ValueError as error:  # of the folder of your own profiles
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         return args.run(args) or 0
     except MemoryError as error:

@@ -1,12 +1,14 @@
 """Profiles: every size, schedule, corpus and budget of a run, in typed and frozen sections.
 
-A profile is one YAML file in ``profiles/``; ``base:`` names another profile whose values it starts from. An
-unknown key, a missing key or a value of the wrong type is an error that names the section and the key. The
-keys of corpora, checkpoints and evaluated frames are digests of whole sections (:func:`digest`).
+A profile is one YAML file in ``profiles/``, or in the folder that the environment variable
+``TALKING_HEADS_PROFILES`` names; ``base:`` names another profile whose values it starts from. An unknown key,
+a missing key or a value of the wrong type is an error that names the section and the key. The keys of
+corpora, checkpoints and evaluated frames are digests of whole sections (:func:`digest`).
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 FOLDER = Path(__file__).parent / "profiles"
+OWN_PROFILES = "TALKING_HEADS_PROFILES"  # environment variable: a folder of your own profiles
 
 Variant = Literal["ft", "ff", "small", "no-match", "no-match-one-shot", "pix2pixhd", "x2face"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -332,7 +335,7 @@ class Profile(Section):
 
 def names() -> list[str]:
     """Names of all profiles."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for folder in _folders() for path in folder.glob("*.yaml"))
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Profile:
@@ -383,13 +386,32 @@ def fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = FOLDER / f"{name}.yaml"
-    if not path.exists():
+def _folders() -> list[Path]:
+    """The folders of profiles. Raises ValueError for one that does not exist."""
+    own = os.environ.get(OWN_PROFILES)
+    if own and not Path(own).is_dir():
+        raise ValueError(f"{OWN_PROFILES}: {own}: no such folder")
+    return [FOLDER, Path(own)] if own else [FOLDER]
+
+
+def _read(name: str, heirs: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a profile over those of its base; ``heirs`` are the profiles whose base it is."""
+    paths = [path for folder in _folders() if (path := folder / f"{name}.yaml").exists()]
+    if not paths:
         raise ValueError(f"unknown profile {name!r}; there are: {', '.join(names())}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path = paths[-1]
+    if len(paths) > 1:
+        raise ValueError(f"{path}: there is a profile {name} already; rename the file")
+    if name in heirs:
+        raise ValueError(f"{path}: is a base of itself; change base")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: has no sections")
     base = values.pop("base", None)
-    return _merged(_read(base), values) if base else values
+    return _merged(_read(base, (*heirs, name)), values) if base else values
 
 
 def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
