@@ -101,7 +101,8 @@ def test_the_log_has_every_term_by_quartile_of_time(begin, tmp_path):
 
 def test_gradients_of_the_parts_of_a_batch_are_those_of_the_batch(begin):
     """Without noise on motion frames and dropped sound, whose draws would differ."""
-    values = {"training.batch": 4, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
+    values = {"training.batch": 4, "conditions.motion_noise": 0.0, "sampling.motion_noise": 0.0}
+    values |= {"conditions.audio_dropout": 0.0}
     learners = [begin({**values, "training.micro_batch": size}) for size in (4, 2)]
     windows, gradients = learners[0].dataset[0], []
     t, noise = torch.tensor([10, 300, 600, 900]), torch.randn(4, 3, 32, 32)
@@ -195,7 +196,8 @@ def test_sound_is_left_out_of_a_share_of_the_samples(begin):
 def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begin):
     """Two frames, each generated after the ones before it, with the sound of its own instant."""
     values = {"training.rollout_share": 1.0, "training.rollout_frames": 2, "training.rollout_steps": 2}
-    values |= {"training.batch": 16, "conditions.motion_noise": 0.0, "conditions.audio_dropout": 0.0}
+    values |= {"training.batch": 16, "conditions.motion_noise": 0.0}
+    values |= {"conditions.audio_dropout": 0.0, "sampling.motion_noise": 0.0}
     learner = begin(values)
     for parameter in learner.ema.parameters():
         parameter.data.normal_(0, 0.2)
@@ -230,7 +232,8 @@ def test_a_training_with_rollouts_resumes_exactly(begin, tmp_path):
 
 
 def test_without_self_rollouts_motion_frames_are_true_ones(begin):
-    learner = begin({"training.rollout_share": 1e-9, "conditions.motion_noise": 0.0})
+    noiseless = {"conditions.motion_noise": 0.0, "sampling.motion_noise": 0.0}
+    learner = begin({"training.rollout_share": 1e-9} | noiseless)
     windows = learner.dataset[0]
     given = learner.conditions(windows, torch.Generator().manual_seed(0))
     assert torch.equal(given.motion, windows.motion[:, 1:])
@@ -391,7 +394,8 @@ def recorded(profile):
     """Two clips of four frames generated with a recorder; the identity frames are 0.5 and -0.5."""
 
     def generate(overrides=None, count=4):
-        changed = {"sampling.steps": 2, "sampling.guidance": 1.0, "diffusion.prediction": "epsilon"}
+        changed = {"sampling.steps": 2, "sampling.guidance": 1.0, "sampling.motion_noise": 0.0}
+        changed["diffusion.prediction"] = "epsilon"
         changed |= overrides or {}
         section = profile.override({f"diffused.{name}": v for name, v in changed.items()}).diffused
         network = Recorder()
@@ -444,6 +448,7 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
     def first_frame(guidance):
         overrides = {"diffused.sampling.guidance": guidance, "diffused.sampling.steps": 1}
         overrides |= {"diffused.diffusion.prediction": "epsilon", "diffused.sampling.sampler": "ddim"}
+        overrides["diffused.sampling.motion_noise"] = 0.0
         network = Loud()
         generator = Generator(network, profile.override(overrides).diffused)
         talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 5, 1), seed=3)

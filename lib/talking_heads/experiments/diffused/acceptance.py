@@ -17,6 +17,7 @@ from talking_heads.metrics.statistics import Estimate, identity_means, mean_esti
 
 Estimator = Callable[[Measured], Estimate]
 IDENTITIES, SECONDS = 24, 6
+ROWS = (OURS, OTHER_SOUND, FROZEN)  # that the criteria read
 
 
 @dataclass(frozen=True)

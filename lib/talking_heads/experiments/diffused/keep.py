@@ -22,7 +22,8 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
     """
     evaluation = evaluation_of(profile, "scratch", data, results, device)
     kept = keep_training("diffusion", runs_folder(profile, results) / "diffusion", COMMAND, every=200)
-    measured = protocol.measure(evaluation, protocol.run(evaluation))
+    chosen = protocol.run(evaluation, acceptance.ROWS)
+    measured = protocol.measure(evaluation, chosen, acceptance.ROWS)
     criteria = acceptance.check(measured).assign(weights=evaluation.weights_key)
     criteria.to_csv(kept.with_name("diffusion_criteria.csv"), index=False, float_format="%.5g")
     return criteria
