@@ -320,6 +320,16 @@ def test_a_dry_run_shows_what_would_happen_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_chapters_find_profiles_of_a_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv(config.OWN_PROFILES, "mine")
+    places = Places(tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
+    prepared = make_run(config.load("smoke"), "scratch", "cpu", places)
+    for environment in (prepared.environment, prepared.commands.environment):
+        assert environment[config.OWN_PROFILES] == str(tmp_path / "mine")
+
+
 def test_a_measured_profile_has_expected_times_in_its_plan(tmp_path, capsys):
     """Here a training step of 2 s, 20 s for each fine-tuning, and 8 clips prepared in a second."""
     profile = config.load("voxceleb2-ft")

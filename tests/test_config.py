@@ -296,7 +296,7 @@ def test_profiles_of_your_own_lie_in_a_folder_of_theirs(smoke, own_profiles):
     "name, text, message",
     [
         ("smoke", "base: laptop", r"smoke\.yaml: there is a profile smoke already; rename the file"),
-        ("mine", "base: mine", r"mine\.yaml: is a base of itself; change base"),
+        ("mine", "base: mine", r"mine\.yaml: base leads back to this profile; change it"),
         ("mine", "base: [", r"mine\.yaml: not YAML: while parsing"),
         ("mine", "base", r"mine\.yaml: has no sections"),
         ("mine", "base: labtop", "unknown profile 'labtop'; there are: crema"),

@@ -20,7 +20,7 @@ from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
-from talking_heads.diffused.generation import Generator, latency, stream
+from talking_heads.diffused.generation import Generator, lookahead_seconds, stream
 from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
@@ -512,7 +512,7 @@ def test_frames_come_out_while_sound_goes_in(profile):
 
 @pytest.mark.parametrize("sizes", [[640], [100, 5000, 3], [12_000], []])
 def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
-    """With chunks of any length; each frame comes out as early as its latency allows."""
+    """With chunks of any length; each frame comes out as early as its look-ahead allows."""
     torch.manual_seed(0)
     section = profile.diffused
     unet, encoder = model.build_unet(section).eval(), build_encoder(section.audio_encoder).eval()
@@ -535,14 +535,14 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     frames = []
     for k, frame in enumerate(stream(generator, encoder, identity, chunks(), seed=4)):
         frames.append(frame)
-        needed = k * 640 + round(latency(section) * 16_000)
+        needed = k * 640 + round(lookahead_seconds(section) * 16_000)
         assert given[0] >= min(needed, len(sound))
         if sizes == [640]:
             assert given[0] - needed < 640 or given[0] == len(sound)
     assert len(frames) == len(expected) == 10
     for a, b in zip(frames, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-    assert latency(section) == pytest.approx(0.18)
+    assert lookahead_seconds(section) == pytest.approx(0.18)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -126,14 +126,19 @@ def prepare_in_a_process(source, out, shard):
 
 
 def prepare_and_kill(source, out, shards):
-    """50 times. Forks, so that it is to run in a process that has started no thread."""
+    """Kill 50 runs at any moment. Uses fork, so call it from a process with a single thread."""
     rng, context = random.Random(0), multiprocessing.get_context("fork")
+    start = time.monotonic()
+    undisturbed = context.Process(target=prepare_in_a_process, args=(source, out.with_name("other"), None))
+    undisturbed.start()
+    undisturbed.join()
+    seconds = (time.monotonic() - start) / shards
     killed, counts = 0, set()
     while killed < 50:
         shard = Shard(killed % shards, shards) if shards > 1 else None
         process = context.Process(target=prepare_in_a_process, args=(source, out, shard))
         process.start()
-        process.join(rng.uniform(0.01, 0.15))
+        process.join(rng.uniform(0.1, 1) * seconds)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             killed += 1

@@ -88,12 +88,11 @@ def test_a_complete_evaluation_generates_nothing(evaluation, monkeypatch):
     protocol.run(evaluation)
 
 
-def test_shards_generate_every_clip_once(evaluation, tmp_path, monkeypatch):
-    protocol.run(evaluation)
-    monkeypatch.setattr(protocol, "BATCH", 1)
+def test_shards_generate_every_clip_once(evaluation, tmp_path):
+    one_by_one = evaluation.profile.override({"diffused.protocol.batch": 1})
     parts = []
     for number in range(3):
-        part = dataclasses.replace(evaluation, runs=tmp_path / str(number))
+        part = dataclasses.replace(evaluation, profile=one_by_one, runs=tmp_path / str(number))
         protocol.run(part, shard=Shard(number, 3))
         parts.append({path.name for path in part.folder.glob("*.npy")})
     assert all(parts) and sum(map(len, parts)) == len(set().union(*parts)) == 3 * len(protocol.ROWS)

@@ -314,15 +314,15 @@ def keep(args: argparse.Namespace) -> None:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
     else:
-        reference_run = make_run(profile, "reference", "auto", Places(args.data, args.results))
+        reference_run = make_run(profile, "reference", args.device, Places(args.data, args.results))
         more = {}
         if diffused.has_weights(profile, "reference", args.results):
             more["diffusion"] = diffused.run_id(profile, "reference", args.results)
         print(f"kept in {few_shot.keep(reference_run, more)}")
 
 
-class Commands:
-    """The commands of a parser, each a subparser."""
+class Subcommands:
+    """The commands of a parser, each with a parser of its options."""
 
     def __init__(self, parser: argparse.ArgumentParser):
         self.subparsers = parser.add_subparsers(dest="command", required=True)
@@ -350,7 +350,7 @@ class Commands:
         return command
 
 
-def add_running(commands: Commands) -> None:
+def add_running(commands: Subcommands) -> None:
     """The commands that execute, measure and keep."""
     c = commands.add(
         run, "run", "execute the chapters (./run_all.sh does this)", profile="laptop", resumes=True
@@ -396,13 +396,13 @@ def add_running(commands: Commands) -> None:
     c.add_argument("--json", action="store_true")
 
     text = "copy a finished run, or a finished training's weights, to results/reference"
-    c = commands.add(keep, "keep", text, profile="laptop-full")
+    c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
     )
 
 
-def add_preparing(commands: Commands) -> None:
+def add_preparing(commands: Subcommands) -> None:
     """The command that makes corpora."""
     text = "videos or photographs to a corpus: landmarks, crops, manifest"
     c = commands.add(prepare, "prepare", text, resumes=True)
@@ -436,8 +436,8 @@ def add_preparing(commands: Commands) -> None:
     shards.add_argument("--merge", action="store_true", help="join the shards, which are all prepared")
 
 
-def add_training(commands: Commands) -> None:
-    """The commands that train, search and fit."""
+def add_training(commands: Subcommands) -> None:
+    """The commands that train, search and fit, and that of pretrained networks."""
     c = commands.add(
         weights,
         "weights",
@@ -492,7 +492,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_animation(commands: Commands) -> None:
+def add_animation(commands: Subcommands) -> None:
     """The commands that make videos."""
     text = "photographs (or a clip) and a driver's clip to a moving head, with the driver's sound"
     c = commands.add(animate, "animate", text, profile="laptop")
@@ -543,7 +543,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, default=Path("data"), help="where corpora and rendered speakers are kept"
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
-    commands = Commands(parser)
+    commands = Subcommands(parser)
     for add in (add_running, add_preparing, add_training, add_animation):
         add(commands)
     args, unknown = parser.parse_known_args(argv)

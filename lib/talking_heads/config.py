@@ -262,6 +262,7 @@ class TalkingProtocol(Section):
 
     identities: Positive  # for validation, and as many for the evaluation set
     seconds: Amount  # of each
+    batch: Positive  # clips that are generated at once; their frames depend on it, in the last digits
     chapter_identities: Positive  # of the short training in chapter 20
     chapter_steps: Count
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
@@ -360,10 +361,10 @@ def validate(name: str, values: Mapping[str, Any]) -> Profile:
             f"profile {name}: section few_shot.losses: content_weights has {len(losses.content_weights)} "
             f"values for {len(losses.extractors)} extractors"
         )
-    trained = profile.diffused.conditions.motion_noise
-    if profile.diffused.sampling.motion_noise > trained:
+    highest = profile.diffused.conditions.motion_noise
+    if profile.diffused.sampling.motion_noise > highest:
         raise ValueError(
-            f"profile {name}: section diffused.sampling: motion_noise is higher than the {trained} of "
+            f"profile {name}: section diffused.sampling: motion_noise is higher than the {highest} of "
             "diffused.conditions, the highest level in training"
         )
     if not trainings.variants:
@@ -388,10 +389,10 @@ def fits(value: Any, kind: Any) -> bool:
 
 def _folders() -> list[Path]:
     """The folders of profiles. Raises ValueError for one that does not exist."""
-    own = os.environ.get(OWN_PROFILES)
-    if own and not Path(own).is_dir():
-        raise ValueError(f"{OWN_PROFILES}: {own}: no such folder")
-    return [FOLDER, Path(own)] if own else [FOLDER]
+    folder = os.environ.get(OWN_PROFILES)
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f"{OWN_PROFILES}: {folder}: no such folder")
+    return [FOLDER, Path(folder)] if folder else [FOLDER]
 
 
 def _read(name: str, heirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -403,7 +404,7 @@ def _read(name: str, heirs: Sequence[str] = ()) -> dict[str, Any]:
     if len(paths) > 1:
         raise ValueError(f"{path}: there is a profile {name} already; rename the file")
     if name in heirs:
-        raise ValueError(f"{path}: is a base of itself; change base")
+        raise ValueError(f"{path}: base leads back to this profile; change it")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -100,7 +100,7 @@ def push(motion: list[Tensor], newest: Tensor) -> list[Tensor]:
     return [*motion, newest][1:] if motion else []
 
 
-def latency(section: Diffused) -> float:
+def lookahead_seconds(section: Diffused) -> float:
     """Seconds of sound after the instant of a frame that its generation needs."""
     return section.conditions.audio_windows / FPS + LENGTH / 2 / SOUND_RATE
 
@@ -108,7 +108,7 @@ def latency(section: Diffused) -> float:
 def stream(
     generator: Generator, encoder: nn.Module, identity: Tensor, chunks: Iterable[np.ndarray], seed: int = 0
 ) -> Iterator[Tensor]:
-    """Frames (1, 3, H, W) while the sound goes in: each one :func:`latency` seconds after its instant.
+    """Frames (1, 3, H, W) while the sound goes in, each :func:`lookahead_seconds` after its instant.
 
     ``chunks`` are samples (n,) int16 at 16 kHz, of any length, as loud as the training clips. The frames are
     those of :meth:`Generator.talk` for the whole sound.

@@ -1,7 +1,7 @@
 """The jobs of a profile, and the chapters that read what they leave."""
 
 import dataclasses
-import os
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.manifest import MANIFEST
 from talking_heads.data.sources import TALKING_LAYOUTS
+from talking_heads.devices import cores
 from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
@@ -68,11 +69,11 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
 def expected_days(profile: Profile, results: Path) -> dict[str, float]:
     """The days of jobs, as the last ``benchmark`` of a few-shot profile projects them; none without one.
 
-    Of trainings on one such device; of preparing on this machine's cores, without a detector; of evaluating
-    by the fine-tuning of one method alone.
+    Trainings run on one device like the measured one. Preparing uses this machine's cores and finds no
+    landmarks. Evaluating fine-tunes one method.
     """
     path = Path(results) / profile.name / "tables" / f"{TABLE}.csv"
-    if not path.exists():
+    if not path.exists() or profile.data.layout in TALKING_LAYOUTS:
         return {}
     measured, section = pd.read_csv(path).set_index("quantity")["value"], profile.protocol
     days = {
@@ -80,11 +81,11 @@ def expected_days(profile: Profile, results: Path) -> dict[str, float]:
         for variant in profile.few_shot.trainings.variants
         if (row := f"{profile.name}, {variant}") in measured
     }
-    tuned = sum(measured[f"fine-tuning, T = {t}"] for t in section.shots)
-    days[EVALUATE] = section.test_videos * section.seeds * tuned / DAY
-    if clips := CLIPS.get(profile.data.layout, 0):
-        days[PREPARE] = clips / (measured["preparing"] * (os.cpu_count() or 1)) / DAY
-    return days
+    seconds = [measured.get(f"fine-tuning, T = {t}", math.nan) for t in section.shots]
+    days[EVALUATE] = section.test_videos * section.seeds * sum(seconds) / DAY
+    if "preparing" in measured and profile.data.layout in CLIPS:
+        days[PREPARE] = CLIPS[profile.data.layout] / (measured["preparing"] * cores()) / DAY
+    return {name: value for name, value in days.items() if math.isfinite(value)}
 
 
 def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapter, ...]:

@@ -35,16 +35,23 @@ def thin(log: Path, every: int = EVERY) -> list[dict]:
     return [row for number, row in enumerate(rows) if number % every == 0 or "validation" in row]
 
 
-def keep_training(name: str, folder: Path, command: str, every: int = EVERY) -> Path:
-    """Copy a training's weights and its thinned log to the committed ones.
+def check_finished(folder: Path, command: str) -> None:
+    """Raises FileNotFoundError where a training has not begun, ValueError where it is not at its end.
 
-    ``command`` goes on with the training. Raises FileNotFoundError where it has not begun, ValueError where
-    it has not come to its end.
+    ``command`` goes on with it.
     """
-    target = COMMITTED / "weights" / f"{name}.safetensors"
     metadata = load_weights(folder / "weights.safetensors")[1]
     if metadata["step"] < metadata["of"] and not metadata.get("collapsed"):
         raise ValueError(f"{folder}: step {metadata['step']} of {metadata['of']}; {command} goes on with it")
+
+
+def keep_training(name: str, folder: Path, command: str, every: int = EVERY) -> Path:
+    """Copy a training's weights and its thinned log to the committed ones.
+
+    Raises what :func:`check_finished` does.
+    """
+    target = COMMITTED / "weights" / f"{name}.safetensors"
+    check_finished(folder, command)
     log = json.dumps(thin(folder / LOG, every))
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "weights.safetensors", target)

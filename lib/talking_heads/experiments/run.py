@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from talking_heads.config import Profile
+from talking_heads.config import OWN_PROFILES, Profile
 from talking_heads.data import corpora
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import choose
@@ -30,6 +30,7 @@ from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
 
 MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
+PATHS = (OWN_PROFILES,)  # environment variables whose relative paths chapters could not follow
 ARITHMETIC = 0.6  # the share of a chapter's time that is arithmetic
 OF_PAPER_METRICS = ("inception", "arcface")
 NO_WEIGHTS = "no weights of Diffused Heads; python -m talking_heads train-diffusion"
@@ -91,7 +92,7 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
     chapters = tuple(chapter for chapter in CHAPTERS if usable or not chapter.diffusion)
     if profile.data.layout in TALKING_LAYOUTS:  # clips for Diffused Heads alone
         chapters = tuple(chapter for chapter in chapters if chapter in diffused_chapters.CHAPTERS)
-    environment: dict[str, str] = {}
+    environment = {name: str(Path(os.environ[name]).resolve()) for name in PATHS if os.environ.get(name)}
     inputs_of: dict[str, tuple[Path, ...]] = {}
     if weights == "reference":
         if usable:
@@ -209,13 +210,14 @@ def _print_plan(run: Run, weights: str, steps: Sequence[Step]) -> None:
     for name in left_out(run):
         print(f"  {name:28}left out    {NO_WEIGHTS}")
     if not measured:
-        print("  the times of this profile were not measured; progress lines show the time left")
         if expected:
             print(
                 f"  days and hours are of {run.results / 'tables' / TABLE}.md: trainings on one such "
                 "device, preparing without a detector, evaluating by the fine-tuning of one method"
             )
-        elif profile.name in LARGE:
+            return
+        print("  the times of this profile were not measured; progress lines show the time left")
+        if profile.name in LARGE:
             command = f"python -m talking_heads benchmark --profile {profile.name}"
             print(f"  {command} projects the days of its jobs")
         return

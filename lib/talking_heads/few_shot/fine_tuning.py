@@ -21,7 +21,7 @@ from talking_heads.few_shot.meta_learning import (
 )
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.few_shot.networks.discriminator import FineTunedDiscriminator
-from talking_heads.training.rows import read
+from talking_heads.training.rows import read_row
 
 VERSION = 1  # of fine-tuning and of generation: raised when the same weights and settings give other frames
 
@@ -66,7 +66,7 @@ class FineTuning:
         loss, terms = generator_loss(
             targets, discriminator, self.extractors, self.weights, real_features=features
         )
-        return read(row | generator_step(loss, terms, self.generator_optimiser))
+        return read_row(row | generator_step(loss, terms, self.generator_optimiser))
 
 
 @dataclass(frozen=True)

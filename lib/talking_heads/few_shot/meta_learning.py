@@ -29,7 +29,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
 from talking_heads.training.distributed import average_gradients
-from talking_heads.training.rows import read
+from talking_heads.training.rows import read_row
 
 VERSION = 2  # of meta-learning: raised when the same settings give other weights
 CLIP = 100.0  # norm of the gradient of E and G, about ten times the usual one
@@ -266,7 +266,7 @@ class MetaLearner:
             row["e_between"] = e_hat.var(0, unbiased=False).mean()
             if len(x_hat) > 1:  # else there is nothing to compare with
                 row["output_spread"] = x_hat.std(0).mean()
-        return read(row)
+        return read_row(row)
 
     def _starts_from_embeddings(self) -> bool:
         """Whether W starts as embeddings. Not in the ablation of L_MCH, which would start with a match."""

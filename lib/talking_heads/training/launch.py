@@ -66,7 +66,7 @@ def rendezvous() -> list[str]:
 def report(lines: Sequence[str]) -> int:
     """Print the causes that processes stated before they ended, each line once; returns the exit status.
 
-    Those that go on state that another one has ended; this is left out where the cause is known.
+    "Another process has ended" is left out where the cause is known.
     """
     stated = stated_causes(lines)
     lost = [line for line in stated if "another process of this training has ended" in line]

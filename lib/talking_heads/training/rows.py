@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def read(row: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """A row with numbers in place of its tensors (), which leave the device together.
+def read_row(row: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Replace a row's scalar tensors with numbers, in one transfer from the device.
 
-    Reading one waits for all work before it, so a step reads its row once, at its end.
+    A transfer waits for all work before it, so a step reads its row once, at its end.
     """
     tensors = {name: value for name, value in row.items() if isinstance(value, Tensor)}
     if not tensors:

@@ -1,4 +1,4 @@
-"""What talking heads of unseen identities must reach for their weights to be kept.
+"""What talking heads of unseen identities should reach.
 
 The criteria and their statistics were committed before the evaluation that decides. Means are over
 identities. Comparisons with another row are paired, and hold where the whole interval of the difference is

@@ -9,7 +9,7 @@ from talking_heads.config import Profile
 from talking_heads.experiments.diffused import acceptance, protocol
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.weights import runs_folder
-from talking_heads.experiments.reference import keep_training
+from talking_heads.experiments.reference import check_finished, keep_training
 
 COMMAND = "python -m talking_heads train-diffusion"
 
@@ -18,12 +18,14 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
     """Copy a profile's own weights, and the criteria that they meet, to ``results/reference/weights``.
 
     Weights that do not meet a criterion are kept too. Raises what :func:`evaluation_of` and
-    :func:`keep_training` do.
+    :func:`check_finished` do.
     """
+    folder = runs_folder(profile, results) / "diffusion"
+    check_finished(folder, COMMAND)
     evaluation = evaluation_of(profile, "scratch", data, results, device)
-    kept = keep_training("diffusion", runs_folder(profile, results) / "diffusion", COMMAND, every=200)
     chosen = protocol.run(evaluation, acceptance.ROWS)
     measured = protocol.measure(evaluation, chosen, acceptance.ROWS)
     criteria = acceptance.check(measured).assign(weights=evaluation.weights_key)
+    kept = keep_training("diffusion", folder, COMMAND, every=200)
     criteria.to_csv(kept.with_name("diffusion_criteria.csv"), index=False, float_format="%.5g")
     return criteria

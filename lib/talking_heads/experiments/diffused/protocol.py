@@ -35,7 +35,6 @@ OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
-BATCH, GPU_BATCH = 8, 32  # clips that are generated at once
 
 
 def generation_key(profile: Profile) -> str:
@@ -100,7 +99,7 @@ class Evaluation:
             self.clips.digest(),
             frame_count(self.profile),
             self.profile.diffused.protocol.identities,
-            self.batch,
+            self.profile.diffused.protocol.batch,
         )
         return self.runs / "talking" / digest(generation_key(self.profile), *parts)
 
@@ -114,11 +113,6 @@ class Evaluation:
     def truth(self, speaker: Speaker) -> tuple[np.ndarray, np.ndarray]:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
-
-    @property
-    def batch(self) -> int:
-        """Clips that are generated at once."""
-        return GPU_BATCH if self.device.type == "cuda" else BATCH
 
     def generate(self, chosen: Sequence[Speaker], row: str) -> None:
         """Generate a row for B speakers, and write their clips (n, S, S, 3) uint8, a file for each.
@@ -150,18 +144,18 @@ class Evaluation:
 
 
 def run(evaluation: Evaluation, rows: Sequence[str] = ROWS, shard: Shard | None = None) -> list[Speaker]:
-    """Generate what is missing, or of a shard, several clips at once; returns all speakers.
+    """Generate missing clips, only those of ``shard`` if it is given, in batches; returns all speakers.
 
     A clip is always generated together with the same others, because sums of another batch are rounded
     otherwise.
     """
     chosen = speakers(evaluation.clips, evaluation.profile)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
-    size = evaluation.batch
+    size = evaluation.profile.diffused.protocol.batch
     for row in rows:
         for batch in (chosen[k : k + size] for k in range(0, len(chosen), size)):
-            mine = shard is None or shard.holds(row, batch[0].identity)
-            if mine and not all(evaluation.path(speaker, row).exists() for speaker in batch):
+            assigned = shard is None or shard.holds(row, batch[0].identity)
+            if assigned and not all(evaluation.path(speaker, row).exists() for speaker in batch):
                 evaluation.generate(batch, row)
     return chosen
 

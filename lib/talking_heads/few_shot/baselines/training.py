@@ -27,7 +27,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
 from talking_heads.training.distributed import average_gradients
-from talking_heads.training.rows import read
+from talking_heads.training.rows import read_row
 
 VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
 X2FACE_BATCH = 16  # driven frames of a step, at least: batch normalisation needs several
@@ -103,7 +103,7 @@ def pix2pixhd_step(
     (terms["adv"] + pix2pixhd.FEATURE_WEIGHT * (terms["fm"] + terms["cnt"])).backward()
     average_gradients(generator.parameters())
     generator_optimiser.step()
-    return read({**row, **terms, "output_spread": _output_spread(x_hat)})
+    return read_row({**row, **terms, "output_spread": _output_spread(x_hat)})
 
 
 def x2face_step(
@@ -122,7 +122,7 @@ def x2face_step(
     torch.stack(list(terms.values())).sum().backward()
     average_gradients(model.parameters())
     optimiser.step()
-    return read({**terms, "output_spread": _output_spread(x_hat)})
+    return read_row({**terms, "output_spread": _output_spread(x_hat)})
 
 
 def _output_spread(x_hat: Tensor) -> Tensor:
