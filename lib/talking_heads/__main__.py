@@ -326,6 +326,7 @@ class Subcommands:
 
     def __init__(self, parser: argparse.ArgumentParser):
         self.subparsers = parser.add_subparsers(dest="command", required=True)
+        self.profiles = ", ".join(config.names())  # folders are read once for all commands
 
     def add(
         self,
@@ -339,8 +340,8 @@ class Subcommands:
         """A command with ``--profile``, where it has a default one, and ``--device``."""
         command = self.subparsers.add_parser(name, help=text)
         if profile:
-            names = ", ".join(config.names())
-            command.add_argument("--profile", default=profile, help=f"one of {names}; {profile} by default")
+            text = f"one of {self.profiles}; {profile} by default"
+            command.add_argument("--profile", default=profile, help=text)
         if device:
             command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         interrupted = "interrupted; run the same command again"
