@@ -10,6 +10,7 @@ from talking_heads.diffused import audio_pretraining
 from talking_heads.diffused.audio_pretraining import (
     MOUTH,
     NAMES,
+    AudioLearner,
     Speech,
     encoder_path,
     load_reader,
@@ -17,6 +18,7 @@ from talking_heads.diffused.audio_pretraining import (
     train_encoder,
 )
 from talking_heads.nn.weight_files import load_weights
+from talking_heads.training import loop
 
 SECTION = config.load("laptop").diffused.audio_encoder
 
@@ -52,16 +54,18 @@ def test_an_encoder_is_trained_for_a_profile(profile, tmp_path, monkeypatch):
     for name, value in {"VOICES": 2, "TEST_VOICES": 1, "BATCH": 4}.items():
         monkeypatch.setattr(audio_pretraining, name, value)
     section = config.load(profile).diffused.audio_encoder
-    result = train_encoder(section, tmp_path / "a", "the command", steps=2)
+    result = train_encoder(section, tmp_path / "a", tmp_path / "run", "the command", steps=2)
     assert 0 <= result["phoneme accuracy"] <= 1
     assert load_weights(tmp_path / "a")[1]["command"] == "the command"
 
 
 def test_a_training_learns_and_is_reproducible(tmp_path, monkeypatch):
-    """A few steps on a few voices are better than chance, and give the same weights again."""
+    """A few steps on a few voices are better than chance, and give the same weights again, also where they
+    are interrupted."""
     monkeypatch.setattr(audio_pretraining, "VOICES", 12)
     monkeypatch.setattr(audio_pretraining, "TEST_VOICES", 4)
-    results = [train_encoder(SECTION, tmp_path / name, steps=60) for name in ("a", "b")]
+    loop.train(AudioLearner(SECTION, steps=60), tmp_path / "run-b", until=20)  # interrupted
+    results = [train_encoder(SECTION, tmp_path / name, tmp_path / f"run-{name}", steps=60) for name in "ab"]
     assert results[0] == results[1] and results[0]["phoneme accuracy"] > 0.3
     first, second = (load_weights(tmp_path / name)[0] for name in ("a", "b"))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -41,6 +41,7 @@ def test_a_large_profile_prepares_trains_evaluates_and_measures_in_jobs(tmp_path
     assert list(steps)[: len(names)] == names, "jobs come before the chapters"
     assert all(steps[name].needs == ("prepare",) for name in trained)
     assert set(steps["evaluate"].needs) == {"prepare", *trained}
+    assert not any(chapter.startswith("2") for chapter in steps), "Diffused Heads has its own corpora"
     assert "evaluate" in steps["05_comparison"].needs and "measure" in steps["07_timing"].needs
     assert not hasattr(steps["prepare"], "limit"), "a job takes as long as it takes"
     only = [step.stage.name for step in runner.plan(run, ["05"])]
@@ -66,7 +67,8 @@ def test_the_default_profiles_do_everything_in_chapters(tmp_path):
 def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
     for name in ("crema", "lrw"):
         run = run_of(name, tmp_path)
-        assert [job.name for job in run.work] == ["prepare", "train-diffusion", "evaluate"]
+        assert [job.name for job in run.work] == ["prepare", "audio-encoder", "train-diffusion", "evaluate"]
+        assert "audio-encoder" in run.chapters[0].needs, "no chapter trains it"
         assert "evaluate" in run.chapters[-1].needs
         assert [chapter.name.split("_")[0] for chapter in run.chapters] == ["20", "21", "22"]
 

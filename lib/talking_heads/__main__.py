@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -79,13 +80,16 @@ def meta_learn(args: argparse.Namespace) -> int:
 
 
 def audio_encoder(args: argparse.Namespace) -> None:
-    from talking_heads.diffused.audio_pretraining import encoder_path, train_encoder
+    from talking_heads.devices import choose
+    from talking_heads.diffused.audio_pretraining import encoder_path, ensure_encoder
 
     section = config.load(args.profile).diffused.audio_encoder
-    path, command = encoder_path(section), f"python -m talking_heads audio-encoder --profile {args.profile}"
-    for name, value in train_encoder(section, path, command).items():
+    command = f"python -m talking_heads audio-encoder --profile {args.profile}"
+    runs, path = args.results / args.profile / "runs", encoder_path(section)
+    result = ensure_encoder(section, runs, command, choose(args.device), args.again)
+    for name, value in result.items():
         print(f"{name}: {value}")
-    print(f"weights in {path}")
+    print(f"weights in {path}" if result else f"trained already, weights in {path}; --again trains it anew")
 
 
 def train_diffusion(args: argparse.Namespace) -> int:
@@ -282,17 +286,7 @@ def face_shape(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     from talking_heads.experiments.run import Options, Places, run_profile
 
-    options = Options(
-        args.only,
-        args.jobs,
-        args.device,
-        args.weights,
-        args.rerun,
-        args.dry_run,
-        args.cluster,
-        args.shards,
-        args.cluster_options,
-    )
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     places = Places(args.data, args.results, args.notebooks)
     return run_profile(config.load(args.profile), options, places)
 
@@ -360,6 +354,7 @@ def add_running(commands: Subcommands) -> None:
         "--only", nargs="+", metavar="CHAPTER", help="by name or number; what they need comes along"
     )
     c.add_argument("--jobs", type=COUNT, help="chapters at once; by default two on a CPU, one on a GPU")
+    add_ranks(c)
     c.add_argument("--dry-run", action="store_true", help="print what would run and what is missing")
     c.add_argument(
         "--weights",
@@ -465,7 +460,8 @@ def add_training(commands: Subcommands) -> None:
     add_training_options(c)
 
     text = "pretrain the audio encoder on sound alone and write it into the package"
-    commands.add(audio_encoder, "audio-encoder", text, profile="laptop", device=False)
+    c = commands.add(audio_encoder, "audio-encoder", text, profile="laptop", resumes=True)
+    c.add_argument("--again", action="store_true", help="train it anew, also where it is there")
 
     text = "choose how heads are fine-tuned, or talking heads sampled, on validation identities"
     c = commands.add(search, "search", text, profile="laptop-full", resumes=True)
@@ -484,10 +480,16 @@ def add_training(commands: Subcommands) -> None:
     commands.add(face_shape, "face-shape", text, profile="laptop", device=False)
 
 
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    """The option of trainings in several processes."""
+    text = "processes of a training; by default one for each visible GPU"
+    parser.add_argument("--ranks", type=COUNT, help=text)
+
+
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The options of both systems' trainings."""
     parser.add_argument("--minutes", type=MINUTES, default=math.inf, help="of this slice")
-    parser.add_argument("--ranks", type=COUNT, help="processes; by default one for each visible GPU")
+    add_ranks(parser)
     parser.add_argument(
         "--workers", type=NATURAL, help="processes that load batches, for each rank; by default none on a CPU"
     )

@@ -4,6 +4,7 @@ The encoder learns to predict the phoneme and the shape of the mouth at the midd
 synthesised speech of procedural speakers. It is tested on voices that it has not heard.
 """
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,16 @@ from talking_heads.data.speakers.speech import PHONEMES, mouth_track, synthesise
 from talking_heads.data.speakers.traits import person_rng
 from talking_heads.data.windows import LENGTH
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.files import waiting_lock
 from talking_heads.metrics.statistics import correlation
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.progress import Progress
+from talking_heads.training import loop
+from talking_heads.training.checkpoints import key_of
+from talking_heads.training.rows import read_row
 
+VERSION = 1  # of the training: raised when the same settings give other weights
 SEED = 1
 TRAINING, TEST = 4_000_000, 5_000_000  # first identities, in no corpus and in no other pool
 VOICES, TEST_VOICES, SECONDS, TEST_SECONDS = 800, 100, 6.0, 4.0
@@ -110,28 +116,83 @@ def augment(sound: Tensor, rng: np.random.Generator) -> Tensor:
     return sound * draw(*GAIN) + noise * draw(*NOISE)
 
 
-def train_encoder(section: AudioEncoder, path: Path, command: str = "", steps: int = STEPS) -> dict:
-    """Train the encoder of a profile and write it to ``path``; returns :func:`measure_reader`'s result."""
-    torch.manual_seed(SEED)
-    rng, speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
-    reader = SpeechReader(section).train()
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps + 1)
-    progress = Progress("training the audio encoder", steps, "steps")
-    for _ in range(steps):
-        instants = rng.uniform(reader.margin, SECONDS - 0.01 - reader.margin, BATCH)
-        voices = rng.integers(VOICES, size=BATCH)
-        sound, phonemes, mouth = speech.windows(voices, instants, reader.each_side)
-        logits, predicted = reader(augment(sound, rng))
-        loss = F.cross_entropy(logits, phonemes) + MOUTH_WEIGHT * F.mse_loss(predicted, mouth)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        progress.add(1)
-    result = measure_reader(reader)
+class AudioLearner:
+    """The reader, its optimiser and the speech that it hears: everything that a checkpoint holds."""
+
+    variant = "audio encoder"
+    content_steps = 0
+
+    def __init__(self, section: AudioEncoder, device: str | torch.device = "cpu", steps: int = STEPS):
+        torch.manual_seed(SEED)
+        self.device, self.step, self.total = device, 0, steps
+        self.rng, self.speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
+        self.reader = SpeechReader(section).to(device).train()
+        self.optimiser = torch.optim.AdamW(self.reader.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, LEARNING_RATE, total_steps=steps + 1
+        )
+        self.settings = {"version of the code": VERSION, "steps": steps, "diffused.audio_encoder": section}
+        self.key = key_of(self.settings)
+
+    def train_step(self) -> dict[str, float]:
+        """Draw a batch of windows and update; returns the row of the log."""
+        margin = self.reader.margin
+        instants = self.rng.uniform(margin, SECONDS - 0.01 - margin, BATCH)
+        voices = self.rng.integers(VOICES, size=BATCH)
+        sound, *targets = self.speech.windows(voices, instants, self.reader.each_side)
+        phonemes, mouth = (target.to(self.device) for target in targets)
+        logits, predicted = self.reader(augment(sound, self.rng).to(self.device))
+        terms = {"phonemes": F.cross_entropy(logits, phonemes), "mouth": F.mse_loss(predicted, mouth)}
+        self.optimiser.zero_grad()
+        (terms["phonemes"] + MOUTH_WEIGHT * terms["mouth"]).backward()
+        self.optimiser.step()
+        self.schedule.step()
+        self.step += 1
+        return read_row({"step": self.step - 1, **terms})
+
+    def state(self, folder: Path) -> dict:
+        """Everything that the next step depends on."""
+        return {
+            "key": self.key,
+            "variant": self.variant,
+            "step": self.step,
+            "reader": self.reader.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def restore(self, state: dict, folder: Path) -> None:
+        """Continue from a state."""
+        self.reader.load_state_dict(state["reader"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.rng.bit_generator.state = state["rng"]
+        self.step = state["step"]
+
+    def steps_left(self, state: dict) -> int:
+        """Steps that a saved training still has."""
+        return self.total - state["step"]
+
+
+def train_encoder(
+    section: AudioEncoder,
+    path: Path,
+    folder: Path,
+    command: str = "",
+    device: str | torch.device = "cpu",
+    steps: int = STEPS,
+) -> dict[str, float]:
+    """Train the encoder of a profile and write it to ``path``; returns :func:`measure_reader`'s result.
+
+    Its checkpoints lie in ``folder``, from which an interrupted training goes on, until it is finished.
+    """
+    learner = AudioLearner(section, device, steps)
+    loop.train(learner, folder)
+    result = measure_reader(learner.reader.cpu())
     metadata = {"command": command, "steps": steps, "result": result}
-    save_weights(path, reader.state_dict(), metadata, half=True)
+    save_weights(path, learner.reader.state_dict(), metadata, half=True)
+    shutil.rmtree(folder)
     return result
 
 
@@ -157,10 +218,24 @@ def encoder_path(section: AudioEncoder) -> Path:
     return WEIGHTS / f"audio_{section.kind}.safetensors"
 
 
-def ensure_encoder(section: AudioEncoder) -> None:
-    """Train the encoder of a profile where its weights are missing, as with ``--weights scratch``."""
-    if not encoder_path(section).exists():
-        train_encoder(section, encoder_path(section))
+def ensure_encoder(
+    section: AudioEncoder,
+    runs: Path,
+    command: str = "",
+    device: str | torch.device = "cpu",
+    again: bool = False,
+) -> dict[str, float]:
+    """Train the encoder of a profile where its weights are missing, or ``again``.
+
+    Of two processes the second one waits for the first. Checkpoints lie below ``runs``. Returns the result,
+    or an empty one where nothing was trained.
+    """
+    path = encoder_path(section)
+    runs.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(runs):
+        if path.exists() and not again:
+            return {}
+        return train_encoder(section, path, runs / "audio-encoder", command, device)
 
 
 def load_reader(section: AudioEncoder) -> SpeechReader:

@@ -11,11 +11,13 @@ from talking_heads.data import corpora
 from talking_heads.data.manifest import MANIFEST
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import cores
+from talking_heads.diffused.audio_pretraining import encoder_path
 from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
 
-PREPARE, EVALUATE, MEASURE, DIFFUSION = "prepare", "evaluate", "measure", "train-diffusion"
+PREPARE, EVALUATE, MEASURE = "prepare", "evaluate", "measure"
+AUDIO, DIFFUSION = "audio-encoder", "train-diffusion"
 
 
 def training_job(variant: str) -> str:
@@ -23,12 +25,18 @@ def training_job(variant: str) -> str:
     return f"meta-learn-{variant}"
 
 
-def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Job, ...]:
-    """The jobs of a profile in their order, none where its chapters do everything themselves."""
+def jobs_of(
+    profile: Profile, weights: str, data: Path, device: str, ranks: int | None = None
+) -> tuple[Job, ...]:
+    """The jobs of a profile in their order, none where its chapters do everything themselves.
+
+    ``ranks`` is the number of processes of a training, by default one for each visible GPU.
+    """
     if not profile.protocol.jobs:
         return ()
     common = ("--profile", profile.name)
     on_device = (*common, "--device", device)
+    in_ranks = (*on_device, "--ranks", str(ranks)) if ranks else on_device
     manifest = str((corpora.prepared(profile, data) / MANIFEST).resolve())
     videos = profile.data.source == "videos"
     prepare = Job(
@@ -36,22 +44,26 @@ def jobs_of(profile: Profile, weights: str, data: Path, device: str) -> tuple[Jo
         shards=videos, merges=videos,
     )  # fmt: skip
     if profile.data.layout in TALKING_LAYOUTS:
-        description, promise = "the denoising network", "runs/reference/diffusion/weights.safetensors"
-        train = Job(
-            DIFFUSION, description, (PREPARE,), (promise,), command=(DIFFUSION, *on_device), nodes=True
+        encoder = str(encoder_path(profile.diffused.audio_encoder).resolve())
+        listen = Job(
+            AUDIO, "the audio encoder, on synthesised speech", (), (encoder,), command=(AUDIO, *on_device)
         )
+        train = Job(
+            DIFFUSION, "the denoising network", (PREPARE, AUDIO),
+            ("runs/reference/diffusion/weights.safetensors",), command=(DIFFUSION, *in_ranks), nodes=True,
+        )  # fmt: skip
         evaluate = Job(
             EVALUATE, "the clips of Tables 1 and 3", (DIFFUSION,), (), shards=True,
             command=("evaluate", *on_device, "--weights", weights, "--system", "diffused"),
         )  # fmt: skip
-        return prepare, train, evaluate
+        return prepare, listen, train, evaluate
     trainings = [
         Job(
             training_job(variant),
             TRAININGS[variant].description,
             (PREPARE,),
             (f"runs/meta-{variant}/weights.safetensors",),
-            command=("meta-learn", *on_device, "--variant", variant),
+            command=("meta-learn", *in_ranks, "--variant", variant),
             nodes=True,
         )
         for variant in profile.few_shot.trainings.variants
@@ -98,6 +110,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapt
         "05_comparison": (EVALUATE,),
         "06_ablations": (EVALUATE,),
         "07_timing": (MEASURE,),
+        "20_diffusion_on_faces": (AUDIO,),
         "21_sound_and_motion": (DIFFUSION,),
         "22_talking": (EVALUATE,) if DIFFUSION in names else (),
     }

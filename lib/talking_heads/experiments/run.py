@@ -16,6 +16,7 @@ from talking_heads.devices import choose
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
+from talking_heads.experiments.few_shot import chapters as few_shot_chapters
 from talking_heads.experiments.few_shot.benchmark import LARGE, TABLE
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
@@ -28,6 +29,7 @@ from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse
 from talking_heads.workbook.jobs import Commands
 from talking_heads.workbook.report import Report, earlier_run
 from talking_heads.workbook.runner import Run, Step
+from talking_heads.workbook.stages import Chapter
 
 MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
 PATHS = (OWN_PROFILES,)  # environment variables whose relative paths chapters could not follow
@@ -75,8 +77,25 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
     return f"{kind}. {'; '.join(lines)}."
 
 
-def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: int | None = None) -> Run:
+def chapters_of(profile: Profile) -> tuple[Chapter, ...]:
+    """The chapters of a profile: of both systems, or of the one that its jobs train."""
+    if not profile.protocol.jobs:
+        return CHAPTERS
+    diffused = profile.data.layout in TALKING_LAYOUTS
+    return diffused_chapters.CHAPTERS if diffused else few_shot_chapters.CHAPTERS
+
+
+def make_run(
+    profile: Profile,
+    weights: str,
+    device: str,
+    places: Places,
+    jobs: int | None = None,
+    ranks: int | None = None,
+) -> Run:
     """The run of a profile, two chapters at once on a CPU and one on a GPU by default.
+
+    ``ranks`` is the number of processes of a training that is a job.
 
     Raises ValueError where the notebooks are not there.
     """
@@ -85,13 +104,12 @@ def make_run(profile: Profile, weights: str, device: str, places: Places, jobs: 
         raise ValueError(f"{notebooks}: no such folder; run from the top of the checkout")
     section, inputs = profile.few_shot.trainings, []
     chosen = choose(device)
-    work = jobs_of(profile, weights, places.data, device)
+    work = jobs_of(profile, weights, places.data, device, ranks)
     trains = weights == "scratch" and profile.diffused.protocol.chapter_trains
     trains = trains or any(job.name == DIFFUSION for job in work)
     usable = trains or diffusion.has_weights(profile, weights, places.results)
-    chapters = tuple(chapter for chapter in CHAPTERS if usable or not chapter.diffusion)
-    if profile.data.layout in TALKING_LAYOUTS:  # clips for Diffused Heads alone
-        chapters = tuple(chapter for chapter in chapters if chapter in diffused_chapters.CHAPTERS)
+    offered = chapters_of(profile)
+    chapters = tuple(chapter for chapter in offered if usable or not chapter.diffusion)
     environment = {name: str(Path(os.environ[name]).resolve()) for name in PATHS if os.environ.get(name)}
     inputs_of: dict[str, tuple[Path, ...]] = {}
     if weights == "reference":
@@ -142,7 +160,8 @@ def cluster_commands(commands: Commands, options: "Options", folder: Path) -> Cl
 def left_out(run: Run) -> list[str]:
     """The names of the chapters that a run does without, for want of weights."""
     names = {chapter.name for chapter in run.chapters}
-    return [chapter.name for chapter in CHAPTERS if chapter.diffusion and chapter.name not in names]
+    offered = chapters_of(run.profile)
+    return [chapter.name for chapter in offered if chapter.diffusion and chapter.name not in names]
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,7 @@ class Options:
 
     only: list[str] | None = None
     jobs: int | None = None
+    ranks: int | None = None
     device: str = "auto"
     weights: str | None = None
     rerun: bool = False
@@ -163,7 +183,7 @@ class Options:
 def run_profile(profile: Profile, options: Options, places: Places) -> int:
     """Plan, execute, report; 0 if every chapter is ok. Raises ValueError for what does not exist."""
     weights = resolve_weights(profile, options.weights)
-    run = make_run(profile, weights, options.device, places, options.jobs)
+    run = make_run(profile, weights, options.device, places, options.jobs, options.ranks)
     if options.cluster:
         run.commands = cluster_commands(run.commands, options, run.results)
     words = set(options.only or ())

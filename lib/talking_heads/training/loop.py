@@ -27,7 +27,8 @@ from talking_heads.training.checkpoints import (
 )
 
 CHECKPOINT, CONTENT, LOG = "checkpoint.pt", "content.pt", "stats.jsonl"
-SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc", "simple", "lips", "vlb")  # losses in progress lines
+# losses in progress lines
+SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc", "simple", "lips", "vlb", "phonemes", "mouth")
 
 
 class Learner(Protocol):
