@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, Subset
@@ -38,7 +39,6 @@ from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import CheckpointWriter, cut_log, load_checkpoint, save_checkpoint
-from torch.utils._python_dispatch import TorchDispatchMode
 
 CPU = torch.device("cpu")
 WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
@@ -178,16 +178,8 @@ def test_the_discriminator_step_gives_the_generator_no_gradient(learner):
 
 def test_a_step_reads_numbers_only_where_it_decides(learner):
     """Reading a number waits for the device: one for each finite test, and the row at once."""
-
-    class Reads(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            self.count += function is torch.ops.aten._local_scalar_dense.default
-            return function(*args, **(kwargs or {}))
-
     learner.train_step()  # which opens the loader
-    with Reads() as reads:
+    with ScalarReads() as reads:
         row = learner.train_step()
     assert all(isinstance(value, (int, float)) for value in row.values()) and len(row) > 9
     section = learner.profile.few_shot

@@ -20,6 +20,7 @@ from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, pr
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
@@ -55,11 +56,12 @@ def noised_motion(motion: Tensor, highest: float, generator: torch.Generator) ->
     return motion + level[:, None, None, None, None] * noise, level
 
 
-def combined(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+def combined(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """One row of a log from those of the parts of a batch: sums of shares, and means of quartiles."""
     names = dict.fromkeys(name for row in rows for name in row)
     values = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: sum(v) / len(v) if "_q" in name else sum(v) for name, v in values.items()}
+    totals = {name: torch.stack(v).sum(0) for name, v in values.items()}
+    return {name: v / len(values[name]) if "_q" in name else v for name, v in totals.items()}
 
 
 class DiffusionLearner:
@@ -117,11 +119,11 @@ class DiffusionLearner:
         self.optimiser.step()
         self._average()
         self.step += 1
-        return {"step": self.step - 1, **row, "grad_norm": norm.item()}
+        return read_row({"step": self.step - 1, **row, "grad_norm": norm})
 
-    def backward(self, windows: Windows, generator: torch.Generator) -> dict[str, float]:
+    def backward(self, windows: Windows, generator: torch.Generator) -> dict[str, Tensor]:
         """Accumulate the gradients of a batch, in parts of ``micro_batch``; returns the terms of its loss."""
-        rows: list[dict[str, float]] = []
+        rows: list[dict[str, Tensor]] = []
         for part in windows.split(self.section.training.micro_batch):
             share = len(part.x_0) / len(windows.x_0)
             loss, row = self.loss(part, generator)
@@ -130,15 +132,16 @@ class DiffusionLearner:
         return combined(rows)
 
     def draw(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Time steps t (B,) and noise ε (B, 3, H, W) of a batch."""
+        """Time steps t (B,), which stay on the CPU, and noise ε (B, 3, H, W) of a batch."""
         t = torch.randint(len(self.schedule), (len(windows.x_0),), generator=generator)
         noise = torch.randn(windows.x_0.shape, generator=generator)
-        return t.to(self.device), noise.to(self.device)
+        return t, noise.to(self.device)
 
-    def loss(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Equation (19) on a batch, and its terms."""
+    def loss(self, windows: Windows, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Equation (19) on a batch, and its terms, which are scalars on the device."""
         diffusion, x_0 = self.section.diffusion, windows.x_0
-        t, noise = self.draw(windows, generator)
+        drawn, noise = self.draw(windows, generator)
+        t = drawn.to(self.device)
         x_t = q_sample(self.schedule, x_0, t, noise)
         conditions = self.conditions(windows, generator)
         output = predict(self.unet, x_t, t, conditions, self.section.conditions.motion_grey)
@@ -151,9 +154,9 @@ class DiffusionLearner:
         if diffusion.min_snr:
             weight = min_snr_weight(self.schedule, t, diffusion.min_snr, diffusion.prediction)
         each = weight * (simple + diffusion.lip_weight * lips) + diffusion.vlb_weight * bound
-        row = self._row(t, {"simple": simple, "lips": lips, "vlb": bound})
+        row = self._row(drawn, {"simple": simple, "lips": lips, "vlb": bound})
         if len(x_0) > 1:  # else there is nothing to compare with
-            row["output_spread"] = predicted.detach().std(0).mean().item()
+            row["output_spread"] = predicted.detach().std(0).mean()
         return each.mean(), row
 
     def conditions(self, windows: Windows, generator: torch.Generator) -> Conditions:
@@ -199,14 +202,14 @@ class DiffusionLearner:
             frames[k + count] = torch.where(missing, windows.identity, sampler.frame(given, draw))
         return torch.stack(frames, 1)
 
-    def _row(self, t: Tensor, terms: dict[str, Tensor]) -> dict[str, float]:
-        """The means of the terms, over the batch and over each quarter of the time steps."""
-        row: dict[str, float] = {name: term.mean().item() for name, term in terms.items()}
+    def _row(self, t: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means of the terms, over the batch and over each quarter of the time steps t (B,)."""
+        row = {name: term.mean() for name, term in terms.items()}
         quarter = 4 * t // len(self.schedule)
         for number in range(4):
-            inside = quarter == number
-            if inside.any():
-                row |= {f"{name}_q{number + 1}": term[inside].mean().item() for name, term in terms.items()}
+            inside = (quarter == number).nonzero()[:, 0]  # a mask on the device would be read back
+            if len(inside):
+                row |= {f"{name}_q{number + 1}": term[inside].mean() for name, term in terms.items()}
         return row
 
     def _set_learning_rate(self) -> None:
