@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
+VOXCELEB = ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2")
 STAGES = {
     "few-shot": [
         "prepare",
@@ -26,7 +28,7 @@ STAGES = {
     ],
 }
 PROFILES = [
-    *(("few-shot", name) for name in ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2")),
+    *(("few-shot", name) for name in VOXCELEB),
     *(("diffused", name) for name in ("crema", "lrw")),
 ]
 
@@ -48,3 +50,89 @@ def test_a_profile_of_the_papers_passes_the_smoke_test(system, profile, capsys):
     stages = {row["stage"]: row for row in json.loads(process.stdout.splitlines()[-1])}
     assert list(stages) == STAGES[system]
     assert max(row["peak GiB so far"] for row in stages.values()) < 24
+
+
+# -- jobs and chapters ------------------------------------------------------------------------------
+# where each of eight clips lies in VoxCeleb's layout; a test identity needs two videos
+PLACES = (
+    "meta/a/1",
+    "meta/b/1",
+    "validation/c/1",
+    "validation/d/1",
+    "test/e/1",
+    "test/e/2",
+    "test/f/1",
+    "test/f/2",
+)
+# those that read what jobs leave; the others render frames of 256 pixels for minutes
+CHAPTERS = ("01", "03", "05", "06", "07", "08")
+NARROW = {
+    "networks": {
+        "embedding": 64,
+        "embedder_channels": [8, 16, 32, 64, 64, 64],
+        "discriminator_channels": [8, 16, 32, 64, 64, 64],
+        "generator_down": [8, 16, 32, 64],
+        "generator_up": [64, 32, 16, 8],
+    },
+    "pix2pixhd": {"channels": [8, 16, 32, 64, 64], "blocks": 1, "discriminator_channels": 8},
+    "x2face": {"channels": [8, 16, 32, 64, 64, 64, 64], "embedding": 64, "driving": 16},
+}
+TWO_STEPS = {
+    "description": "two steps of each training, networks an eighth as wide",
+    "data": {"frames_per_video": 48},
+    "few_shot": {
+        **NARROW,
+        "losses": {"extractors": ["attributes", "people"]},  # VGG's weights may not be there
+        "meta_learning": {"steps": 2, "epochs": 0, "batch_videos": 1},
+        "fine_tuning": {"epochs": 1},
+        "trainings": {"small_share": 0.5, "small_steps": 2, "chapter_steps": 2},
+    },
+    "protocol": {
+        "test_videos": 2,
+        "holdout_frames": 4,
+        "shots": [1, 2, 4],
+        "small_shots": [2],
+        "observer_steps": 2,
+        "stability_steps": 2,
+        "stability_seeds": 1,
+    },
+}
+
+
+@pytest.mark.paper_size
+@pytest.mark.skipif(
+    not CLIPS, reason="needs real clips with landmarks: set TALKING_HEADS_CLIPS to their folder"
+)
+@pytest.mark.parametrize("base", VOXCELEB)
+def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
+    """At 256 pixels, with trainings in two processes; the paper's widths are those of the test above."""
+    name = f"two-steps-{base}"
+    own = {"base": base, **TWO_STEPS, "timing": {"profile": name, "seconds": 0.1}}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    videos = tmp_path / "data" / base.split("-")[0] / "videos"
+    clips = sorted(Path(CLIPS).resolve().glob("*.mp4"))
+    for clip, place in zip(clips, PLACES, strict=True):
+        split, identity, video = place.split("/")
+        folder = videos / split / "mp4" / identity / video
+        folder.mkdir(parents=True)
+        for path in (clip, clip.with_suffix(".npz")):
+            (folder / f"00001{path.suffix}").symlink_to(path)
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    run = ["run", "--profile", name, "--device", "cpu", "--ranks", "2", "--only", *CHAPTERS]
+    process = subprocess.run(
+        [sys.executable, "-m", "talking_heads", *places, *run],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TALKING_HEADS_PROFILES": str(tmp_path / "profiles")},
+    )
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    results = tmp_path / "results" / name
+    status = json.loads((results / "status.json").read_text(encoding="utf-8"))
+    assert {stage["status"] for stage in status.values()} == {"ok"}
+    jobs = [stage for stage in status if not stage[0].isdigit()]
+    assert {"prepare", "evaluate", "measure"} < set(jobs)
+    logs = [path.read_text(encoding="utf-8") for path in results.glob("runs/meta-*/stats.jsonl")]
+    assert len(logs) == len(jobs) - 3 and all(len(log.splitlines()) >= 2 for log in logs)
+    assert (results / "tables/table1.csv").exists() and (results / "index.html").exists()
