@@ -11,7 +11,7 @@ import torch
 from talking_heads.config import Diffused, Profile
 from talking_heads.data.loader import worker_count
 from talking_heads.data.windows import WindowDataset, WindowSettings
-from talking_heads.diffused.audio_pretraining import load_reader
+from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
@@ -133,7 +133,11 @@ class DiffusionRun:
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:
-    """Train the network of a profile to its end, where its own weights are wanted and chapters train them."""
+    """Train the network of a profile to its end, where its own weights are wanted and chapters train them.
+
+    Its audio encoder is trained before it, where there is none.
+    """
+    ensure_encoder(profile.diffused.audio_encoder, Path(results) / profile.name / "runs")
     if not profile.diffused.protocol.chapter_trains or has_weights(profile, weights, results):
         return
     run = DiffusionRun(profile, clip_data(profile, data, device), runs_folder(profile, results), device)
