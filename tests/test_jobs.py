@@ -18,7 +18,7 @@ from talking_heads.__main__ import arguments, main
 from talking_heads.experiments import jobs
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import timing
-from talking_heads.experiments.run import Places, make_run
+from talking_heads.experiments.run import Places, chapters_of, make_run
 from talking_heads.workbook import runner
 from talking_heads.workbook.jobs import Commands, fault
 from talking_heads.workbook.stages import Job
@@ -71,6 +71,8 @@ def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
         assert "audio-encoder" in run.chapters[0].needs, "no chapter trains it"
         assert "evaluate" in run.chapters[-1].needs
         assert [chapter.name.split("_")[0] for chapter in run.chapters] == ["20", "21", "22"]
+        without_jobs = config.load(name, {"protocol.jobs": False})
+        assert chapters_of(without_jobs) == chapters_of(run.profile)
 
 
 # -- executed ---------------------------------------------------------------------------------------

@@ -78,11 +78,10 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
 
 
 def chapters_of(profile: Profile) -> tuple[Chapter, ...]:
-    """The chapters of a profile: of both systems, or of the one that its jobs train."""
-    if not profile.protocol.jobs:
-        return CHAPTERS
-    diffused = profile.data.layout in TALKING_LAYOUTS
-    return diffused_chapters.CHAPTERS if diffused else few_shot_chapters.CHAPTERS
+    """The chapters of a profile: of both systems, or of the one that its corpus or its jobs are for."""
+    if profile.data.layout in TALKING_LAYOUTS:
+        return diffused_chapters.CHAPTERS
+    return few_shot_chapters.CHAPTERS if profile.protocol.jobs else CHAPTERS
 
 
 def make_run(
