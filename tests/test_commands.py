@@ -408,19 +408,27 @@ def test_a_run_has_its_chapters_parameters_and_inputs(tmp_path):
     assert not smoke.inputs and smoke.chapters == CHAPTERS
 
 
-@pytest.mark.parametrize(
-    "profile, weights", [("laptop", "reference"), ("voxceleb1", "scratch"), ("gpu", "scratch")]
-)
-def test_chapters_without_weights_are_left_out(tmp_path, monkeypatch, capsys, profile, weights):
+def test_chapters_without_weights_are_left_out(tmp_path, monkeypatch, capsys):
     """They cannot be named either."""
     monkeypatch.setattr(reference, "COMMITTED", tmp_path)
     places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
-    options = Options(dry_run=True, device="cpu", weights=weights)
-    assert run_profile(config.load(profile), options, places) == 0
+    options = Options(dry_run=True, device="cpu", weights="reference")
+    assert run_profile(config.load("laptop"), options, places) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
     assert {line.split()[0] for line in lines} == {chapter.name for chapter in DIFFUSION}
     with pytest.raises(ValueError, match=r"22_talking: no weights of Diffused Heads; .* train-diffusion"):
-        run_profile(config.load(profile), dataclasses.replace(options, only=["22"]), places)
+        run_profile(config.load("laptop"), dataclasses.replace(options, only=["22"]), places)
+
+
+@pytest.mark.parametrize("profile", ["voxceleb1", "gpu"])
+def test_jobs_of_one_system_have_only_its_chapters(tmp_path, capsys, profile):
+    places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
+    options = Options(dry_run=True, device="cpu", only=["22"])
+    with pytest.raises(ValueError, match="22"):
+        run_profile(config.load(profile), options, places)
+    assert run_profile(config.load(profile), dataclasses.replace(options, only=None), places) == 0
+    printed = capsys.readouterr().out
+    assert "05_comparison" in printed and "22_talking" not in printed
 
 
 def test_a_change_of_the_diffusion_weights_makes_only_its_chapters_due(tmp_path, monkeypatch):

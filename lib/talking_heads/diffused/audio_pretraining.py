@@ -231,9 +231,11 @@ def ensure_encoder(
     or an empty one where nothing was trained.
     """
     path = encoder_path(section)
+    if path.exists() and not again:
+        return {}
     runs.mkdir(parents=True, exist_ok=True)
     with waiting_lock(runs):
-        if path.exists() and not again:
+        if path.exists() and not again:  # the first process trained it
             return {}
         return train_encoder(section, path, runs / "audio-encoder", command, device)
 
