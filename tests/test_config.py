@@ -88,6 +88,7 @@ def fields(section: type[Section], prefix: str = "") -> dict[str, Any]:
 
 
 FIELDS = fields(config.Profile)
+FITTING = {"diffused.clips.image_size": 64, "diffused.network.unshuffle": 4}  # one needs the other
 
 
 def value_of(profile: config.Profile, name: str) -> Any:
@@ -122,7 +123,7 @@ def smoke():
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_changed_field_changes_the_keys_of_what_depends_on_it(smoke, name):
     value = value_of(smoke, name)
-    changed = smoke.override({name: other_value(FIELDS[name], value)})
+    changed = smoke.override({name: FITTING.get(name) or other_value(FIELDS[name], value)})
     assert value_of(changed, name) != value
     section = name.rpartition(".")[0]
     assert changed_keys(smoke, changed) == CHANGES.get(name, CHANGES.get(section))
@@ -226,18 +227,28 @@ def test_a_profile_has_the_values_of_its_base_but_for_its_own():
         ("few_shot.meta_learning", "learning_rate", -1.0, "learning_rate is -1.0"),
         ("few_shot.meta_learning", "learning_rate", float("inf"), "learning_rate is"),
         ("few_shot.trainings", "variants", [], "variants is empty"),
-        (
-            "diffused.sampling",
-            "motion_noise",
-            0.5,
-            "motion_noise is higher than the 0.3 of diffused.conditions",
-        ),
+        ("diffused.clips", "image_size", 34, "image_size is 34, not a multiple of 8: diffused.network has"),
+        ("diffused.sampling", "steps", 1001, "steps is higher than the 1000 of diffused.diffusion"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_section_and_key(smoke, section, key, value, message):
     with pytest.raises(ValueError) as refusal:
         smoke.override({f"{section}.{key}": value})
     assert str(refusal.value).startswith(f"profile smoke: section {section}: {message}")
+
+
+@pytest.mark.parametrize(
+    "key, low, sampling, message",
+    [
+        ("motion_noise", 0.3, 0.5, "motion_noise is higher than the 0.3 of diffused.conditions"),
+        ("audio_dropout", 0.0, 2.0, "guidance is 2, not 1, which needs an audio_dropout"),
+    ],
+)
+def test_generation_uses_only_what_the_network_was_trained_for(smoke, key, low, sampling, message):
+    name = "guidance" if key == "audio_dropout" else key
+    values = {f"diffused.conditions.{key}": low, f"diffused.sampling.{name}": sampling}
+    with pytest.raises(ValueError, match=f"profile smoke: section diffused.sampling: {message}"):
+        smoke.override({"diffused.sampling.motion_noise": 0.0} | values)
 
 
 def test_a_wrong_element_of_a_list_is_named_by_its_position(smoke):

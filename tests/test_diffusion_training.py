@@ -25,7 +25,7 @@ from talking_heads.diffused.generation import Generator, lookahead_seconds, stre
 from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
-from talking_heads.experiments.diffused.clips import ClipData, clip_data, first_clips
+from talking_heads.experiments.diffused.clips import ClipData, choose_clips, clip_data
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
 from talking_heads.experiments.diffused.weights import has_weights
 from talking_heads.metrics import lip_sync
@@ -328,6 +328,7 @@ def test_weights_are_trained_where_chapters_train_them_and_only_once(tmp_path, w
     device, profile = torch.device("cpu"), config.load("smoke")
     arguments = ("scratch", tmp_path / "data", tmp_path / "results", device)
     trainings.ensure_weights(profile.override({"diffused.protocol.chapter_trains": False}), *arguments)
+    trainings.ensure_weights(profile, "reference", *arguments[1:])  # which are committed, or missing
     assert not (tmp_path / "results").exists()
     trainings.ensure_weights(profile, *arguments)
     assert has_weights(profile, "scratch", tmp_path / "results")
@@ -357,9 +358,33 @@ def test_clips_of_a_sample_are_long_enough(clips):
             return clips.sound(number % 4)
 
     encoder = build_encoder(config.load("smoke").diffused.audio_encoder).eval()
-    assert first_clips(Mixed(), 7) == {"a": 1, "b": 2, "c": 3}
-    beginnings = Beginnings.read(Mixed(), encoder, count=8, frames=50, each_side=2)
-    assert beginnings.frames.shape == (2, 10, 32, 32, 3) and beginnings.audio.shape == (2, 10, 5, 64)
+    assert set(choose_clips(Mixed(), 8, 7, seed=0)) == {1, 2, 3}
+    for count, frames in ((2, 10), (3, 7), (8, 1)):
+        beginnings = Beginnings.read(Mixed(), encoder, count, frames=50, each_side=2)
+        clips_read = min(count, 4)
+        assert beginnings.frames.shape == (clips_read, frames, 32, 32, 3)
+        assert beginnings.audio.shape == (clips_read, frames, 5, 64)
+
+
+def test_every_identity_has_a_clip_before_one_has_two():
+    class Clips:
+        def __len__(self):
+            return 12
+
+        def frame_count(self, number):
+            return 5 if number < 11 else 4
+
+        def identity(self, number):
+            return "abcd"[number // 4] if number < 8 else "d"
+
+    orders = [choose_clips(Clips(), 9, 5, seed) for seed in range(6)]
+    for chosen in orders:
+        identities = [Clips().identity(number) for number in chosen]
+        assert set(identities[:3]) == set(identities[3:6]) == set(identities[6:9]) == set("abd")
+        assert len(set(chosen)) == 9 and 11 not in chosen, "another clip each time, none that is too short"
+    assert len({tuple(chosen) for chosen in orders}) == 6 and {chosen[0] for chosen in orders} != {0}
+    assert choose_clips(Clips(), 9, 5, 2) == orders[2]
+    assert len(choose_clips(Clips(), 99, 5, 0)) == 11
 
 
 @pytest.mark.parametrize(
@@ -413,7 +438,7 @@ def recorded(profile):
         network = Recorder()
         identity = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 8, 8)
         audio = around(torch.arange(count)[None, :, None].expand(2, count, 4).float())
-        return network, list(Generator(network, section).talk(identity, audio, seed=1))
+        return network, list(Generator(network, section).talk(identity, audio, [1, 2]))
 
     return generate
 
@@ -463,7 +488,7 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
         overrides["diffused.sampling.motion_noise"] = 0.0
         network = Loud()
         generator = Generator(network, profile.override(overrides).diffused)
-        talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 5, 1), seed=3)
+        talk = generator.talk(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 5, 1), [3])
         return next(talk), network
 
     schedule = cosine_schedule(1000, 1)
@@ -480,7 +505,7 @@ def test_motion_frames_get_noise_of_a_known_level(profile):
     network = Recorder()
     section = profile.override({"diffused.sampling.motion_noise": 0.2}).diffused
     identity, audio = torch.ones(2, 3, 32, 32), torch.zeros(2, 1, 5, 1)
-    next(Generator(network, section).talk(identity, audio))
+    next(Generator(network, section).talk(identity, audio, [0, 1]))
     for x, *_, level in network.calls:
         assert level.tolist() == pytest.approx([0.2, 0.2])
         motion, given = x[:, 3:9], x[:, 9:]
@@ -497,11 +522,11 @@ def test_generation_goes_on_exactly_where_it_was_interrupted(profile):
         parameter.data.normal_(0, 0.1)
     generator = Generator(unet, section)
     identity, audio = torch.zeros(2, 3, 32, 32), torch.randn(2, 6, 5, 64)
-    whole = list(generator.talk(identity, audio, seed=2))
+    whole = list(generator.talk(identity, audio, [2, 5]))
     for interrupted in (1, 2, 4):
-        rest = list(generator.talk(identity, audio, seed=2, earlier=whole[:interrupted]))
+        rest = list(generator.talk(identity, audio, [2, 5], earlier=whole[:interrupted]))
         assert all(torch.equal(a, b) for a, b in zip(whole[interrupted:], rest, strict=True))
-    other = list(generator.talk(identity, audio, seed=3))
+    other = list(generator.talk(identity, audio, [3, 6]))
     assert not torch.equal(whole[0], other[0]) and not torch.equal(whole[0], whole[1])
 
 
@@ -516,7 +541,7 @@ def test_frames_come_out_while_sound_goes_in(profile):
     changed = audio.clone()
     changed[:, 4:] += 1
     generator = Generator(unet, section)
-    first, second = (list(generator.talk(identity, around(a), seed=2)) for a in (audio, changed))
+    first, second = (list(generator.talk(identity, around(a), [2])) for a in (audio, changed))
     ahead = section.conditions.audio_windows
     same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
     assert same == [k + ahead < 4 for k in range(6)]
@@ -533,7 +558,7 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     generator, identity = Generator(unet, section), torch.rand(1, 3, 32, 32)
     wave = np.random.default_rng(0).standard_normal(9 * 640 + 200)
     sound = (0.7 * 32767 * wave / np.abs(wave).max()).round().astype(np.int16)  # as loud as rendered clips
-    expected = list(generator.talk(identity, embed_clip(encoder, sound, 10, 2)[None], seed=4))
+    expected = list(generator.talk(identity, embed_clip(encoder, sound, 10, 2)[None], [4]))
     given = [0]
 
     def chunks():
@@ -565,9 +590,9 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(profile, sampler):
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.05)
     identity, audio = torch.rand(2, 3, 32, 32), torch.randn(2, 2, 5, 64)
-    both = list(Generator(unet, section).talk(identity, audio, seed=2))
-    for row in (0, 1):
-        alone = list(Generator(unet, section).talk(identity[row : row + 1], audio[row : row + 1], seed=2))
+    both, seeds = list(Generator(unet, section).talk(identity, audio, [2, 5])), ([2], [5])
+    for row, seed in enumerate(seeds):
+        alone = list(Generator(unet, section).talk(identity[row : row + 1], audio[row : row + 1], seed))
         for a, b in zip(both, alone, strict=True):
             torch.testing.assert_close(a[row], b[0], rtol=0, atol=1e-5)
     assert not torch.allclose(both[1][0], both[1][1], atol=1e-3)

@@ -1,21 +1,25 @@
 """Training in two processes: equal to one with the doubled batch, resumed on as many and on fewer ranks."""
 
+import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
+from processes import context, start, wait_for_rows
 from talking_heads import config
 from talking_heads.data import corpora
-from talking_heads.data.episodes import EpisodeImages
+from talking_heads.data.episodes import EpisodeImages, PoolVideos
 from talking_heads.data.loader import Batches
+from talking_heads.data.speakers.talking import talking_pool
+from talking_heads.data.windows import WindowDataset
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.training import DiffusionLearner, step_seed
 from talking_heads.experiments.few_shot import trainings
 from talking_heads.few_shot.baselines.training import BaselineLearner
 from talking_heads.few_shot.meta_learning import MetaLearner
@@ -46,22 +50,15 @@ def run_rank(rank, port, ranks, work, arguments, results):
         results.put((rank, f"{type(error).__name__}: {error}"))
 
 
-def start(work, *arguments, ranks=RANKS):
+def start_ranks(work, *arguments, ranks=RANKS):
     """Processes of ranks that compute ``work(*arguments)``, and the queue of their results."""
-    context = multiprocessing.get_context("spawn")
     results, port = context.Queue(), free_port()
-    processes = [
-        context.Process(target=run_rank, args=(rank, port, ranks, work, arguments, results))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    return processes, results
+    return [start(run_rank, rank, port, ranks, work, arguments, results) for rank in range(ranks)], results
 
 
 def run(work, *arguments, ranks=RANKS):
     """The results of all ranks."""
-    processes, results = start(work, *arguments, ranks=ranks)
+    processes, results = start_ranks(work, *arguments, ranks=ranks)
     values = dict(results.get(timeout=240) for _ in processes)
     for process in processes:
         process.join()
@@ -151,6 +148,45 @@ def test_two_ranks_are_one_process_with_the_doubled_batch(few_steps, videos, ext
         )
 
 
+def train_diffusion(profile, clips, encoder, folder, learner=DiffusionLearner):
+    learner = learner(profile, clips, encoder)
+    loop.train(learner, folder)
+    return [{k: v.clone() for k, v in net.state_dict().items()} for net in (learner.unet, learner.ema)]
+
+
+class BothRanks(DiffusionLearner):
+    """One process that draws the batches of both ranks."""
+
+    def backward(self, windows, generator):
+        rows, settings = [], dataclasses.replace(self.dataset.settings, batch=len(windows.x_0) // RANKS)
+        for rank in range(RANKS):
+            dataset = WindowDataset(self.dataset.clips, settings, self.seed, rank)
+            draws = torch.Generator().manual_seed(step_seed(self.seed, rank, self.step))
+            rows.append(super().backward(dataset[self.step], draws))
+        for parameter in self.unet.parameters():
+            parameter.grad /= RANKS
+        return rows[0]
+
+
+def test_ranks_of_a_diffusion_training_share_its_batch(profile, tmp_path):
+    """Over ten steps they are one process with the whole batch."""
+    section = {"steps": 10, "batch": 4, "micro_batch": 4, "learning_rate": 1e-4}
+    profile = profile.override({f"diffused.training.{name}": value for name, value in section.items()})
+    clips = PoolVideos(talking_pool("training", profile.diffused, tmp_path / "pools"))
+    encoder = build_encoder(profile.diffused.audio_encoder)
+    first, second = run(train_diffusion, profile, clips, encoder, tmp_path / "two")
+    one = train_diffusion(profile, clips, encoder, tmp_path / "one", BothRanks)
+    assert_close(first, second, 0)
+    assert_close(first, one, 1e-4)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(profile, videos, monkeypatch):
+    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+    odd = profile.override({"diffused.training.batch": 4})
+    with pytest.raises(ValueError, match="batch is 4, which 3 processes cannot share equally"):
+        DiffusionLearner(odd, videos, build_encoder(odd.diffused.audio_encoder))
+
+
 @pytest.mark.parametrize("variant", ["ft", "x2face"])
 def test_a_training_resumes_on_as_many_ranks_exactly(few_steps, videos, extractors, tmp_path, variant):
     arguments = (few_steps, variant, videos, extractors)
@@ -221,11 +257,9 @@ def test_a_rank_that_ends_is_noticed_and_the_training_goes_on(
 ):
     """Killed, the others say so; asked to end, all save their step."""
     long = few_steps.override({"few_shot.meta_learning.steps": 500})
-    processes, results = start(train_long, long, videos, extractors, tmp_path)
-    log, deadline = tmp_path / loop.LOG, time.time() + 120
-    while not log.exists() or len(log.read_text().splitlines()) < 6:
-        assert time.time() < deadline
-        time.sleep(0.01)
+    processes, results = start_ranks(train_long, long, videos, extractors, tmp_path)
+    log = tmp_path / loop.LOG
+    wait_for_rows(log, 6)
     os.kill(processes[1].pid, number)
     _, message = results.get(timeout=60)
     if number == signal.SIGKILL:
@@ -252,7 +286,7 @@ def test_meta_learn_starts_torchrun(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stdout.count("weights in") == 1 and ended.stderr == "", "rank 0 alone reports"
     _, metadata = load_weights(tmp_path / "results/smoke/runs/meta-ft/weights.safetensors")
-    assert metadata["steps"] == metadata["of"] == 6 and metadata["people"]["corpus"].startswith("speakers-")
+    assert metadata["step"] == metadata["of"] == 6 and metadata["people"]["corpus"].startswith("speakers-")
 
 
 KILLED = "error: a process of this training was killed; run the same command again"

@@ -1,6 +1,5 @@
 """Batches that worker processes load ahead: their order, their faults, and the files that they open."""
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import start, wait_for_rows
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
 from talking_heads.data.frame_files import CorpusDamaged
 from talking_heads.data.loader import Batches
@@ -124,12 +124,8 @@ def test_a_killed_training_goes_on_with_another_number_of_workers(
         variant = "ft" if learner is MetaLearner else "pix2pixhd"
         whole = loop.train(learner(profile, variant, videos, extractors), tmp_path / "whole")
         arguments = (learner, profile, videos, extractors, tmp_path / "parts", 3)
-        process = multiprocessing.get_context("spawn").Process(target=train_in_a_process, args=arguments)
-        process.start()
-        log, deadline = tmp_path / "parts" / loop.LOG, time.time() + 180
-        while not log.exists() or len(log.read_text().splitlines()) < 5:
-            assert time.time() < deadline and process.is_alive()
-            time.sleep(0.005)
+        process, log = start(train_in_a_process, *arguments), tmp_path / "parts" / loop.LOG
+        wait_for_rows(log, 5)
         process.kill()
         process.join()
         resumed = loop.train(learner(profile, variant, videos, extractors, workers=1), tmp_path / "parts")

@@ -4,16 +4,15 @@ import copy
 import dataclasses
 import json
 import math
-import multiprocessing
 import resource
 import signal
-import time
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from processes import start, wait_for_rows
 from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.data import episodes
@@ -316,12 +315,8 @@ def test_a_killed_and_resumed_training_ends_with_the_same_weights(profile, video
     profile = override(profile, {"meta_learning.steps": 40, "meta_learning.content_steps": 6})
     whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
     arguments = (profile, videos, extractors, tmp_path / "parts", torch.get_num_threads())
-    process = multiprocessing.get_context("spawn").Process(target=train_in_a_process, args=arguments)
-    process.start()
-    log, deadline = tmp_path / "parts" / loop.LOG, time.time() + 180
-    while not log.exists() or len(log.read_text().splitlines()) < 9:
-        assert time.time() < deadline and process.is_alive()
-        time.sleep(0.005)
+    process, log = start(train_in_a_process, *arguments), tmp_path / "parts" / loop.LOG
+    wait_for_rows(log, 9)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -562,7 +557,7 @@ def test_weights_name_the_commit_of_every_slice(profile, begin, videos, extracto
 def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):
     trainings.train(begin(profile))
     run = begin(profile, "ff")
-    assert run.step == profile.few_shot.meta_learning.content_steps
+    assert loop.saved_step(run.learner, run.folder) == profile.few_shot.meta_learning.content_steps
     path = trainings.train(begin(profile, "ff"))
     parts = load_weights(path)[1]["lineage"]
     steps = profile.few_shot.meta_learning.content_steps

@@ -1,19 +1,18 @@
 """The runner reports truly how each notebook ended, resumes, notices changes, and never mixes two runs."""
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from processes import context, start, wait_until
 from talking_heads import config
 from talking_heads.experiments.run import Places
 from talking_heads.experiments.run import make_run as make_profile_run
@@ -97,13 +96,6 @@ def instant(monkeypatch):
 
 def due(run: Run) -> list[bool]:
     return [step.due for step in runner.plan(run)]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 # -- how a chapter ends -----------------------------------------------------------------------------
@@ -422,10 +414,8 @@ def _hold(results, ready, stop):
 def test_two_runs_at_once_do_not_mix(tmp_path, instant):
     write_notebook(tmp_path / "notebooks", "a", "1")
     run = make_run(tmp_path, Chapter("a", ""))
-    context = multiprocessing.get_context("spawn")
     ready, stop = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(run.results, ready, stop))
-    other.start()
+    other = start(_hold, run.results, ready, stop)
     assert ready.wait(120)
     with pytest.raises(stages.Busy, match=rf"another run \(process {other.pid}\) works here"):
         run_quietly(run)
@@ -472,8 +462,7 @@ def _sleep_in_a_chapter(folder):
 @pytest.fixture
 def sleeping_run(tmp_path):
     """A run in a process of its own, and the pids of its kernel and of papermill; all end with the test."""
-    process = multiprocessing.get_context("spawn").Process(target=_sleep_in_a_chapter, args=(tmp_path,))
-    process.start()
+    process = start(_sleep_in_a_chapter, tmp_path)
     pids = tmp_path / "results/pids"
     wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 180)
     kernel, papermill = (int(word) for word in pids.read_text().split())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from films import film as write_film
+from processes import start
 from talking_heads.__main__ import main
 from talking_heads.data import planning, prepare
 from talking_heads.data.manifest import INDEX, MANIFEST
@@ -128,11 +129,11 @@ def prepare_in_a_process(source, out, shard):
 def prepare_and_kill(source, out, shards):
     """Kill 50 runs at any moment. Uses fork, so call it from a process with a single thread."""
     rng, context = random.Random(0), multiprocessing.get_context("fork")
-    start = time.monotonic()
+    began = time.monotonic()
     undisturbed = context.Process(target=prepare_in_a_process, args=(source, out.with_name("other"), None))
     undisturbed.start()
     undisturbed.join()
-    seconds = min(0.5, (time.monotonic() - start) / shards)
+    seconds = min(0.5, (time.monotonic() - began) / shards)
     killed, counts = 0, set()
     while killed < 50:
         shard = Shard(killed % shards, shards) if shards > 1 else None
@@ -156,10 +157,7 @@ def prepare_and_kill(source, out, shards):
 def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, tmp_path, shards):
     """The last runs of all complete the corpus."""
     out = tmp_path / "out"
-    process = multiprocessing.get_context("spawn").Process(
-        target=prepare_and_kill, args=(source, out, shards)
-    )
-    process.start()
+    process = start(prepare_and_kill, source, out, shards)
     process.join()
     assert process.exitcode == 0
     for number in range(shards if shards > 1 else 0):

@@ -71,7 +71,8 @@ def test_blur_lowers_cpbd_and_small_frames_have_none():
 def test_rows_of_an_evaluation(evaluation):
     """The frozen frame, and what another sound and true motion frames change."""
     chosen = protocol.run(evaluation)
-    assert [s.other for s in chosen] == [1, 2, 0]
+    numbers = [s.number for s in chosen]
+    assert sorted(numbers) == [0, 1, 2] and [s.other for s in chosen] == [*numbers[1:], numbers[0]]
     rows = {row: np.load(evaluation.path(chosen[0], row)) for row in protocol.ROWS}
     truth, _ = evaluation.truth(chosen[0])
     assert len(truth) == 10 and all(frames.shape == truth.shape for frames in rows.values())
@@ -150,8 +151,48 @@ def test_clips_of_other_weights_encoders_and_settings_lie_elsewhere(evaluation):
 
 def test_too_few_identities_are_refused(evaluation):
     longer = evaluation.profile.override({"diffused.protocol.seconds": 4.0})
-    with pytest.raises(ValueError, match=r"0 identities have a clip of 4 s with sound; two are needed"):
+    with pytest.raises(ValueError, match=r"0 clips of 4 s with sound"):
         protocol.speakers(evaluation.clips, longer)
+
+
+class NamedClips:
+    """Clips of 50 frames with these names, which begin with the identity."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def frame_count(self, number):
+        return 50
+
+    def identity(self, number):
+        return self.names[number].split("_")[0]
+
+    def name(self, number):
+        return self.names[number]
+
+
+@pytest.mark.parametrize(
+    "layout, names",
+    [
+        ("crema", ("1015_DFA_ANG_XX", "1015_IEO_HAP_HI", "1020_DFA_SAD_XX", "1020_TIE_SAD_XX")),
+        ("lrw", ("ABOUT_00001", "WORDS_00001", "ABOUT_00002", "ABOUT_00003")),
+    ],
+)
+def test_another_clips_sound_has_other_words(evaluation, layout, names):
+    """And is of another identity; where a clip has no such other one, that is said."""
+    of_layout = {"data.source": "videos", "data.layout": layout, "diffused.protocol.identities": 9}
+    profile, clips = evaluation.profile.override(of_layout), NamedClips(*names)
+    chosen = protocol.speakers(clips, profile)
+    assert len(chosen) == 4
+    for speaker in chosen:
+        words = [clips.name(n).split("_")[layout == "crema"] for n in (speaker.number, speaker.other)]
+        assert words[0] != words[1] and clips.identity(speaker.other) != speaker.identity
+    same_words = NamedClips(*(name for name in names if "TIE" not in name and "WORDS" not in name))
+    with pytest.raises(ValueError, match=r"3 clips of 0\.4 s .* there is none of another identity"):
+        protocol.speakers(same_words, profile)
 
 
 def test_metrics_of_the_frozen_frame(evaluation, measured):
@@ -287,6 +328,12 @@ def test_tables_are_written(evaluation, measured, tmp_path):
         text = paths[1].read_text(encoding="utf-8")
         assert "frozen identity frame" in text and "PSNR ↑" in text and "19.1" in text
         assert len(pd.read_csv(paths[0])) == len(table)
+
+
+def test_values_are_shown_with_the_intervals_that_they_have():
+    assert tables.with_interval(0.5, 0.25, 0.75) == "0.5 [0.25, 0.75]"
+    assert tables.with_interval(0.5, -0.25, 1, "+.3g") == "+0.5 [-0.25, +1]"
+    assert tables.with_interval(19.11, np.nan, np.nan) == "19.11"
 
 
 @pytest.mark.parametrize("layout", ["crema", "lrw"])

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
+from processes import wait_until
 from talking_heads import config
 from talking_heads.animation.animate import astronaut_points
 from talking_heads.animation.face_rig import ANCHORS
@@ -275,13 +276,6 @@ def test_an_unreadable_upload_is_reported(history, heads, tmp_path):
     panel = panels.UploadPanel(tmp_path, Learner(history, heads), None, EXAMPLE)
     panel.upload.value = uploads(("text.png", b"text"))
     assert "not a readable photograph" in panel.below.children[0].value
-
-
-def wait_until(condition) -> None:
-    end = time.monotonic() + 60
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert condition()
 
 
 def test_the_tuning_panel_shows_the_fine_tuning_and_stops_it(tuning, few):

@@ -9,7 +9,7 @@ corpora, checkpoints and evaluated frames are digests of whole sections (:func:`
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -237,7 +237,7 @@ class DiffusionTraining(Section):
     """Optimisation of the denoising network."""
 
     steps: Count
-    batch: Positive
+    batch: Positive  # of all ranks together
     micro_batch: Positive  # samples whose gradients are computed at once
     learning_rate: Amount
     learning_rate_decay: Share  # of the steps, the last ones, in which it falls to zero; 1 for all
@@ -260,7 +260,8 @@ class Sampling(Section):
 class TalkingProtocol(Section):
     """What is generated and measured, and what the chapters do beside it."""
 
-    identities: Positive  # for validation, and as many for the evaluation set
+    # clips for validation, and as many for the evaluation: one of every identity, then a second one
+    identities: Positive
     seconds: Amount  # of each
     batch: Positive  # clips that are generated at once; their frames depend on it, in the last digits
     chapter_identities: Positive  # of the short training in chapter 20
@@ -355,21 +356,44 @@ def validate(name: str, values: Mapping[str, Any]) -> Profile:
         profile = Profile.model_validate_json(json.dumps(values))
     except (ValidationError, TypeError) as error:
         raise ValueError(f"profile {name}: {_explain(error)}") from error
-    losses, trainings = profile.few_shot.losses, profile.few_shot.trainings
-    if len(losses.extractors) != len(losses.content_weights):
-        raise ValueError(
-            f"profile {name}: section few_shot.losses: content_weights has {len(losses.content_weights)} "
-            f"values for {len(losses.extractors)} extractors"
+    if faults := "; ".join(_contradictions(profile)):
+        raise ValueError(f"profile {name}: {faults}")
+    return profile
+
+
+def _contradictions(profile: Profile) -> Iterator[str]:
+    """What is wrong with values that are valid one by one."""
+    few_shot, diffused = profile.few_shot, profile.diffused
+    extractors, weights = few_shot.losses.extractors, few_shot.losses.content_weights
+    if len(extractors) != len(weights):
+        yield (
+            f"section few_shot.losses: content_weights has {len(weights)} values for {len(extractors)} "
+            "extractors"
         )
-    highest = profile.diffused.conditions.motion_noise
-    if profile.diffused.sampling.motion_noise > highest:
-        raise ValueError(
-            f"profile {name}: section diffused.sampling: motion_noise is higher than the {highest} of "
+    if not few_shot.trainings.variants:
+        yield "section few_shot.trainings: variants is empty"
+    conditions, network, sampling = diffused.conditions, diffused.network, diffused.sampling
+    factor, size = network.unshuffle * 2 ** (len(network.multipliers) - 1), diffused.clips.image_size
+    if size % factor:
+        yield (
+            f"section diffused.clips: image_size is {size}, not a multiple of {factor}: diffused.network has "
+            f"unshuffle {network.unshuffle} and halves {len(network.multipliers) - 1} times"
+        )
+    if sampling.steps > diffused.diffusion.steps:
+        yield (
+            f"section diffused.sampling: steps is higher than the {diffused.diffusion.steps} of "
+            "diffused.diffusion"
+        )
+    if sampling.guidance != 1 and not conditions.audio_dropout:
+        yield (
+            f"section diffused.sampling: guidance is {sampling.guidance:g}, not 1, which needs an "
+            "audio_dropout in diffused.conditions: the network must have been trained without sound, too"
+        )
+    if sampling.motion_noise > conditions.motion_noise:
+        yield (
+            f"section diffused.sampling: motion_noise is higher than the {conditions.motion_noise} of "
             "diffused.conditions, the highest level in training"
         )
-    if not trainings.variants:
-        raise ValueError(f"profile {name}: section few_shot.trainings: variants is empty")
-    return profile
 
 
 def digest(*parts: Any) -> str:

@@ -61,6 +61,10 @@ class PoolVideos:
     def identity(self, video: int) -> str:
         return str(video // self.per_identity)
 
+    def name(self, video: int) -> str:
+        """Name of a video, which an identity has once."""
+        return str(video % self.per_identity)
+
     def digest(self) -> str:
         """Changes with the settings of the pool and the renderer's version."""
         return self.pool.digest()

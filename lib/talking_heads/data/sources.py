@@ -197,6 +197,13 @@ def misplaced(path: Path, layout: str) -> str:
     return "" if path.parent.name in LRW_SPLITS else "not in a folder train, val or test, as LRW's clips"
 
 
+def utterance_of(video: str, layout: str) -> str:
+    """What is said in a clip: the code of CREMA-D's sentence, LRW's word, "" where the name does not say."""
+    if layout == "crema":
+        return video.split("_")[1]
+    return video.rpartition("_")[0] if layout == "lrw" else ""
+
+
 def _place(path: Path, source: Path, layout: str) -> tuple[str, str, str]:
     """Split, identity and video of a file."""
     if layout == "crema":

@@ -38,6 +38,9 @@ class TalkingClips(Protocol):
     def identity(self, video: int) -> str:
         """Name of the identity of a clip."""
 
+    def name(self, video: int) -> str:
+        """Name of a clip, which an identity has once."""
+
     def digest(self) -> str:
         """Changes with the clips."""
 
@@ -75,6 +78,9 @@ class StoreClips:
 
     def identity(self, video: int) -> str:
         return self.store.identity(self.clips[video, 0])
+
+    def name(self, video: int) -> str:
+        return self.store.name(self.clips[video, 0])
 
     def digest(self) -> str:
         return self.store.digest()
@@ -152,8 +158,8 @@ class WindowDataset(torch.utils.data.Dataset):
 
     def __init__(self, clips: TalkingClips, settings: WindowSettings, seed: int, rank: int = 0):
         self.clips, self.settings, self.seed, self.rank = clips, settings, seed, rank
-        self.usable = [number for number in range(len(clips)) if clips.frame_count(number) > 1]
-        if not self.usable:
+        self.usable = np.array([number for number in range(len(clips)) if clips.frame_count(number) > 1])
+        if not len(self.usable):
             raise ValueError("no clip has two frames, a target and an identity frame")
 
     def __getitem__(self, step: int) -> Windows:

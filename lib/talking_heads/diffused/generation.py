@@ -15,6 +15,8 @@ from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interp
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
 
+LARGEST_SEED = 2**63  # of PyTorch's generators, exclusive
+
 
 @dataclass
 class Generator:
@@ -47,17 +49,20 @@ class Generator:
 
     @torch.no_grad()
     def next_frame(
-        self, identity: Tensor, motion: Sequence[Tensor], audio: Tensor, seed: int, number: int
+        self, identity: Tensor, motion: Sequence[Tensor], audio: Tensor, seeds: Sequence[int], number: int
     ) -> Tensor:
         """Frame ``number`` of B clips, (B, 3, H, W), after its motion frames, with its embeddings (B, m, A).
 
-        Its noise depends on the seed and its number alone, and is that of all B clips: so a clip does not
-        depend on which others are generated with it.
+        The noise of each clip depends on its seed and the number alone: so a clip does not depend on which
+        others are generated with it.
         """
-        generator = torch.Generator().manual_seed(seed * SEED_STRIDE + number)
+        generators = [
+            torch.Generator().manual_seed((seed * SEED_STRIDE + number) % LARGEST_SEED) for seed in seeds
+        ]
 
         def draw(like: Tensor) -> Tensor:
-            return torch.randn(like.shape[1:], generator=generator).to(like.device).expand_as(like)
+            noise = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
+            return torch.stack(noise).to(like.device)
 
         noise = self.section.sampling.motion_noise
         stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
@@ -70,29 +75,34 @@ class Generator:
         self,
         identity: Tensor,
         audio: Tensor,
-        seed: int = 0,
+        seeds: Sequence[int],
         earlier: Sequence[Tensor] = (),
         truth: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The frames (B, 3, H, W) of B clips, one after the other.
 
         ``identity`` (B, 3, H, W) are identity frames and ``audio`` (B, n, 2 m_y + 1, A) the motion audio
-        embeddings of n frames (:func:`audio_encoder.embed_clip`). Missing motion frames are copies of the
-        identity frame. Generation goes on after ``earlier`` frames, exactly as if it had not been
-        interrupted. With the true frames ``truth`` (B, n, 3, H, W), these are the motion frames in place of
-        the generated ones.
+        embeddings of n frames (:func:`audio_encoder.embed_clip`); ``seeds`` are those of the clips' noise.
+        Missing motion frames are copies of the identity frame. Generation goes on after ``earlier`` frames,
+        exactly as if it had not been interrupted. With the true frames ``truth`` (B, n, 3, H, W), these are
+        the motion frames in place of the generated ones.
         """
         motion = self.first_motion(identity)
         for k, frame in enumerate(earlier):
             motion = push(motion, frame if truth is None else truth[:, k])
         for k in range(len(earlier), audio.shape[1]):
-            frame = self.next_frame(identity, motion, audio[:, k], seed, k)
+            frame = self.next_frame(identity, motion, audio[:, k], seeds, k)
             motion = push(motion, frame if truth is None else truth[:, k])
             yield frame
 
     def first_motion(self, identity: Tensor) -> list[Tensor]:
         """The motion frames of the first frame: copies of the identity frame."""
         return [identity] * self.section.conditions.motion_frames
+
+
+def clip_seeds(seed: int, numbers: Iterable[int]) -> list[int]:
+    """The seeds of the noise of clips with these numbers."""
+    return [seed * SEED_STRIDE + number for number in numbers]
 
 
 def push(motion: list[Tensor], newest: Tensor) -> list[Tensor]:
@@ -126,7 +136,7 @@ def stream(
             heard = torch.from_numpy(cut_sound(sound, neighbours(k, windows, each_side)))
             with torch.no_grad():
                 audio = encoder(heard[None].to(identity.device))
-            frame = generator.next_frame(identity, motion, audio, seed, k)
+            frame = generator.next_frame(identity, motion, audio, [seed], k)
             motion = push(motion, frame)
             yield frame
             k += 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Generation:
     generator: Generator
     identity: Tensor  # (B, 3, S, S)
     audio: Tensor  # (B, n, 2 m_y + 1, A)
-    seed: int
+    seeds: Sequence[int]  # of the noise, one for each clip
     weights: str  # name of the weights
     partial: Path  # where generated frames are saved
     truth: Tensor | None = None  # (B, n, 3, S, S), motion frames in place of the generated ones
@@ -42,7 +43,7 @@ class Generation:
         progress = Progress("generating", len(self.identity) * (count - len(images)), "frames")
         saved = time.time()
         try:
-            for frame in self.generator.talk(self.identity, self.audio, self.seed, earlier, self.truth):
+            for frame in self.generator.talk(self.identity, self.audio, self.seeds, earlier, self.truth):
                 images.append(to_image(frame))
                 motion = [*motion, frame][-max(1, self.generator.section.conditions.motion_frames) :]
                 progress.add(len(frame))
@@ -60,9 +61,9 @@ class Generation:
         self.partial.unlink(missing_ok=True)
 
     def _key(self) -> str:
-        """Changes with the identity frames, the sound, the seed, the weights and the settings."""
+        """Changes with the identity frames, the sound, the seeds, the weights and the settings."""
         tensors = [value for value in (self.identity, self.audio, self.truth) if value is not None]
-        words = f"{self.seed} {self.weights} {self.generator.section.model_dump_json()}"
+        words = f"{list(self.seeds)} {self.weights} {self.generator.section.model_dump_json()}"
         parts = [*(value.cpu().numpy().tobytes() for value in tensors), words.encode()]
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 

@@ -49,6 +49,11 @@ def encoder_digest(encoder: nn.Module) -> str:
     return digest(state)
 
 
+def step_seed(seed: int, rank: int, step: int) -> int:
+    """The seed of the random draws of a rank in a step."""
+    return (seed + rank * SEED_STRIDE) * SEED_STRIDE + step
+
+
 def noised_motion(motion: Tensor, highest: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Motion frames (B, m_x, 3, H, W) with noise of a random level up to ``highest``, and the level (B,)."""
     level = highest * torch.rand(len(motion), generator=generator).to(motion.device)
@@ -67,7 +72,8 @@ def combined(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 class DiffusionLearner:
     """The network, its moving average, the optimiser and the data: everything that a checkpoint holds.
 
-    All random draws of a step depend on (seed, rank, step) alone.
+    All random draws of a step depend on (seed, rank, step) alone. Several ranks share a batch; raises
+    ValueError where they cannot divide it.
     """
 
     variant = "diffusion"
@@ -92,9 +98,15 @@ class DiffusionLearner:
         )
         self.schedule = cosine_schedule(section.diffusion.steps).to(device)
         conditions, training = section.conditions, section.training
+        ranks = distributed.ranks()
+        if training.batch % ranks:
+            raise ValueError(
+                f"section diffused.training: batch is {training.batch}, which {ranks} processes cannot share "
+                "equally; change it, or --ranks"
+            )
         more = training.rollout_frames if training.rollout_share else 0  # frames and windows before
         settings = WindowSettings(
-            training.batch, conditions.motion_frames + more, conditions.audio_windows + more
+            training.batch // ranks, conditions.motion_frames + more, conditions.audio_windows + more
         )
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.batches = Batches(self.dataset, device, workers)
@@ -108,7 +120,7 @@ class DiffusionLearner:
     def train_step(self) -> dict[str, float]:
         """Draw a batch of windows and update; returns the row of the log."""
         windows = next(self.batches)
-        seed = (self.seed + distributed.rank() * SEED_STRIDE) * SEED_STRIDE + self.step
+        seed = step_seed(self.seed, distributed.rank(), self.step)
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # of dropout
         self._set_learning_rate()

@@ -24,7 +24,12 @@ FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000
 
 
 def talking_settings(split: str, section: Diffused) -> PoolSettings:
-    """The clips of a split of a profile."""
+    """The clips of a split of a profile. Raises ValueError for an alignment that they do not have."""
+    if section.clips.alignment != "square":
+        raise ValueError(
+            f"section diffused.clips: alignment is {section.clips.alignment}, and rendered clips are not "
+            "aligned; set it to square"
+        )
     of = section.clips if split == "training" else section.protocol
     return PoolSettings(
         seed=SEED,
@@ -42,6 +47,8 @@ def talking_pool(split: str, section: Diffused, folder: Path, device: str | torc
     """A split of a profile's talking clips, rendered below ``folder`` where it is missing."""
     settings = talking_settings(split, section)
     name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
+    if torch.device(device).type != "cpu":  # its frames differ in the last levels
+        name += f"-{torch.device(device).type}"
     return make_pool(folder / name, settings, device=device)
 
 

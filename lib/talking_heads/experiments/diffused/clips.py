@@ -1,9 +1,11 @@
 """The talking clips of a profile: those that it is trained on, and those that it is evaluated on."""
 
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +18,19 @@ from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.training import distributed
 
 
-def first_clips(clips: TalkingClips, frames: int) -> dict[str, int]:
-    """The number of the first clip of each identity that has at least so many frames."""
-    first: dict[str, int] = {}
-    for number in range(len(clips)):
+def choose_clips(clips: TalkingClips, count: int, frames: int, seed: int) -> list[int]:
+    """At most ``count`` clips of at least so many frames: one of every identity, then a second one of each.
+
+    Their order, and which of an identity's come first, is random and depends on the seed.
+    """
+    rng = np.random.default_rng(seed)
+    of_identity: dict[str, list[int]] = {}
+    for number in rng.permutation(len(clips)).tolist():
         if clips.frame_count(number) >= frames:
-            first.setdefault(clips.identity(number), number)
-    return first
+            of_identity.setdefault(clips.identity(number), []).append(number)
+    rounds = zip_longest(*of_identity.values())
+    chosen = (number for numbers in rounds for number in numbers if number is not None)
+    return list(islice(chosen, count))
 
 
 def embed_beginning(

@@ -18,11 +18,12 @@ from torch import nn
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.sound import FPS
+from talking_heads.data.sources import utterance_of
 from talking_heads.data.windows import TalkingClips
-from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
-from talking_heads.experiments.diffused.clips import embed_beginning, first_clips
+from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.files import replacing
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
@@ -30,7 +31,7 @@ from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 from talking_heads.shards import Shard
 
-VERSION = 1  # raised when the same weights and settings give other frames
+VERSION = 2  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
@@ -54,18 +55,32 @@ class Speaker:
 
 
 def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
-    """The first clip of each of the profile's number of identities, long enough for the protocol.
+    """The clips of the evaluation (:func:`choose_clips`), long enough for the protocol.
 
-    Raises ValueError where fewer than two are left.
+    The other clip of each is the next one of another identity in which something else is said, as far as the
+    names of clips tell. Raises ValueError where a clip has none.
     """
-    section, needed = profile.diffused.protocol, frame_count(profile)
-    chosen = list(first_clips(clips, needed).items())[: section.identities]
-    if len(chosen) < 2:
+    section = profile.diffused.protocol
+    chosen = choose_clips(clips, section.identities, frame_count(profile), profile.seed)
+    layout = profile.data.layout if profile.data.source == "videos" else ""
+
+    def differ(a: int, b: int) -> bool:
+        said = [utterance_of(clips.name(number), layout) for number in (a, b)]
+        return clips.identity(a) != clips.identity(b) and (said[0] != said[1] or not said[0])
+
+    found = []
+    for k, number in enumerate(chosen):
+        following = [*chosen[k + 1 :], *chosen[:k]]
+        others = [other for other in following if differ(number, other)]
+        if others:
+            found.append(Speaker(clips.identity(number), number, others[0]))
+    alone = len(chosen) - len(found)
+    if not found or alone:
         raise ValueError(
-            f"{len(chosen)} identities have a clip of {section.seconds:g} s with sound; two are needed"
+            f"{len(chosen)} clips of {section.seconds:g} s with sound; for {alone} of them "
+            "there is none of another identity with other words, which the evaluation needs"
         )
-    others = [number for _, number in [*chosen[1:], chosen[0]]]
-    return [Speaker(*pair, other) for pair, other in zip(chosen, others, strict=True)]
+    return found
 
 
 def heard_clip(speaker: Speaker, row: str) -> int:
@@ -129,7 +144,7 @@ class Evaluation:
             self.generator,
             to_tensor(truth[:, 0], self.device),
             torch.stack(audio),
-            self.profile.seed,
+            clip_seeds(self.profile.seed, [speaker.number for speaker in chosen]),
             self.weights_key,
             self.path(chosen[0], row).with_suffix(".partial"),
             to_tensor(truth, self.device) if row == TRUE_MOTION else None,
@@ -154,7 +169,7 @@ def run(evaluation: Evaluation, rows: Sequence[str] = ROWS, shard: Shard | None 
     size = evaluation.profile.diffused.protocol.batch
     for row in rows:
         for batch in (chosen[k : k + size] for k in range(0, len(chosen), size)):
-            assigned = shard is None or shard.holds(row, batch[0].identity)
+            assigned = shard is None or shard.holds(row, batch[0].identity, str(batch[0].number))
             if assigned and not all(evaluation.path(speaker, row).exists() for speaker in batch):
                 evaluation.generate(batch, row)
     return chosen

@@ -1,6 +1,6 @@
 """Generated clips beside the true ones: on the way of a training, and in the chapters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from talking_heads.animation.synthetic_video import Sound, write_synthetic
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, HOP
 from talking_heads.data.windows import TalkingClips
-from talking_heads.experiments.diffused.clips import embed_beginning, first_clips
+from talking_heads.diffused.generation import Generator, clip_seeds
+from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import mean_change
@@ -34,23 +35,30 @@ class Beginnings:
 
     @classmethod
     def read(
-        cls, clips: TalkingClips, encoder: nn.Module, count: int, frames: int, each_side: int
+        cls, clips: TalkingClips, encoder: nn.Module, count: int, frames: int, each_side: int, seed: int = 0
     ) -> "Beginnings":
-        """The beginning of a clip of each of at most ``count`` identities.
+        """The beginnings of at most ``count`` clips (:func:`choose_clips`).
 
-        All have ``frames`` frames, or as many as the longest clip. Embeddings are on the encoder's device.
+        All have ``frames`` frames, or as many as ``count`` clips have, or as the longest clip of corpora with
+        fewer clips. Embeddings are on the encoder's device.
         """
-        frames = min(frames, max(clips.frame_count(number) for number in range(len(clips))))
-        chosen = list(first_clips(clips, frames).values())[:count]
+        lengths = sorted((clips.frame_count(number) for number in range(len(clips))), reverse=True)
+        frames = min(frames, lengths[min(count, len(lengths)) - 1])
+        chosen = choose_clips(clips, count, frames, seed)
         truth = np.stack([clips.read(number, np.arange(frames))[0] for number in chosen])
         device = next(encoder.parameters()).device
         audio = [embed_beginning(encoder, clips, number, frames, each_side) for number in chosen]
         sounds = [clips.sound(number) for number in chosen]
         return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio))
 
-    def pair(self, generated: Iterator[Tensor]) -> "Sample":
-        """What :meth:`Generator.talk` generates for these clips, beside the truth."""
-        frames = [to_image(frame) for frame in generated]
+    def talk(self, generator: Generator, seed: int = 0, **changes: Tensor) -> "Sample":
+        """What a generator makes of these clips, beside the truth.
+
+        ``changes`` are arguments of :meth:`Generator.talk`: other conditions, or true motion frames.
+        """
+        seeds = clip_seeds(seed, range(len(self.frames)))
+        conditions = {"identity": self.identity, "audio": self.audio} | changes
+        frames = [to_image(frame) for frame in generator.talk(seeds=seeds, **conditions)]
         return Sample(np.stack(frames, 1), self.frames[:, : len(frames)], self.sounds)
 
 

@@ -23,12 +23,13 @@ METRICS = (LMD, "SSIM", "PSNR", "CSIM-judge", *OF_CLIPS)
 
 def settings(profile: Profile) -> Iterator[Profile]:
     """The profile with every sampler and number of steps, then with every guidance and level of noise on the
-    motion frames that its network was trained with.
+    motion frames that its network was trained for.
     """
     section = profile.diffused
+    guidances = GUIDANCES if section.conditions.audio_dropout else (1.0,)
     noises = [noise for noise in MOTION_NOISES if noise <= section.conditions.motion_noise]
     changes = [{"sampler": sampler, "steps": steps} for sampler, steps in product(SAMPLERS, STEPS)]
-    changes += [{"guidance": w, "motion_noise": noise} for w, noise in product(GUIDANCES, noises)]
+    changes += [{"guidance": w, "motion_noise": noise} for w, noise in product(guidances, noises)]
     for sampling in dict.fromkeys(section.sampling.model_copy(update=change) for change in changes):
         values = sampling.model_dump()
         yield profile.override({f"diffused.sampling.{name}": value for name, value in values.items()})

@@ -121,14 +121,16 @@ def _means(values: pd.DataFrame, method: str, metric: str) -> np.ndarray:
     return identity_means(rows[metric].to_numpy(float), rows["identity"].to_numpy())
 
 
+def with_interval(value: float, low: float, high: float, form: str = ".4g") -> str:
+    """A value and its interval, where it has one: the paper's have none, nor has that of one identity."""
+    return f"{value:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """A table for readers: a row for each corpus, source, method and setting, a column for each metric."""
     names = ("corpus", "source", "method", "audio_windows", "motion_grey")
     index = [name for name in names if name in table]
-    text = [
-        f"{row.value:.4g}" + (f" [{row.ci_low:.4g}, {row.ci_high:.4g}]" if row.source == "here" else "")
-        for row in table.itertuples()
-    ]
+    text = [with_interval(row.value, row.ci_low, row.ci_high) for row in table.itertuples()]
     arrows = {
         metric: metric if metric in NEITHER else f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
         for metric in table["metric"].unique()
@@ -147,7 +149,7 @@ def result_line(table: pd.DataFrame, metrics: Sequence[str]) -> str:
         paper = paper[paper[name].astype(str) == str(here[name].iloc[0])]
     reported = [f"{row.metric} {row.value:g} ({row.corpus})" for row in paper.itertuples()]
     measured = [
-        f"{row.metric} {row.value:.4g} [{row.ci_low:.4g}, {row.ci_high:.4g}]" for row in here.itertuples()
+        f"{row.metric} {with_interval(row.value, row.ci_low, row.ci_high)}" for row in here.itertuples()
     ]
     corpus, verdict = here["corpus"].iloc[0], here["verdict"].iloc[0]
     reason = f"{verdict}: another corpus" if verdict else "see the interval"
@@ -157,8 +159,9 @@ def result_line(table: pd.DataFrame, metrics: Sequence[str]) -> str:
 def difference_line(table: pd.DataFrame, method: str, metrics: Sequence[str]) -> str:
     """The paired differences of a method to ours in some metrics, with their intervals."""
     rows = table[(table["method"] == method) & table["metric"].isin(metrics)]
+    columns = ["metric", "over ours", "over ours, low", "over ours, high"]
     differences = [
-        "{} {:+.3g} [{:+.3g}, {:+.3g}]".format(*row)
-        for row in rows[["metric", "over ours", "over ours, low", "over ours, high"]].itertuples(index=False)
+        f"{metric} {with_interval(value, low, high, '+.3g')}"
+        for metric, value, low, high in rows[columns].itertuples(index=False)
     ]
     return f"{method} minus {OURS}: {', '.join(differences)}."

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused.clips import ClipData, clip_data
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
 from talking_heads.experiments.diffused.weights import has_weights, runs_folder
-from talking_heads.provenance import commit
-from talking_heads.training import distributed, lineage, loop
+from talking_heads.training import distributed, loop
 from talking_heads.training.alarms import Collapsed
+from talking_heads.training.recorded import RecordedTraining
 
 WATCH_EVERY, TALK_EVERY = 250, 2000  # steps
 WATCHED, WATCHED_BATCH = 4, 32  # batches of validation windows
@@ -36,8 +35,8 @@ def quick(section: Diffused) -> Diffused:
     return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
 
 
-class DiffusionRun:
-    """A training in its folder: the steps are :func:`loop.train` on :attr:`learner` in :meth:`recording`."""
+class DiffusionRun(RecordedTraining):
+    """The training of the network; its validation clips are watched."""
 
     def __init__(
         self,
@@ -47,32 +46,22 @@ class DiffusionRun:
         device: torch.device,
         workers: int | None = None,
     ):
-        self.profile, self.device, self.folder = profile, device, runs / "diffusion"
+        self.profile, self.validation = profile, data.validation
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
-        self.validation = data.validation
         workers = worker_count(workers, device, distributed.ranks())
-        self.learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
-        self.metadata: dict[str, Any] = {
+        learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
+        metadata = {
             "profile": profile.name,
             "seed": profile.seed,
             "command": f"python -m talking_heads train-diffusion --profile {profile.name}",
             "people": data.origin,
             "device": str(device),
         }
+        super().__init__("diffusion", learner, runs / "diffusion", device, metadata)
         conditions = profile.diffused.conditions
         settings = WindowSettings(WATCHED_BATCH, conditions.motion_frames, conditions.audio_windows)
         dataset = WindowDataset(self.validation, settings, profile.seed)
         self.windows = [dataset[number].to(device) for number in range(WATCHED)]
-
-    @property
-    def exported(self) -> Path:
-        """The weights of the last slice."""
-        return self.folder / "weights.safetensors"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the training is at its end. Raises ValueError as :func:`loop.restore` does."""
-        return loop.is_finished(self.learner, self.folder) and self.exported.exists()
 
     @torch.no_grad()
     def watch(self, learner: DiffusionLearner) -> dict[str, float]:
@@ -97,48 +86,32 @@ class DiffusionRun:
             row |= sample.scores().mean().to_dict()
         return row
 
-    def talk(self, generator: Generator, clips: int, frames: int, seed: int = 0) -> Sample:
-        """The first clip of at most ``clips`` validation identities, from its first frame and sound.
-
-        All have as many frames as the shortest one, at most ``frames``.
-        """
+    def talk(self, generator: Generator, clips: int, frames: int) -> Sample:
+        """The beginnings of validation clips (:meth:`Beginnings.read`), from their first frames and sound."""
         each_side = self.profile.diffused.conditions.audio_windows
         truth = Beginnings.read(self.validation, self.encoder, clips, frames, each_side)
-        return truth.pair(generator.talk(truth.identity, truth.audio, seed))
+        return truth.talk(generator)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records which code trains from which step.
-
-        An alarm ends the training; its last checkpoint and weights stay. Raises ValueError where another
-        process trains in the folder.
+        """As :meth:`RecordedTraining.recording`; an alarm ends the training, and its last checkpoint and
+        weights stay.
         """
-        step = loop.saved_step(self.learner, self.folder)
         try:
-            with lineage.training_in(self.folder, step, self.device):
+            with super().recording():
                 yield
         except Collapsed as alarm:
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
-    def export(self) -> Path:
-        """Write the weights with their provenance."""
-        metadata = self.metadata | {
-            "of": self.learner.total,
-            "commit": commit(),
-            "lineage": lineage.slices(self.folder),
-        }
-        self.learner.export(self.exported, metadata)
-        print(f"  diffusion: step {self.learner.step}/{self.learner.total}, weights in {self.exported}")
-        return self.exported
-
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:
-    """Train the network of a profile to its end, where its own weights are wanted and chapters train them.
+    """Train the network of a profile to its end, where its own weights are missing and chapters train them.
 
     Its audio encoder is trained before it, where there is none.
     """
     ensure_encoder(profile.diffused.audio_encoder, Path(results) / profile.name / "runs")
-    if not profile.diffused.protocol.chapter_trains or has_weights(profile, weights, results):
+    trains = weights == "scratch" and profile.diffused.protocol.chapter_trains
+    if not trains or has_weights(profile, weights, results):
         return
     run = DiffusionRun(profile, clip_data(profile, data, device), runs_folder(profile, results), device)
     with run.recording():

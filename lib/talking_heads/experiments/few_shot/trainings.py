@@ -47,6 +47,7 @@ from talking_heads.provenance import commit
 from talking_heads.training import distributed, lineage, loop
 from talking_heads.training.alarms import Collapsed
 from talking_heads.training.checkpoints import recorded_key
+from talking_heads.training.recorded import RecordedTraining
 
 WATCH_EVERY, SHEET_EVERY = 100, 500  # steps
 WATCHED = 6  # batches of validation episodes
@@ -159,11 +160,8 @@ def runs_folder(profile: Profile, results: Path) -> Path:
     return runs / "reference" if profile.few_shot.trainings.pool else runs
 
 
-class TrainingRun:
-    """A training in its folder: the learner, what is watched, and the export of its weights.
-
-    The steps are :func:`talking_heads.training.loop.train` on :attr:`learner` within :meth:`recording`.
-    """
+class TrainingRun(RecordedTraining):
+    """The training of a variant; validation episodes are watched."""
 
     def __init__(
         self,
@@ -179,15 +177,14 @@ class TrainingRun:
         fraction = changed.few_shot.trainings.small_share if training.small else 1.0
         videos = share(data.videos, fraction)
         extractors = [extractor.to(device) for extractor in make_extractors(changed)]
-        self.name, self.folder, self.device = name, runs / f"meta-{name}", device
         if isinstance(data.videos, LiveVideos):  # which the process that trains renders on its GPU
             workers = 0
         workers = worker_count(workers, device, distributed.ranks())
-        self.learner = training.learner(changed, name, videos, extractors, device, workers)
+        learner = training.learner(changed, name, videos, extractors, device, workers)
         if training.small:
-            self.learner.settings["few_shot.trainings.small_share"] = fraction
-        self.validation, self.collapsed = data.validation, ""
-        self.metadata = {
+            learner.settings["few_shot.trainings.small_share"] = fraction
+        self.validation = data.validation
+        metadata = {
             "profile": profile.name,
             "seed": changed.seed,
             "command": command,
@@ -196,6 +193,7 @@ class TrainingRun:
             "extractors": {n: embedded_digest(n) for n in changed.few_shot.losses.extractors},
             "about": training.description,
         }
+        super().__init__(name, learner, runs / f"meta-{name}", device, metadata)
         with distributed.main_first():
             self._share_content_steps(runs)
         self.episodes = self._validation_episodes(changed)
@@ -231,20 +229,6 @@ class TrainingRun:
         )
         return [EpisodeDataset(self.validation, shape, seed)[0].to(self.device) for seed in range(WATCHED)]
 
-    @property
-    def exported(self) -> Path:
-        """The weights of the last slice."""
-        return self.folder / "weights.safetensors"
-
-    @property
-    def step(self) -> int:
-        """Steps that are saved. Raises ValueError as :func:`loop.saved_step` does."""
-        return loop.saved_step(self.learner, self.folder)
-
-    @property
-    def finished(self) -> bool:
-        return loop.is_finished(self.learner, self.folder) and self.exported.exists()
-
     def watch(self, learner: Any) -> dict[str, float]:
         """The content loss on fixed validation episodes and the spread of ê; at times a sheet of pictures."""
         generated = [learner.draw(episode) for episode in self.episodes]
@@ -259,34 +243,16 @@ class TrainingRun:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records which code trains from which step; an alarm ends the training, not
-        the program.
+        """As :meth:`RecordedTraining.recording`; an alarm ends the training, not the program.
 
         An ablation may collapse: its last weights show it.
         """
         try:
-            with lineage.training_in(self.folder, self.step, self.device):
+            with super().recording():
                 yield
         except Collapsed as alarm:
             print(f"  {self.name}: {alarm}", flush=True)
-            self.collapsed = str(alarm)
-
-    def export(self) -> Path:
-        """Write the weights with their provenance."""
-        metadata = self.metadata | {
-            "steps": self.learner.step,
-            "of": self.learner.total,
-            "commit": commit(),
-            "lineage": lineage.slices(self.folder),
-        }
-        if self.collapsed:
-            metadata["collapsed"] = self.collapsed
-        self.learner.export(self.exported, metadata)
-        print(
-            f"  {self.name}: step {self.learner.step}/{self.learner.total}, weights in {self.exported}",
-            flush=True,
-        )
-        return self.exported
+            self.metadata["collapsed"] = str(alarm)
 
 
 def train(run: TrainingRun) -> Path:
