@@ -16,7 +16,14 @@ from talking_heads.data.speakers.clips import make_clip
 from talking_heads.experiments.run import Options, Places, run_profile
 from talking_heads.shards import Shard
 from talking_heads.training import launch
-from talking_heads.workbook.cluster import ClusterCommands, Command, make_executor, parse_options
+from talking_heads.workbook.cluster import (
+    PORTS,
+    ClusterCommands,
+    Command,
+    make_executor,
+    parse_options,
+    port_of,
+)
 from talking_heads.workbook.stages import Job
 from test_shards import assert_same_corpus
 
@@ -44,27 +51,28 @@ def split_of(identity):
     return of_source(identity, "", "voxceleb2")
 
 
-def kill_when_it_works(out, killed):
-    """Kill the process of the slow shard once it has begun to prepare."""
+def end_when_it_works(out, number, ended):
+    """End the process of the slow shard with a signal once it has begun to prepare."""
     part, words = out / "manifest-2of4.jsonl", ["--shard", "2/4"]
     while not part.exists():
         time.sleep(0.01)
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [])[-2:] == words and str(out) in process.info["cmdline"]:
-            os.kill(process.pid, signal.SIGKILL)
-            killed.append(process.pid)
+            os.kill(process.pid, number)
+            ended.append(process.pid)
 
 
-def test_four_shards_of_which_one_is_killed_are_the_corpus_of_one_run(source, tmp_path):
-    settings, lines, killed = Settings(16, 4), [], []
+@pytest.mark.parametrize("number, word", [(signal.SIGKILL, "killed"), (signal.SIGTERM, "preempted")])
+def test_four_shards_of_which_one_is_ended_are_the_corpus_of_one_run(source, tmp_path, number, word):
+    settings, lines, ended = Settings(16, 4), [], []
     prepare.prepare(source, tmp_path / "whole", settings, "voxceleb2", workers=1, quiet=True)
     out = tmp_path / "out"
     command = ("prepare", str(source), str(out), "--size", "16", "--frames-per-video", "4")
     command += ("--layout", "voxceleb2", "--workers", "1", "--device", "cpu")
     job = Job("prepare", "", command=command, shards=True, merges=True)
-    threading.Thread(target=kill_when_it_works, args=(out, killed), daemon=True).start()
+    threading.Thread(target=end_when_it_works, args=(out, number, ended), daemon=True).start()
     assert ClusterCommands(folder=tmp_path / "logs").execute(job, lines.append) == ""
-    assert len(killed) == 1 and "  prepare --shard 2/4 was killed, submitted again" in lines
+    assert len(ended) == 1 and f"  prepare --shard 2/4 was {word}, submitted again" in lines
     assert [line for line in lines if line.endswith("done")] == [
         f"  prepare {n}/4 done" for n in (1, 2, 3, 4)
     ]
@@ -105,6 +113,11 @@ def test_a_run_checks_the_clusters_options_before_it_plans(tmp_path):
     options = Options(cluster="local", cluster_options="x", dry_run=True, device="cpu")
     with pytest.raises(ValueError, match="'x' is no option"):
         run_profile(config.load("voxceleb1"), options, places)
+
+
+def test_jobs_on_one_node_have_different_ports():
+    assert port_of("1234567_3") in PORTS and port_of("") in PORTS
+    assert len({port_of(f"{1234567 + number}") for number in range(100)}) == 100
 
 
 def test_several_nodes_meet_at_the_first_one(monkeypatch):

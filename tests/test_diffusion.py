@@ -131,6 +131,28 @@ def test_the_bound_is_a_divergence_of_normal_distributions(schedule):
     torch.testing.assert_close(bound, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "velocity"])
+def test_the_bound_of_the_first_step_is_the_likelihood_of_the_levels(schedule, prediction):
+    """-log₂ of the probability of each level of uint8 under the predicted normal distribution; L_0."""
+    levels = torch.tensor([0, 1, 77, 128, 254, 255]).reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
+    x_0, t = levels / 127.5 - 1, torch.zeros(1, dtype=torch.long)
+    noise, nu = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)), 0.3
+    x_t = q_sample(schedule, x_0, t, noise)
+    guess = noise + 0.5  # of the network: not the true noise
+    alpha_bar = float(schedule.alpha_bar[0])
+    mean = (x_t - (1 - alpha_bar) ** 0.5 * guess) / alpha_bar**0.5
+    target = guess if prediction == "epsilon" else velocity(schedule, mean, t, guess)
+    log_variance = learned_log_variance(schedule, torch.full_like(x_0, nu), t)
+    normal = Normal(mean.double(), (0.5 * log_variance).exp().double())
+    above = torch.where(levels == 255, 1.0, normal.cdf(x_0.double() + 1 / 255))
+    below = torch.where(levels == 0, 0.0, normal.cdf(x_0.double() - 1 / 255))
+    expected = -(above - below).log2().mean()
+    output = torch.cat([target, torch.full_like(x_0, nu)], 1)
+    bound = losses.variational_bound(schedule, output, x_0, x_t, t, prediction)
+    assert 0.5 < expected < 12
+    torch.testing.assert_close(bound, expected.float()[None], rtol=1e-3, atol=1e-4)
+
+
 def test_the_bound_trains_the_variance_alone(schedule):
     output = torch.cat([frames(2), frames(2, 1)], 1).requires_grad_()
     t = torch.tensor([100, 0])
@@ -220,6 +242,25 @@ def test_ddpm_samples_have_the_distribution_of_the_data():
         assert samples.mean().item() == pytest.approx(MEAN, abs=0.003)
         # the last step adds no noise, so that a little of the spread is lost
         assert samples.std().item() == pytest.approx(STD, rel=0.03)
+
+
+def test_a_step_of_ddpm_is_algorithm_2():
+    """With the learned variance, in the middle of a respaced schedule."""
+    respaced, x, z = cosine_schedule(T, 3), frames(2, 1), frames(2, 2)
+    epsilon, nu, visited = frames(2, 3), 0.5, []
+
+    def denoise(x_t, t):
+        visited.append(x_t)
+        output = torch.cat([epsilon, torch.full_like(epsilon, nu)], 1)
+        return interpret(respaced, output, x_t, t, "epsilon", clamp=False)
+
+    sampling.ddpm(denoise, x, respaced, lambda like: z)
+    first, middle = np.cumprod(1 - cosine_betas(T))[[0, 500]]
+    alpha = middle / first  # of the step from 500 to 0
+    beta, posterior = 1 - alpha, (1 - first) / (1 - middle) * (1 - alpha)
+    sigma = math.exp(0.5 * (0.75 * math.log(beta) + 0.25 * math.log(posterior)))
+    mean = (visited[1] - beta / math.sqrt(1 - middle) * epsilon) / math.sqrt(alpha)
+    torch.testing.assert_close(visited[2], (mean + sigma * z).float(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_of_ddim_is_equation_12():

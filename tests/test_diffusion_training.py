@@ -218,7 +218,7 @@ def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begi
     conditions = learner.conditions(windows, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     torch.rand((), generator=generator)  # whether this batch has a rollout
-    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0, motion_noise=0.0)
+    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0, motion_noise=0.0, identity_every=0)
     sampler = Generator(learner.ema, learner.section.model_copy(update={"sampling": sampling}))
     motion = windows.motion.clone()
     for k in (0, 1):
@@ -499,6 +499,15 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
         epsilon = noise + guidance * 0.05
         signal, sigma = schedule.alpha_bar[0].sqrt(), (1 - schedule.alpha_bar[0]).sqrt()
         torch.testing.assert_close(frame, ((noise - sigma * epsilon) / signal).clamp(-1, 1).float())
+
+
+def test_the_identity_frame_returns_among_the_motion_frames(recorded):
+    network, frames = recorded({"sampling.identity_every": 3}, count=5)
+    motion = [x[:, 3:9] for x, *_ in network.calls[::2]]  # two steps a frame
+    identity = motion[0][:, :3]
+    assert torch.equal(motion[2], torch.cat([frames[0], frames[1]], 1))
+    assert torch.equal(motion[3], torch.cat([identity, frames[2]], 1)), "after three frames"
+    assert torch.equal(motion[4], torch.cat([frames[2], frames[3]], 1))
 
 
 def test_motion_frames_get_noise_of_a_known_level(profile):

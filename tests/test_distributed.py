@@ -301,9 +301,9 @@ LOST = "error: another process of this training has ended; its last checkpoint i
             "error: no room",
             2,
         ),
-        (["E0101 exitcode -9", LOST, LOST], LOST, 2),
+        (["E0101 exitcode -9", LOST, LOST], LOST, 137),
         (["stopped by SIGTERM: step 3 is saved", LOST], "stopped by SIGTERM: step 3 is saved", 143),
-        (["Segmentation fault"], f"{KILLED}\nSegmentation fault", 2),
+        (["Segmentation fault"], f"{KILLED}\nSegmentation fault", 137),
     ],
 )
 def test_of_all_that_processes_write_the_cause_is_printed_once(capsys, lines, printed, status):

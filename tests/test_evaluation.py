@@ -327,6 +327,18 @@ def evaluated(tmp_path_factory, profile, extractors):
     return Evaluated(store, compute(), compute, rows, profile)
 
 
+@pytest.mark.parametrize("damage", ["no cell", "cut", "changed"])
+def test_a_damaged_cell_is_named(evaluated, tmp_path, damage):
+    path = tmp_path / evaluated.paths[0].name
+    content = bytearray(evaluated.paths[0].read_bytes())
+    if damage == "changed":
+        content[len(content) // 2] ^= 0xFF
+    path.write_bytes({"no cell": b"nothing", "cut": bytes(content[:-100])}.get(damage, bytes(content)))
+    error = f"{path.name}: a damaged cell of the evaluation .* delete it"
+    with pytest.raises(ValueError, match=error), protocol.opened_cell(path) as cell:
+        dict(cell)
+
+
 def draws(ablation, name):
     """What an ablation puts in place of ``name``, for 3000 seeds: (3000, d)."""
     return torch.stack([getattr(ablation(seed), name).detach().flatten() for seed in range(3000)])

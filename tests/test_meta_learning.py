@@ -15,6 +15,7 @@ import torch
 from processes import start, wait_for_rows
 from scalar_reads import ScalarReads
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, Subset
 from talking_heads.data.frames import to_tensor
@@ -552,6 +553,23 @@ def test_weights_name_the_commit_of_every_slice(profile, begin, videos, extracto
     assert trained_slices(path) == [(0, "not recorded"), (3, "bbb")], "a slice without steps is not listed"
     content = path.read_bytes()
     assert trainings.train(begin(half)) == path and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("variant, status", [("ft", 2), ("no-match", 0)])
+def test_a_training_that_collapses_fails_unless_it_is_an_ablation(
+    videos, tmp_path, monkeypatch, capsys, variant, status
+):
+    def collapse(*_, **__):
+        raise Collapsed("step 2: cnt not finite")
+
+    data = trainings.TrainingData(videos, videos, {"videos": len(videos)})
+    monkeypatch.setattr(trainings, "training_data", lambda *_: data)
+    monkeypatch.setattr(loop, "train", collapse)
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    command = ["meta-learn", "--profile", "smoke", "--variant", variant, "--device", "cpu"]
+    assert main([*places, *command]) == status
+    error = f"error: the training of {variant} has collapsed: step 2: cnt not finite\n"
+    assert capsys.readouterr().err == (error if status else "")
 
 
 def test_ff_begins_with_the_content_steps_of_ft(profile, begin, tmp_path):

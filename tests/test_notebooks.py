@@ -120,7 +120,7 @@ def test_the_smoke_run_prints_its_table_and_the_place_of_the_report(smoke):
 
 
 def test_clips_play_with_their_sound(smoke):
-    for name in ("puppeteering", "same_person", "sixteen", "astronaut"):
+    for name in ("puppeteering", "same_person", "sixteen", "astronaut", "talking", "own_sound"):
         clip = video.read(smoke[0] / f"clips/{name}.mp4")
         assert len(clip.frames) > 1
         assert np.abs(clip.sound).max() > 0
@@ -159,6 +159,8 @@ def test_records_have_their_provenance(smoke):
         "track error, adapted against raw",
         "gaze error, pupils against 68 points",
     } <= {record["name"] for record in records}
+    talking = {record["name"] for record in records if record["method"] == "Diffused Heads"}
+    assert talking >= {"PSNR", "SSIM", "LMD, normalised", "mouth opening", "CSIM-judge"}
 
 
 def test_the_report_needs_no_network_and_executed_notebooks_have_no_paths(smoke):

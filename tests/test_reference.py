@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 from talking_heads import config
 from talking_heads.experiments.diffused import acceptance
+from talking_heads.experiments.diffused.weights import load_model
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.chapters import CHAPTERS
 from talking_heads.experiments.few_shot.explanations import NO_CAUSE
@@ -29,7 +32,7 @@ RESULTS = CHECKOUT / "results"
 REFERENCE = RESULTS / "reference"
 PROFILE = config.load("laptop")
 SMALL_NETWORKS = ("ft", "ff", "attributes", "people", "identity", "landmarks")  # at most 25 MB together
-PROVENANCE = ("profile", "seed", "steps", "of", "commit", "command", "people", "lineage", "extractors")
+PROVENANCE = ("profile", "seed", "step", "of", "commit", "command", "people", "lineage")
 NO_CAUSES = (NO_CAUSE, "No cause was found among what is measured here.")  # now, and when the reference ran
 FETCHED = ("FID", "KID", "CSIM", "USER")  # metrics that need fetched networks, or raters
 
@@ -57,7 +60,7 @@ def table1() -> pd.DataFrame:
 def test_reference_weights_fit_and_state_their_provenance(variant):
     assert variant in load_all(PROFILE, "reference", RESULTS, only=[variant]).networks
     metadata = load_weights(weights_path(PROFILE, variant, "reference", RESULTS))[1]
-    assert metadata.keys() >= set(PROVENANCE) and metadata["variant"] == variant
+    assert metadata.keys() >= {*PROVENANCE, "extractors"} and metadata["variant"] == variant
     embedded = {name: embedded_digest(name) for name in PROFILE.few_shot.losses.extractors}
     assert metadata["extractors"] == embedded, "trained with other feature networks than the package's"
 
@@ -143,6 +146,15 @@ def test_reference_tables_name_their_weights(table1):
 
 
 # -- Diffused Heads --------------------------------------------------------------------------------
+def test_the_committed_diffusion_model_fits_and_states_its_provenance():
+    path = REFERENCE / "weights/diffusion.safetensors"
+    assert path.stat().st_size <= 12e6
+    for name in ("laptop", "laptop-full"):
+        metadata = load_model(config.load(name), "reference", RESULTS).metadata
+    assert metadata.keys() >= set(PROVENANCE) and metadata["step"] == metadata["of"]
+    assert {value.dtype for value in load_file(path).values()} == {torch.float16}
+
+
 MISSED = {  # criteria that the weights do not meet, with the reason
     "CSIM-judge, first two seconds": "0.750; identity drifts (docs/notes/diffusion.md)",
     "CSIM-judge, whole clip minus first second": "-0.119; identity drifts",

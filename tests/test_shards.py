@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from films import film as write_film
-from processes import start
+from processes import start, wait_until
 from talking_heads.__main__ import main
 from talking_heads.data import planning, prepare
 from talking_heads.data.manifest import INDEX, MANIFEST
@@ -163,6 +164,25 @@ def test_processes_killed_at_any_moment_lose_and_double_nothing(source, whole, t
     for number in range(shards if shards > 1 else 0):
         prepare_in_a_process(source, out, Shard(number, shards))
     prepare_in_a_process(source, out, None)
+    assert_same_corpus(out, whole)
+
+
+def prepare_with_workers(source, out):
+    prepare.prepare(source, out, SETTINGS, "voxceleb2", workers=2, quiet=True)
+
+
+def test_workers_of_a_killed_run_end_with_it(source, whole, tmp_path):
+    """So that the next run has the folder for itself."""
+    out = tmp_path / "out"
+    process = start(prepare_with_workers, source, out)
+    parent = psutil.Process(process.pid)
+    wait_until(lambda: list(out.glob("*/*/*/*")))
+    workers = parent.children(recursive=True)
+    process.kill()
+    process.join()
+    assert len(workers) >= 2
+    wait_until(lambda: not any(worker.is_running() for worker in workers), 10)
+    prepare_with_workers(source, out)
     assert_same_corpus(out, whole)
 
 

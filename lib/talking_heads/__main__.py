@@ -59,6 +59,7 @@ def judges(args: argparse.Namespace) -> None:
 def meta_learn(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.experiments.few_shot import trainings
+    from talking_heads.few_shot.meta_learning import ABLATED
     from talking_heads.training import distributed, launch, loop
 
     profile = config.load(args.profile)
@@ -76,6 +77,8 @@ def meta_learn(args: argparse.Namespace) -> int:
         with run.recording():
             loop.train(run.learner, run.folder, seconds=args.minutes * 60, watch=run.watch)
         run.export()
+    if "collapsed" in run.metadata and args.variant not in ABLATED:
+        raise RuntimeError(f"the training of {args.variant} has collapsed: {run.metadata['collapsed']}")
     return 0
 
 

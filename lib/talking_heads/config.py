@@ -255,6 +255,9 @@ class Sampling(Section):
     steps: Positive
     guidance: Amount  # of the sound; 1 for none, as in the paper
     motion_noise: Share  # level of noise on motion frames (Ho et al. 2022); 0 for none, as in the paper
+    # frames after which the identity frame takes the place of the oldest motion frame; 0 for never, as in the
+    # paper's text; the authors' code does it after 15
+    identity_every: Count
 
 
 class TalkingProtocol(Section):

@@ -11,6 +11,7 @@ from secrets import token_hex
 
 from filelock import FileLock, Timeout
 
+SIGKILL_STATUS = 137  # of a program one of whose processes was killed
 SIGTERM_STATUS = 143  # of a program that SIGTERM ended after it had saved its state
 
 

@@ -4,6 +4,9 @@ Procedural speakers, your own clips, VoxCeleb1 and VoxCeleb2 are all prepared by
 parallel; an interrupted run continues where it stopped. Several machines prepare shards of one corpus.
 """
 
+import os
+import threading
+import time
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -154,14 +157,18 @@ def _prepare_all(
     Threads decode and write while the detector waits for a batch of frames.
     """
     if len(complete) > 4 and workers != 1:
+        count, context = workers or cores(), get_context("spawn")
+        executor = ProcessPoolExecutor(count, context, _end_with, (os.getpid(),))
         try:
-            with ProcessPoolExecutor(workers or cores(), mp_context=get_context("spawn")) as executor:
-                yield from executor.map(_prepare_job, complete, chunksize=4)
+            for future in as_completed([executor.submit(_prepare_job, job) for job in complete]):
+                yield future.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "a worker was killed, probably because memory ran out; finished videos are kept: "
                 "run the same command again, with --workers 1"
             ) from error
+        finally:
+            executor.shutdown(cancel_futures=True)
     else:
         yield from map(_prepare_job, complete)
     if not incomplete:
@@ -175,6 +182,17 @@ def _prepare_all(
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
         shared.close()
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent is killed, whose folder another run may then write."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_job(job: Job) -> list[dict]:

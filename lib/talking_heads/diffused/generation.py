@@ -89,25 +89,27 @@ class Generator:
         """
         motion = self.first_motion(identity)
         for k, frame in enumerate(earlier):
-            motion = push(motion, frame if truth is None else truth[:, k])
+            motion = self.following(motion, frame if truth is None else truth[:, k], identity, k)
         for k in range(len(earlier), audio.shape[1]):
             frame = self.next_frame(identity, motion, audio[:, k], seeds, k)
-            motion = push(motion, frame if truth is None else truth[:, k])
+            motion = self.following(motion, frame if truth is None else truth[:, k], identity, k)
             yield frame
 
     def first_motion(self, identity: Tensor) -> list[Tensor]:
         """The motion frames of the first frame: copies of the identity frame."""
         return [identity] * self.section.conditions.motion_frames
 
+    def following(self, motion: list[Tensor], newest: Tensor, identity: Tensor, number: int) -> list[Tensor]:
+        """The motion frames after frame ``number``, which is ``newest``."""
+        motion, every = [*motion, newest][1:], self.section.sampling.identity_every
+        if motion and every and (number + 1) % every == 0:
+            motion[0] = identity
+        return motion
+
 
 def clip_seeds(seed: int, numbers: Iterable[int]) -> list[int]:
     """The seeds of the noise of clips with these numbers."""
     return [seed * SEED_STRIDE + number for number in numbers]
-
-
-def push(motion: list[Tensor], newest: Tensor) -> list[Tensor]:
-    """The motion frames of the next frame, as many as before."""
-    return [*motion, newest][1:] if motion else []
 
 
 def lookahead_seconds(section: Diffused) -> float:
@@ -137,6 +139,6 @@ def stream(
             with torch.no_grad():
                 audio = encoder(heard[None].to(identity.device))
             frame = generator.next_frame(identity, motion, audio, [seed], k)
-            motion = push(motion, frame)
+            motion = generator.following(motion, frame, identity, k)
             yield frame
             k += 1

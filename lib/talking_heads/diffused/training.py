@@ -200,7 +200,9 @@ class DiffusionLearner:
         Copies of the identity frame remain: they stand for frames before the beginning of a clip.
         """
         training, count = self.section.training, self.section.conditions.motion_frames
-        sampling = Sampling(sampler="ddim", steps=training.rollout_steps, guidance=1.0, motion_noise=0.0)
+        sampling = Sampling(
+            sampler="ddim", steps=training.rollout_steps, guidance=1.0, motion_noise=0.0, identity_every=0
+        )
         sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
 
         def draw(like: Tensor) -> Tensor:

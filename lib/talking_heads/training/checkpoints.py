@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,8 @@ def save_checkpoint(path: Path, state: dict) -> None:
     try:
         with replacing(path) as temporary:
             torch.save(state, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # a checkpoint that a crash of the machine empties replaces none
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
         cause = getattr(error, "strerror", None) or "is the disk full?"
         raise OSError(

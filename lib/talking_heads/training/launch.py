@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from talking_heads.files import SIGTERM_STATUS, stated_causes
+from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS, stated_causes
 from talking_heads.training.distributed import started_by_torchrun
 
 LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
@@ -71,6 +71,8 @@ def report(lines: Sequence[str]) -> int:
     stated = stated_causes(lines)
     lost = [line for line in stated if "another process of this training has ended" in line]
     killed = ["error: a process of this training was killed; run the same command again"]
-    causes = [line for line in stated if line not in lost] or lost[:1] or [*killed, *lines[-LAST_LINES:]]
-    print("\n".join(causes), file=sys.stderr)
-    return SIGTERM_STATUS if causes and causes[0].startswith("stopped by SIGTERM") else 2
+    causes = [line for line in stated if line not in lost]
+    print("\n".join(causes or lost[:1] or [*killed, *lines[-LAST_LINES:]]), file=sys.stderr)
+    if not causes:
+        return SIGKILL_STATUS
+    return SIGTERM_STATUS if causes[0].startswith("stopped by SIGTERM") else 2

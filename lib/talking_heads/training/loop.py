@@ -80,9 +80,9 @@ def train(
     saved = reported = start
     stop, terminated = seconds <= 0, False
     with (
+        noticing_termination() as termination,  # until everything is written
         (folder / LOG if main else Path(os.devnull)).open("a", encoding="utf-8") as log,
         CheckpointWriter() as writer,
-        noticing_termination() as termination,
     ):
         while learner.step < until and not stop:
             row = learner.train_step()
@@ -107,6 +107,8 @@ def train(
                 save(learner, folder, CHECKPOINT, writer)
         log.flush()
         save(learner, folder, CHECKPOINT, writer)
+        writer.wait()
+        distributed.gather(learner.step)  # no rank ends, and torchrun the others, before rank 0 has written
     if terminated:
         raise Preempted(
             f"stopped by SIGTERM: step {learner.step} is saved in {folder}; the same command goes on there"

@@ -4,6 +4,7 @@ A job that SLURM preempts gets SIGTERM, saves its state and is queued again. A s
 submitted again; the others are not.
 """
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talking_heads.devices import cores
-from talking_heads.files import SIGTERM_STATUS
+from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS
 from talking_heads.workbook.jobs import PATIENCE, Commands, Report, end, fault, start
 from talking_heads.workbook.stages import Job
 
@@ -19,7 +20,7 @@ ATTEMPTS = 3  # submissions of a shard that is killed
 MINUTES = 7 * 24 * 60  # of a job, unless the site's options say less
 POLL = 1.0  # seconds
 AGAIN = "preempted"
-PORT = 29_500  # at which processes of several nodes meet
+PORTS = range(29_500, 39_500)  # at which processes of several nodes meet, one for each job
 OWN_OPTIONS = ("timeout_min", "gpus_per_node", "nodes", "cpus_per_task", "mem_gb", "tasks_per_node", "name")
 
 
@@ -40,7 +41,7 @@ class Command:
         place, environment = submitit.JobEnvironment(), dict(self.environment)
         if place.num_nodes > 1:
             environment["TALKING_HEADS_NODES"] = str(place.num_nodes)
-            environment["TALKING_HEADS_MEET"] = f"{place.hostnames[0]}:{PORT}"
+            environment["TALKING_HEADS_MEET"] = f"{place.hostnames[0]}:{port_of(place.job_id)}"
         self.process = start(self.words, environment)
         assert self.process.stdout is not None
         try:
@@ -51,9 +52,9 @@ class Command:
         except BaseException:
             end(self.process)
             raise
-        if status == SIGTERM_STATUS:
+        if status in (SIGTERM_STATUS, -signal.SIGTERM):
             return AGAIN
-        if status < 0:  # killed: it may be submitted again
+        if status < 0 or status == SIGKILL_STATUS:  # killed: it may be submitted again
             raise RuntimeError(fault(lines, status))
         return fault(lines, status) if status else ""
 
@@ -63,6 +64,12 @@ class Command:
 
         end(self.process)
         return submitit.helpers.DelayedSubmission(Command(self.words, self.environment))
+
+
+def port_of(job: str) -> int:
+    """The port of a job, by its number, so that jobs that share a node do not meet each other."""
+    digits = "".join(filter(str.isdecimal, job))
+    return PORTS[int(digits or 0) % len(PORTS)]
 
 
 def parse_options(text: str) -> dict[str, str | int]:

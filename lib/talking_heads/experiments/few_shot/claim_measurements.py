@@ -18,7 +18,7 @@ from talking_heads.experiments.few_shot.claim_parts import (
     frame_means,
     mean_distance,
 )
-from talking_heads.experiments.few_shot.protocol import Cell, per_identity, tuning_logs
+from talking_heads.experiments.few_shot.protocol import Cell, opened_cell, per_identity, tuning_logs
 from talking_heads.judges import use as judges
 from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed
 from talking_heads.metrics.landmarks import landmark_error
@@ -128,7 +128,7 @@ def collect(evidence: Evidence, cells: Sequence[Path], device: str | torch.devic
     errors = []
     for path in paths:
         if Cell.of(path).seed == 0:
-            with np.load(path) as cell:
+            with opened_cell(path) as cell:
                 landmarks = judges.find_landmarks(cell["truth"], device)
                 errors.append(landmark_error(landmarks, cell["points"]).mean())
     fine_tuned = (methods.AFTER, methods.OURS, *methods.ABLATIONS)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from talking_heads.experiments.few_shot.protocol import Cell
+from talking_heads.experiments.few_shot.protocol import Cell, opened_cell
 from talking_heads.workbook.figures import sheet
 
 MOST = 6  # identities in a figure
@@ -35,7 +35,7 @@ def comparison(cells: Sequence[Path], methods: Sequence[str], title: str = "") -
     """Rows as in the paper's Figures 3 and 4: T, source, ground truth, and the methods that are there."""
     rows, labels = [], []
     for path in cells:
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             middle = len(cell["truth"]) // 2
             blank = np.full_like(cell["source"], BLANK)
             generated = [cell[name][middle] if name in cell else blank for name in methods]

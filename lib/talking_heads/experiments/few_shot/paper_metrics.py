@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from talking_heads.experiments.few_shot.protocol import Cell, Features, concatenate, measured_in
+from talking_heads.experiments.few_shot.protocol import (
+    Cell,
+    Features,
+    concatenate,
+    measured_in,
+    opened_cell,
+)
 from talking_heads.metrics import distances, inception
 from talking_heads.metrics.statistics import identity_means, per_seed
 
@@ -66,7 +72,7 @@ def measure(paths: Sequence[Path], names: Sequence[str], device: str | torch.dev
     true: dict[tuple[str, int], tuple[np.ndarray, Any, Any]] = {}
     for path in paths if network or session else ():
         which = Cell.of(path)
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             truth, points, video = cell["truth"], cell["points"], (which.identity, which.video)
             if video not in true or not np.array_equal(true[video][0], truth):
                 true_inception = inception.inception_features(truth, network) if network else None

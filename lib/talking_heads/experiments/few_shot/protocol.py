@@ -7,11 +7,14 @@ from them.
 """
 
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -252,10 +255,25 @@ def losses_of(name: str) -> str:
     return f"losses of {name}"
 
 
+@contextmanager
+def opened_cell(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a cell. Raises ValueError, which names the file, where it is damaged."""
+    remedy = "delete it and run the same command again, which computes it anew"
+    try:
+        opened = np.load(path)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path}: a damaged cell of the evaluation ({error}); {remedy}") from error
+    try:
+        with opened as cell:
+            yield cell
+    except (BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: a damaged cell of the evaluation ({error}); {remedy}") from error
+
+
 def add_to_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Add arrays to a cell, which is made if it is not there."""
     if path.exists():
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             arrays = {**cell, **arrays}
     save_cell(path, arrays)
 
@@ -268,11 +286,11 @@ def save_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def drop_stale(path: Path, methods: Sequence[Method]) -> None:
     """Remove from a cell the frames of these methods that have another key."""
-    with np.load(path) as cell:
+    with opened_cell(path) as cell:
         stale = {m.name for m in methods if key_of(m.name) in cell and str(cell[key_of(m.name)]) != m.key}
         if not stale:
             return
-        kept = {name: cell[name] for name in cell.files if name.split(" of ", 1)[-1] not in stale}
+        kept = {name: cell[name] for name in cell if name.split(" of ", 1)[-1] not in stale}
     save_cell(path, kept)
 
 
@@ -280,7 +298,7 @@ def missing_in(path: Path, methods: Sequence[Method]) -> list[Method]:
     """The methods whose frames, of their present key, a cell does not hold."""
     if not path.exists():
         return list(methods)
-    with np.load(path) as cell:
+    with opened_cell(path) as cell:
         return [m for m in methods if key_of(m.name) not in cell or str(cell[key_of(m.name)]) != m.key]
 
 
@@ -359,7 +377,7 @@ def measure(
     true: dict[tuple[str, int], Judged] = {}
     for path in paths:
         which = Cell.of(path)
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             points, far = cell["points"], cell["pose distance"]
             video = which.identity, which.video
             if video not in true or not np.array_equal(true[video].images, cell["truth"]):
@@ -403,7 +421,7 @@ def tuning_logs(paths: Sequence[Path], names: Sequence[str]) -> dict[str, pd.Dat
     logs: dict[str, list[pd.DataFrame]] = {}
     for path in paths:
         which = Cell.of(path)
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             for name in names:
                 if losses_of(name) not in cell or not len(cell[losses_of(name)]):
                     continue
@@ -440,7 +458,7 @@ def fakes(
     frames: dict[str, dict[str, np.ndarray]] = {}
     for path in paths:
         which = Cell.of(path)
-        with np.load(path) as cell:
+        with opened_cell(path) as cell:
             for name in names:
                 if name not in cell:
                     continue
