@@ -431,6 +431,18 @@ def test_jobs_of_one_system_have_only_its_chapters(tmp_path, capsys, profile):
     assert "05_comparison" in printed and "22_talking" not in printed
 
 
+@pytest.mark.parametrize("profile, videos", [("voxceleb1", True), ("laptop", False)])
+def test_a_dry_run_prints_what_is_missing(tmp_path, monkeypatch, capsys, profile, videos):
+    for variable in ("TORCH_HOME", "TALKING_HEADS_WEIGHTS"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")
+    assert run_profile(config.load(profile), Options(dry_run=True, device="cpu"), places) == 0
+    printed = capsys.readouterr().out
+    assert "missing: pt_inception-2015-12-05-6726825d.pth for FID and KID" in printed
+    for part in ("missing: your videos at", "missing: 2DFAN4-11f355bf06.pth.tar for landmarks", "s3fd"):
+        assert (part in printed) == videos
+
+
 def test_a_change_of_the_diffusion_weights_makes_only_its_chapters_due(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "COMMITTED", tmp_path)
     places = Places(tmp_path / "data", tmp_path / "results", ROOT / "notebooks")

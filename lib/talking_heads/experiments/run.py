@@ -22,7 +22,7 @@ from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness
-from talking_heads.nn.pretrained import PRETRAINED, path_of, status
+from talking_heads.nn.pretrained import FACE_ALIGNMENT, PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook import runner
 from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse_options
@@ -260,8 +260,10 @@ def print_missing(profile: Profile, weights: str, places: Places) -> None:
     if profile.data.source == "videos" and not (folder / "videos").is_dir():
         print(f"  missing: your videos at {folder / 'videos'}")
     print(f"  {describe_weights(profile, weights, places.results)}")
+    needed = {*profile.few_shot.losses.extractors, *OF_PAPER_METRICS}
+    if profile.data.source == "videos":  # without landmarks beside them
+        needed.update(FACE_ALIGNMENT)
     for name, network in PRETRAINED.items():
-        needed = name in profile.few_shot.losses.extractors or name in OF_PAPER_METRICS
-        if needed and status(name) != "here":
+        if name in needed and status(name) != "here":
             command = f"python -m talking_heads weights fetch {name}"
             print(f"  {status(name)}: {network.file} for {network.used_for}; {command}")
