@@ -412,7 +412,7 @@ def test_sampling_is_chosen_on_validation_identities(untrained, tmp_path, monkey
         "SAMPLERS": ("ddim",),
         "STEPS": (2, 3),
         "GUIDANCES": (1.0, 2.0),
-        "MOTION_NOISES": (0.1, 0.9),
+        "MOTION_NOISES": (0.1, 1.5),  # no network is trained with the second
     }
     for name, values in candidates.items():
         monkeypatch.setattr(search, name, values)
@@ -420,10 +420,10 @@ def test_sampling_is_chosen_on_validation_identities(untrained, tmp_path, monkey
     table = search.search(*arguments)
     own = profile.diffused.sampling
     assert table[list(own.model_dump())].to_numpy().tolist() == [
-        ["ddim", 2, own.guidance, own.motion_noise],
-        ["ddim", 3, own.guidance, own.motion_noise],
-        [own.sampler, own.steps, 1.0, 0.1],
-        [own.sampler, own.steps, 2.0, 0.1],
+        ["ddim", 2, own.guidance, own.motion_noise, own.identity_every],
+        ["ddim", 3, own.guidance, own.motion_noise, own.identity_every],
+        [own.sampler, own.steps, 1.0, 0.1, own.identity_every],
+        [own.sampler, own.steps, 2.0, 0.1, own.identity_every],
     ]
     assert (table[f"{protocol.LMD}, low"] < table[protocol.LMD]).all() and (table["identities"] == 2).all()
     assert len(pd.read_csv(tmp_path / "smoke/tables/sampling_search.csv")) == 4
