@@ -35,6 +35,7 @@ from talking_heads.few_shot.meta_learning import (
     loss_weights,
 )
 from talking_heads.few_shot.networks.build import restore_networks
+from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
@@ -310,6 +311,44 @@ def assert_equal_states(a, b):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
     for net, other in zip(a.ema, b.ema, strict=True):
         assert equal_parameters(net, other)
+
+
+class Table:
+    """W of 100 videos, its optimiser, and steps that draw some of them."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.w = torch.nn.Embedding(100, 4, sparse=True)
+        self.optimiser = torch.optim.SparseAdam([self.w.weight], lr=0.1)
+        self.saved = VideoTable(self.w, self.optimiser, 100)
+
+    def step(self, rows):
+        self.optimiser.zero_grad()
+        self.w(torch.tensor(rows)).pow(2).sum().backward()
+        self.optimiser.step()
+        self.saved.mark(torch.tensor(rows))
+
+
+def test_a_checkpoint_has_the_changed_columns_of_w_and_all_of_them_now_and_then(tmp_path):
+    """From both together a training goes on exactly."""
+    table = Table()
+    table.step([4])
+    first = table.saved.state(tmp_path, 1)
+    assert first["changes"][0][0].tolist() == [4] and not list(tmp_path.iterdir())
+    table.step(list(range(0, 100, 4)))  # more than an eighth
+    table.saved.state(tmp_path, 2)
+    for number, rows in ((3, [3]), (4, [7, 3])):
+        table.step(rows)
+        state = table.saved.state(tmp_path, number)
+    assert state["changes"][0][0].tolist() == [3, 7]
+    assert [path.name for path in tmp_path.iterdir()] == ["table-step2-0of1.pt"]
+    resumed, begun, other = Table(), Table(), Table()
+    resumed.saved.restore(state, tmp_path)
+    begun.saved.restore(first, tmp_path)
+    other.step([4])
+    for one in (table, resumed, begun, other):
+        one.step([4, 7, 50])
+    assert torch.equal(resumed.w.weight, table.w.weight) and torch.equal(begun.w.weight, other.w.weight)
 
 
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(profile, videos, extractors, tmp_path):
