@@ -120,6 +120,14 @@ def test_jobs_on_one_node_have_different_ports():
     assert len({port_of(f"{1234567 + number}") for number in range(100)}) == 100
 
 
+def test_a_training_takes_all_visible_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    counts = [launch.rank_count(*arguments) for arguments in ((None, "auto"), (2, "cuda"), (None, "cpu"))]
+    assert counts == [8, 2, 0]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert launch.rank_count(None, "cuda") == 0, "one trains in this process"
+
+
 def test_several_nodes_meet_at_the_first_one(monkeypatch):
     assert launch.rendezvous() == ["--standalone"]
     monkeypatch.setenv("TALKING_HEADS_NODES", "2")
