@@ -65,8 +65,8 @@ def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
     layout = profile.data.layout if profile.data.source == "videos" else ""
 
     def differ(a: int, b: int) -> bool:
-        said = [utterance_of(clips.name(number), layout) for number in (a, b)]
-        return clips.identity(a) != clips.identity(b) and (said[0] != said[1] or not said[0])
+        first, second = (utterance_of(clips.name(number), layout) for number in (a, b))
+        return clips.identity(a) != clips.identity(b) and (first != second or not first)
 
     found = []
     for k, number in enumerate(chosen):
