@@ -85,6 +85,9 @@ class RenderedVideos:
     def identity(self, video):
         return str(video // 2)
 
+    def name(self, video):
+        return str(video % 2)
+
     def read(self, video, frames, pupils=False):
         clip = self.clips[video]
         points = np.concatenate([clip.landmarks, clip.pupils], 1)

@@ -254,6 +254,8 @@ def test_a_checkpoint_of_other_videos_is_refused(profile, videos, variant, tmp_p
     state = training.BaselineLearner(profile, variant, videos, []).state(tmp_path)
     with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
         training.BaselineLearner(profile, variant, Subset(videos, [0, 1, 2]), []).restore(state, tmp_path)
+    with pytest.raises(ValueError, match="trained on 4 videos of other names"):
+        training.BaselineLearner(profile, variant, Subset(videos, [0, 2, 1, 3]), []).restore(state, tmp_path)
 
 
 @VARIANTS

@@ -87,6 +87,25 @@ def test_what_a_shard_says_ends_it_and_is_passed_on(tmp_path):
     assert f"logs in {tmp_path / 'evaluate'}" in error
 
 
+def test_a_run_that_is_started_again_submits_what_is_missing(tmp_path):
+    """Of two commands one ends with an error; the other one is submitted again for another key alone."""
+    commands, lines = ClusterCommands(folder=tmp_path), []
+    pair = [("sizes", "--profile", name) for name in ("smoke", "nowhere")]
+    counts = []
+    for key in ("a", "a", "b"):
+        assert "unknown profile 'nowhere'" in commands.run_array("sizes", pair, {}, lines.append, key)
+        counts.append(len(list((tmp_path / "sizes").glob("*_submitted.pkl"))))
+    assert counts == [2, 3, 5]
+    assert lines.count("  sizes 1 of 2 submitted by an earlier run") == 1
+
+
+def test_a_run_after_one_that_succeeded_submits_everything(tmp_path):
+    commands = ClusterCommands(folder=tmp_path)
+    for count in (1, 2):
+        assert commands.run_array("sizes", [("sizes", "--profile", "smoke")], {}, print, "a") == ""
+        assert len(list((tmp_path / "sizes").glob("*_submitted.pkl"))) == count
+
+
 def test_a_preempted_command_saves_its_state_and_is_queued_again(monkeypatch):
     """What submitit calls before the system ends a job."""
     ended = []

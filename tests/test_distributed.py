@@ -83,13 +83,16 @@ def learner_of(variant):
 
 
 def train(profile, variant, videos, extractors, folder, until, joined=False):
-    """Train to a step; returns the state of the networks and W, which rank 0 has."""
+    """Train to a step; returns the state of the networks, the averaged ones among them, and W, which rank 0
+    has.
+    """
     learner = learner_of(variant)(profile, variant, videos, extractors)
     if joined:
         learner.episodes = Batches(Joined(learner.dataset))
     loop.train(learner, folder, until=until)
     learner.export(folder / "weights.safetensors", {})
-    networks = [{k: v.clone() for k, v in net.items()} for net in learner.state(folder)["networks"]]
+    state = learner.state(folder)
+    networks = [{k: v.clone() for k, v in net.items()} for net in state["networks"] + state.get("ema", [])]
     table = None
     if variant == "ft":
         table = distributed.gather(learner.nets.discriminator.table.weight.detach().clone())
@@ -203,10 +206,12 @@ def test_a_training_goes_on_with_fewer_ranks(few_steps, videos, extractors, tmp_
     """With W of both, and with as many episodes as are left: two ranks take half as many steps."""
     epochs = few_steps.override({"few_shot.meta_learning.epochs": 4})
     arguments = (epochs, "ft", videos, extractors, tmp_path)
-    _, table, total = run(train, *arguments, 4)[0]
+    networks, table, total = run(train, *arguments, 4)[0]
     assert total == 8
     learner = MetaLearner(epochs, "ft", videos, extractors)
     loop.restore(learner, tmp_path)
+    state = learner.state(tmp_path / "other")
+    assert_close(networks, state["networks"] + state["ema"], 0)
     assert torch.equal(learner.nets.discriminator.table.weight, whole_table(table))
     assert (learner.step, learner.total) == (4, 12)
     assert learner.episodes.number == 2 * 4, "both ranks drew a batch in every step"
@@ -255,7 +260,7 @@ def train_long(profile, videos, extractors, folder):
 def test_a_rank_that_ends_is_noticed_and_the_training_goes_on(
     few_steps, videos, extractors, tmp_path, number
 ):
-    """Killed, the others say so; asked to end, all save their step."""
+    """Killed, the others say so; asked to end, all save their step. Two go on from there exactly."""
     long = few_steps.override({"few_shot.meta_learning.steps": 500})
     processes, results = start_ranks(train_long, long, videos, extractors, tmp_path)
     log = tmp_path / loop.LOG
@@ -272,9 +277,13 @@ def test_a_rank_that_ends_is_noticed_and_the_training_goes_on(
     learner = MetaLearner(long, "ft", videos, extractors)
     loop.restore(learner, tmp_path)
     assert learner.step >= 4
-    saved = learner.step
-    loop.train(learner, tmp_path, until=saved + 1)
-    assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == list(range(saved + 1))
+    steps = learner.step + 2
+    resumed, undisturbed = (
+        run(train, long, "ft", videos, extractors, folder, steps) for folder in (tmp_path, tmp_path / "whole")
+    )
+    assert_close(resumed[0][0], undisturbed[0][0], 0)
+    assert torch.equal(whole_table(resumed[0][1]), whole_table(undisturbed[0][1]))
+    assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == list(range(steps))
 
 
 # -- the command ------------------------------------------------------------------------------------

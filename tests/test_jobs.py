@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ from talking_heads.experiments.few_shot import timing
 from talking_heads.experiments.run import Places, chapters_of, make_run
 from talking_heads.workbook import runner
 from talking_heads.workbook.jobs import Commands, fault
-from talking_heads.workbook.stages import Job
+from talking_heads.workbook.stages import Busy, Job
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ("--profile", "smoke", "--device", "cpu")
@@ -36,13 +37,14 @@ def test_a_large_profile_prepares_trains_evaluates_and_measures_in_jobs(tmp_path
     run = run_of("voxceleb2", tmp_path)
     names = [job.name for job in run.work]
     trained = [f"meta-learn-{variant}" for variant in run.profile.few_shot.trainings.variants]
-    assert names == ["prepare", *trained, "evaluate", "measure"] and len(trained) == 7
+    assert names == ["prepare", *trained, "stability", "evaluate", "measure"] and len(trained) == 7
     steps = {step.stage.name: step.stage for step in runner.plan(run)}
     assert list(steps)[: len(names)] == names, "jobs come before the chapters"
     assert all(steps[name].needs == ("prepare",) for name in trained)
     assert set(steps["evaluate"].needs) == {"prepare", *trained}
     assert not any(chapter.startswith("2") for chapter in steps), "Diffused Heads has its own corpora"
     assert "evaluate" in steps["05_comparison"].needs and "measure" in steps["07_timing"].needs
+    assert "stability" in steps["06_ablations"].needs, "no chapter trains for hours"
     assert not hasattr(steps["prepare"], "limit"), "a job takes as long as it takes"
     only = [step.stage.name for step in runner.plan(run, ["05"])]
     assert set(only) >= {"prepare", "evaluate", *trained} and "measure" not in only
@@ -180,6 +182,20 @@ def test_evaluating_without_weights_says_what_to_do(tmp_path, capsys):
     )
 
 
+def test_a_job_that_a_killed_run_left_behind_keeps_others_out(tmp_path):
+    run = run_of("voxceleb1", tmp_path)
+    words = ["-c", "import time; time.sleep(600)", *run.commands.options, *run.work[0].command]
+    with subprocess.Popen([sys.executable, *words]) as process:
+        try:
+            with pytest.raises(Busy, match=rf"a chapter or job of an earlier run \(process {process.pid}\)"):
+                runner.run_chapters(run, ["prepare"], report=lambda line: None)
+            other = run_of("voxceleb2", tmp_path)
+            runner.run_chapters(other, ["prepare"], report=lambda line: None)  # works in another folder
+        finally:
+            process.kill()
+    assert runner.run_chapters(run, ["prepare"], report=lambda line: None)["prepare"].status == "failed"
+
+
 def test_status_names_jobs(tmp_path):
     run = dataclasses.replace(run_of("voxceleb1", tmp_path), chapters=())
     runner.run_chapters(run, ["prepare"], report=lambda line: None)
@@ -187,22 +203,26 @@ def test_status_names_jobs(tmp_path):
     assert status["prepare"]["status"] == "failed"
 
 
-def test_times_that_a_job_measured_are_read_on_the_same_machine(tmp_path, monkeypatch):
-    """Where chapters measure themselves, they always do."""
-    calls, rows = [], {"method": ["Ours"], "phase": ["inference"], "T": [1]}
-    predicted = pd.DataFrame({**rows, "predicted": [2.0]})
-    measured = {name: [1.5] for name in timing.MEASURED} | {"note": ["40 times"]}
+@pytest.mark.parametrize("jobs_measure, expected", [(False, [2, 2, 2]), (True, [2, 1, 0])])
+def test_rows_that_a_job_measured_are_read_on_the_same_machine(tmp_path, monkeypatch, jobs_measure, expected):
+    """A job goes on after the row at which it was interrupted; chapters that measure always measure all."""
+    predicted = pd.DataFrame({"method": ["Ours", "Ours-FF"], "phase": "inference", "T": 1, "predicted": 2.0})
+    counts = []
 
-    def measurements(*_):
-        calls.append(1)
-        return predicted.assign(**measured)
+    def measured_rows(cases, predicted, seconds, done=()):
+        for case in predicted[timing.CASE].itertuples(index=False):
+            if tuple(case) not in done:
+                counts[-1] += 1
+                if len(counts) == 1 and case.method == "Ours-FF":
+                    raise KeyboardInterrupt
+                yield {**case._asdict(), "seconds": 1.5, "note": "40 times"}
 
-    monkeypatch.setattr(timing, "measurements", measurements)
-    for jobs_measure, expected in ((False, 3), (True, 1)):
-        calls.clear()
-        profile = config.load("smoke", {"protocol.jobs": jobs_measure})
-        cases = timing.Cases(profile, [], torch.device("cpu"), timing.METHODS, (1,))
-        tables = [timing.measured_once(cases, predicted, 1.0, tmp_path) for _ in range(3)]
-        assert len(calls) == expected
-        assert all(table["seconds"].tolist() == [1.5] for table in tables)
-        assert all(table["note"].tolist() == ["40 times"] for table in tables)
+    monkeypatch.setattr(timing, "measured_rows", measured_rows)
+    profile = config.load("smoke", {"protocol.jobs": jobs_measure})
+    cases = timing.Cases(profile, [], torch.device("cpu"), timing.METHODS, (1,))
+    for number in range(3):
+        counts.append(0)
+        with pytest.raises(KeyboardInterrupt) if number == 0 else nullcontext():
+            table = timing.measured_once(cases, predicted, 1.0, tmp_path)
+            assert table["seconds"].tolist() == [1.5, 1.5] and set(table["note"]) == {"40 times"}
+    assert counts == expected

@@ -17,11 +17,11 @@ from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import episodes
-from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, Subset
+from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, PoolVideos, Subset
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
-from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
+from talking_heads.data.speakers.pool import LiveVideos, PoolSettings, make_pool
 from talking_heads.experiments import reference
 from talking_heads.experiments.few_shot import stability, training_curves, trainings
 from talking_heads.few_shot import losses
@@ -39,7 +39,13 @@ from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
-from talking_heads.training.checkpoints import CheckpointWriter, cut_log, load_checkpoint, save_checkpoint
+from talking_heads.training.checkpoints import (
+    CheckpointWriter,
+    cut_log,
+    load_checkpoint,
+    names_digest,
+    save_checkpoint,
+)
 
 CPU = torch.device("cpu")
 WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
@@ -108,10 +114,12 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch, share, low, h
     assert low <= sum(pupils.size > 0 and pupils.all() for pupils in known) <= high
 
 
-def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors):
-    """The training videos of a GPU: no pool, the same frames."""
+def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors, tmp_path):
+    """The training videos of a GPU: no pool, the same frames and names."""
     size = profile.data.image_size
-    live = LiveVideos(PoolSettings(5, 10, 2, 2, 9, size), "cpu")
+    settings = PoolSettings(5, 10, 2, 2, 9, size)
+    live = LiveVideos(settings, "cpu")
+    assert names_digest(live) == names_digest(PoolVideos(make_pool(tmp_path / "pool", settings)))
     frames, points = live.read(3, np.array([6, 2]), pupils=True)
     clip = make_clip(5, 11, 1, 9, 2.5, size, sound=False)
     assert len(live) == 4 and live.identity(3) == "11" and live.frame_count(3) == 9
@@ -406,6 +414,9 @@ def test_a_checkpoint_of_other_videos_is_refused(profile, videos, extractors, tm
     fewer = make_learner(profile, Subset(videos, [0, 1, 2]), extractors)
     with pytest.raises(ValueError, match="trained on 4 videos, these are 3"):
         fewer.restore(state, tmp_path)
+    others = make_learner(profile, Subset(videos, [0, 2, 1, 3]), extractors)  # whose columns of W are others
+    with pytest.raises(ValueError, match="trained on 4 videos of other names"):
+        others.restore(state, tmp_path)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(profile, videos, extractors, tmp_path):

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from talking_heads.data.sources import split_of
 
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 VOXCELEB = ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2")
@@ -99,6 +101,25 @@ TWO_STEPS = {
 }
 
 
+def write_profile(folder, name, sections):
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+
+
+def run_all(name, folder, *options):
+    """The jobs and chapters of an own profile in a folder, on the CPU."""
+    places = ["--data", str(folder / "data"), "--results", str(folder / "results")]
+    command = [sys.executable, "-m", "talking_heads", *places, "run", "--profile", name, "--device", "cpu"]
+    process = subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TALKING_HEADS_PROFILES": str(folder / "profiles")},
+    )
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+
+
 @pytest.mark.paper_size
 @pytest.mark.skipif(
     not CLIPS, reason="needs real clips with landmarks: set TALKING_HEADS_CLIPS to their folder"
@@ -108,8 +129,7 @@ def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
     """At 256 pixels, with trainings in two processes; the paper's widths are those of the test above."""
     name = f"two-steps-{base}"
     own = {"base": base, **TWO_STEPS, "timing": {"profile": name, "seconds": 0.1}}
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    write_profile(tmp_path, name, own)
     videos = tmp_path / "data" / base.split("-")[0] / "videos"
     clips = sorted(Path(CLIPS).resolve().glob("*.mp4"))
     for clip, place in zip(clips, PLACES, strict=True):
@@ -118,21 +138,59 @@ def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
         folder.mkdir(parents=True)
         for path in (clip, clip.with_suffix(".npz")):
             (folder / f"00001{path.suffix}").symlink_to(path)
-    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
-    run = ["run", "--profile", name, "--device", "cpu", "--ranks", "2", "--only", *CHAPTERS]
-    process = subprocess.run(
-        [sys.executable, "-m", "talking_heads", *places, *run],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "TALKING_HEADS_PROFILES": str(tmp_path / "profiles")},
-    )
-    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    run_all(name, tmp_path, "--ranks", "2", "--only", *CHAPTERS)
     results = tmp_path / "results" / name
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))
     assert {stage["status"] for stage in status.values()} == {"ok"}
     jobs = [stage for stage in status if not stage[0].isdigit()]
-    assert {"prepare", "evaluate", "measure"} < set(jobs)
+    assert {"prepare", "stability", "evaluate", "measure"} < set(jobs)
     logs = [path.read_text(encoding="utf-8") for path in results.glob("runs/meta-*/stats.jsonl")]
-    assert len(logs) == len(jobs) - 3 and all(len(log.splitlines()) >= 2 for log in logs)
+    assert len(logs) == len(jobs) - 4 and all(len(log.splitlines()) >= 2 for log in logs)
     assert (results / "tables/table1.csv").exists() and (results / "index.html").exists()
+
+
+TALKING_STEPS = {
+    "description": "two steps of training, a small network",
+    "diffused": {
+        "audio_encoder": {"kind": "log_mel", "embedding": 64},
+        "network": {"channels": 16, "embedding": 32, "head_channels": 16, "precision": "fp32"},
+        "training": {"steps": 2, "batch": 2},
+        "sampling": {"steps": 2},
+        "protocol": {
+            "identities": 2,
+            "seconds": 1.0,
+            "chapter_clips": 2,
+            "chapter_seconds": 1.0,
+        },
+    },
+}
+
+
+def crema_names():
+    """Names of eight clips in CREMA-D: four actors for training, two for validation, and two for testing."""
+    actors = {split: [] for split in ("meta", "validation", "test")}
+    for number in range(1001, 1092):
+        actors[split_of(str(number), "", "crema")].append(number)
+    chosen = [*actors["meta"][:4], *actors["validation"][:2], *actors["test"][:2]]
+    sentences = ("DFA", "IEO")  # neighbours say different things
+    return [f"{actor}_{sentences[k % 2]}_ANG_XX" for k, actor in enumerate(chosen)]
+
+
+@pytest.mark.paper_size
+@pytest.mark.skipif(not CLIPS, reason="needs real clips with sound: set TALKING_HEADS_CLIPS to their folder")
+def test_jobs_and_chapters_of_diffused_heads_run_on_real_clips(tmp_path):
+    """At 128 pixels, with CREMA-D's names; the paper's widths are those of the smoke test."""
+    name = "two-steps-crema"
+    write_profile(tmp_path, name, {"base": "crema", **TALKING_STEPS})
+    videos = tmp_path / "data/crema/videos"
+    videos.mkdir(parents=True)
+    for clip, stem in zip(sorted(Path(CLIPS).resolve().glob("*.mp4")), crema_names(), strict=True):
+        for path in (clip, clip.with_suffix(".npz")):
+            (videos / f"{stem}{path.suffix}").symlink_to(path)
+    run_all(name, tmp_path)
+    results = tmp_path / "results" / name
+    status = json.loads((results / "status.json").read_text(encoding="utf-8"))
+    assert {stage["status"] for stage in status.values()} == {"ok"}
+    assert {"prepare", "audio-encoder", "train-diffusion", "evaluate", "22_talking"} <= set(status)
+    table = pd.read_csv(results / "tables/talking_table1.csv")
+    assert {"ours", "another clip's sound"} <= set(table["method"])

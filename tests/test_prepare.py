@@ -415,14 +415,6 @@ def test_nine_frames_are_read_in_less_than_a_millisecond(prepared, slowness):
     assert np.median(seconds) < 1e-3 * slowness
 
 
-def test_a_window_has_consecutive_frames_and_their_sound(prepared):
-    frames, sound = prepared.window(0, 3, 5, 64)
-    assert np.array_equal(frames, prepared.read(0, np.arange(3, 8))[0])
-    assert abs(len(sound) - 5 / 12.5 * 16000) <= 1
-    with pytest.raises(ValueError, match="12 frames"):
-        prepared.window(0, 9, 5, 64)
-
-
 # -- the cap --------------------------------------------------------------------------------------
 def film_clips(folder, clip, lengths):
     """Clips of one video with so many frames each; equal ones are copies of one file."""

@@ -499,7 +499,7 @@ def test_a_chapter_that_a_killed_run_left_behind_keeps_others_out(tmp_path, slee
     process.join(60)
     run = make_run(tmp_path, Chapter("a", ""))
     with pytest.raises(
-        stages.Busy, match=rf"a chapter of an earlier run \(process {papermill}\) still works"
+        stages.Busy, match=rf"a chapter or job of an earlier run \(process {papermill}\) still works"
     ):
         run_quietly(run)
     elsewhere = tmp_path / "results2"

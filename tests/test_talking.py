@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_windows_do_not_cross_the_clips_of_a_video(tmp_path, clip):
     assert np.array_equal(clips.read(1, np.arange(30))[0], store.read(0, np.arange(25, 55))[0])
     windows = WindowDataset(clips, WindowSettings(2, 2, 2), seed=0)[0]
     assert windows.x_0.shape == (2, 3, 48, 48) and windows.sound.shape == (2, 5, 3200)
+
+
+@pytest.mark.timing
+def test_a_window_of_a_prepared_corpus_loads_in_a_millisecond(tmp_path, clip):
+    film(tmp_path / "in/ada/talk/00001.mkv", clip)
+    prepare_clips(tmp_path, TALKING._replace(size=64))
+    dataset = WindowDataset(StoreClips(Store(tmp_path / "out", "test")), WindowSettings(8, 2, 2), seed=0)
+    dataset[0]
+    start = time.perf_counter()
+    for step in range(50):
+        dataset[step]
+    assert (time.perf_counter() - start) / (50 * 8) < 1e-3
 
 
 def test_a_corpus_without_sound_says_so(tmp_path, clip):

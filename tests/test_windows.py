@@ -47,6 +47,9 @@ class NumberedClips:
     def identity(self, video):
         return str(video)
 
+    def name(self, video):
+        return "clip"
+
 
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory):

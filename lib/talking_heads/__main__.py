@@ -206,6 +206,14 @@ def measure(args: argparse.Namespace) -> None:
     measure_profile(profile, args.results / profile.name / "runs", choose(args.device))
 
 
+def stability(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.few_shot.stability import stability as train_shortly
+
+    table, _ = train_shortly(config.load(args.profile), args.data, args.results, choose(args.device))
+    print(table.to_string(index=False))
+
+
 def benchmark(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose, prefer_speed
     from talking_heads.experiments.few_shot.benchmark import benchmark as run_benchmark
@@ -378,7 +386,9 @@ def add_running(commands: Subcommands) -> None:
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
     c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
 
-    commands.add(measure, "measure", "measure the times of Table 2", profile="laptop")
+    commands.add(measure, "measure", "measure the times of Table 2", profile="laptop", resumes=True)
+    text = "short trainings with and without L_FM (section 3.2)"
+    commands.add(stability, "stability", text, profile="laptop-full", resumes=True)
 
     text = "measure loading, training, heads and store here, and project the days of a training"
     c = commands.add(benchmark, "benchmark", text, profile="voxceleb2-ft")

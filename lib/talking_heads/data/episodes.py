@@ -31,6 +31,9 @@ class Videos(Protocol):
     def identity(self, video: int) -> str:
         """Name of the identity of a video."""
 
+    def name(self, video: int) -> str:
+        """Name of a video, which an identity has once."""
+
 
 class PoolVideos:
     """The videos of a :class:`speakers.pool.Pool`, ordered by identity."""
@@ -40,7 +43,7 @@ class PoolVideos:
         self.images = pool.images.reshape(-1, *pool.images.shape[2:])
         self.points = pool.points.reshape(-1, *pool.points.shape[2:])
         self.sounds = None if pool.sound is None else pool.sound.reshape(-1, pool.sound.shape[-1])
-        self.per_identity = pool.images.shape[1]
+        self.first, self.per_identity = pool.metadata()["first"], pool.images.shape[1]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,7 +62,7 @@ class PoolVideos:
         return self.sounds[video]
 
     def identity(self, video: int) -> str:
-        return str(video // self.per_identity)
+        return str(self.first + video // self.per_identity)
 
     def name(self, video: int) -> str:
         """Name of a video, which an identity has once."""
@@ -87,6 +90,9 @@ class Subset:
 
     def identity(self, video: int) -> str:
         return self.videos.identity(self.numbers[video])
+
+    def name(self, video: int) -> str:
+        return self.videos.name(self.numbers[video])
 
 
 class Episode(NamedTuple):

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from talking_heads.data import manifest
-from talking_heads.data.crops import Square, crop
 from talking_heads.data.frame_files import SOUND, TRACK, CorpusDamaged, read_frames
-from talking_heads.data.video import SOUND_RATE, UnreadableVideo, open_video
 
 
 class Store:
@@ -106,30 +104,3 @@ class Store:
         if (line.get("person"), line.get("video")) != (self.identity(number), self.name(number)):
             raise CorpusDamaged(f"{path}: has changed since the corpus was opened; start again")
         return line
-
-    def window(self, number: int, start: int, length: int, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Consecutive frames of a video's first source, cropped, with their 16 kHz sound.
-
-        Frames have a constant rate: where the rate of the source varies, a frame is repeated for as long as a
-        player shows it. Returns frames (length, size, size, 3) uint8 and samples (n,) int16, None without
-        sound. Raises ValueError where the source is too short, and :class:`CorpusDamaged` where it cannot be
-        read.
-        """
-        line = self.first_source(number)
-        try:
-            source = open_video(self.root.resolve() / line["source"])
-        except (UnreadableVideo, OSError) as error:
-            raise CorpusDamaged(
-                f"{line['source']}: the source of a prepared video cannot be read ({error})"
-            ) from error
-        clock = source.clock()
-        if start + length > len(clock):
-            raise ValueError(f"{line['source']}: {len(clock)} frames, none at {start + length - 1}")
-        shown = source.shown_at(clock[start : start + length])
-        frames = np.stack([crop(image, Square(*line["square"]), size) for image in source.frames(shown)])
-        sound = source.sound()
-        if sound is None:
-            return frames, None
-        first, end = (round(t / source.fps * SOUND_RATE) for t in (start, start + length))
-        samples = sound[first:end]
-        return frames, np.pad(samples, (0, end - first - len(samples)))  # sound may end before the pictures

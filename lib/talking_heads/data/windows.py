@@ -161,6 +161,7 @@ class WindowDataset(torch.utils.data.Dataset):
         self.usable = np.array([number for number in range(len(clips)) if clips.frame_count(number) > 1])
         if not len(self.usable):
             raise ValueError("no clip has two frames, a target and an identity frame")
+        self._gains: dict[int, float] = {}
 
     def __getitem__(self, step: int) -> Windows:
         rng = np.random.default_rng([self.seed, self.rank, step])
@@ -179,10 +180,12 @@ class WindowDataset(torch.utils.data.Dataset):
         frames = to_tensor(images)
         windows = neighbours(target, count, self.settings.audio_windows)
         sound = self.clips.sound(number)
+        if number not in self._gains:  # the only value for which the whole clip is read
+            self._gains[number] = gain_of(sound)
         return Windows(
             frames[0],
             frames[1],
             frames[2:],
-            torch.from_numpy(gain_of(sound) * cut_sound(sound, windows)).float(),
+            torch.from_numpy(self._gains[number] * cut_sound(sound, windows)).float(),
             torch.from_numpy(mouth_box(points[0], images.shape[1])),
         )

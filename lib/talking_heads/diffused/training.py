@@ -19,7 +19,7 @@ from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss,
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
-from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
@@ -109,6 +109,7 @@ class DiffusionLearner:
             training.batch // ranks, conditions.motion_frames + more, conditions.audio_windows + more
         )
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
+        self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile)
         weights = encoder_digest(self.encoder)
@@ -249,14 +250,15 @@ class DiffusionLearner:
             "variant": self.variant,
             "step": self.step,
             "videos": len(self.dataset.clips),
+            "names": self.names,
             "network": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
 
     def restore(self, state: dict, folder: Path) -> None:
-        """Continue from a state. Raises ValueError for another number of clips."""
-        check_videos(state["videos"], len(self.dataset.clips))
+        """Continue from a state. Raises ValueError for other clips."""
+        check_videos(state["videos"], state.get("names"), self.dataset.clips)
         self.unet.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -16,7 +16,7 @@ from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
 
-PREPARE, EVALUATE, MEASURE = "prepare", "evaluate", "measure"
+PREPARE, STABILITY, EVALUATE, MEASURE = "prepare", "stability", "evaluate", "measure"
 AUDIO, DIFFUSION = "audio-encoder", "train-diffusion"
 
 
@@ -75,7 +75,11 @@ def jobs_of(
         command=("evaluate", *on_device, "--weights", weights), shards=True,
     )  # fmt: skip
     measure = Job(MEASURE, "the times of Table 2", (), (), command=("measure", *on_device), local=True)
-    return prepare, *trainings, evaluate, measure
+    short = Job(
+        STABILITY, "short trainings with and without L_FM", (PREPARE,), (), command=(STABILITY, *on_device)
+    )
+    shorts = [short] if profile.protocol.stability_seeds else []
+    return prepare, *trainings, *shorts, evaluate, measure
 
 
 def expected_days(profile: Profile, results: Path) -> dict[str, float]:
@@ -108,7 +112,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapt
         "01_speakers_and_landmarks": (PREPARE,),
         "03_meta_learning": trained,
         "05_comparison": (EVALUATE,),
-        "06_ablations": (EVALUATE,),
+        "06_ablations": (STABILITY, EVALUATE),
         "07_timing": (MEASURE,),
         "20_diffusion_on_faces": (AUDIO,),
         "21_sound_and_motion": (DIFFUSION,),

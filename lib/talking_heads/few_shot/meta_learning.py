@@ -27,7 +27,7 @@ from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
-from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.distributed import average_gradients
 from talking_heads.training.rows import read_row
 
@@ -212,6 +212,7 @@ class MetaLearner:
         self.table = VideoTable(d.table, self.table_optimiser, len(videos))
         rank, ranks = distributed.rank(), distributed.ranks()
         self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed, rank, ranks)
+        self.names = names_digest(videos)
         self.episodes = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile)
         self.step, self.content_steps = 0, section.content_steps
@@ -372,6 +373,7 @@ class MetaLearner:
             "episodes": self.episodes.number,  # batches that were drawn
             "networks": networks,
             "table": self.table.state(folder, self.step),
+            "names": self.names,
             "ema": [net.state_dict() for net in self.ema],
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers()],
             "torch_rng": torch.get_rng_state(),
@@ -379,7 +381,7 @@ class MetaLearner:
 
     def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos: W has a column for each."""
-        check_videos(state["table"]["videos"], len(self.dataset.videos))
+        check_videos(state["table"]["videos"], state.get("names"), self.dataset.videos)
         networks = [*state["networks"], *state["ema"]]
         networks[2] = networks[2] | {"table.weight": self.nets.discriminator.table.weight}
         for net, values in zip((*self._modules(), *self.ema), networks, strict=True):

@@ -1,12 +1,13 @@
 """Checkpoints, settings and logs of a training on disk."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from talking_heads.files import replacing, write_text
 
 CONFIGURATION = "config.json"
 BLOCK = 4096  # bytes of a log that are read row by row
+
+
+class NamedVideos(Protocol):
+    """Videos with the names by which a checkpoint recognises them."""
+
+    def __len__(self) -> int: ...
+    def identity(self, video: int) -> str: ...
+    def name(self, video: int) -> str: ...
 
 
 # -- settings ---------------------------------------------------------------------------------------
@@ -141,13 +150,29 @@ def load_checkpoint(path: Path, key: str, lazily: bool = False) -> dict:
     return state
 
 
-def check_videos(trained_on: int, videos: int) -> None:
-    """Raises ValueError for a checkpoint that was trained on another number of videos."""
-    if trained_on != videos:
-        raise ValueError(
-            f"the checkpoint was trained on {trained_on} videos, these are {videos}; "
-            "move it away to train anew"
-        )
+def check_videos(trained_on: int, names: str | None, videos: NamedVideos) -> None:
+    """Raises ValueError for a checkpoint that was trained on other videos, by their number and names.
+
+    ``names`` is their :func:`names_digest`, None in checkpoints that do not have it.
+    """
+    if trained_on != len(videos):
+        difference = f"{trained_on} videos, these are {len(videos)}"
+    elif names not in (None, names_digest(videos)):
+        difference = f"{trained_on} videos of other names"
+    else:
+        return
+    raise ValueError(
+        f"the checkpoint was trained on {difference}; prepare those videos again to go on with it, or move "
+        "it away to train anew"
+    )
+
+
+def names_digest(videos: NamedVideos) -> str:
+    """A digest of the names of videos, in their order."""
+    hashed = hashlib.sha256()
+    for number in range(len(videos)):
+        hashed.update(os.fsencode(f"{videos.identity(number)}/{videos.name(number)}\n"))
+    return hashed.hexdigest()[:16]
 
 
 # -- logs -------------------------------------------------------------------------------------------

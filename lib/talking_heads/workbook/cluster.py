@@ -1,9 +1,11 @@
 """Jobs on a cluster: arrays of shards that SLURM runs, through submitit, or the same on this machine.
 
 A job that SLURM preempts gets SIGTERM, saves its state and is queued again. A shard that was killed is
-submitted again; the others are not.
+submitted again; the others are not. What was submitted is on disk, so that a run that is started again waits
+for what still works and leaves out what is done.
 """
 
+import json
 import signal
 import time
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talking_heads.devices import cores
-from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS
+from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS, write_text
 from talking_heads.workbook.jobs import PATIENCE, Commands, Report, end, fault, start
 from talking_heads.workbook.stages import Job
 
@@ -20,6 +22,7 @@ ATTEMPTS = 3  # submissions of a shard that is killed
 MINUTES = 7 * 24 * 60  # of a job, unless the site's options say less
 POLL = 1.0  # seconds
 AGAIN = "preempted"
+SUBMITTED = "submitted.json"
 PORTS = range(29_500, 39_500)  # at which processes of several nodes meet, one for each job
 OWN_OPTIONS = ("timeout_min", "gpus_per_node", "nodes", "cpus_per_task", "mem_gb", "tasks_per_node", "name")
 
@@ -109,16 +112,16 @@ class ClusterCommands(Commands):
     folder: Path = Path("results/cluster")  # submitit's logs
     stopped: bool = False
 
-    def execute(self, job: Job, report: Report) -> str:
+    def execute(self, job: Job, report: Report, key: str = "") -> str:
         """Run a job to its end, in shards where it has them; "" if it succeeded, else its error."""
         if job.local:
             return super().execute(job, report)
         words = (*self.options, *job.command)
         site = {name: value for name, value in self.site.items() if job.nodes or name != "nodes"}
         if not job.shards or self.shards == 1:
-            return self.run_array(job.name, [words], site, report)
+            return self.run_array(job.name, [words], site, report, key)
         shards = [(*words, "--shard", f"{number}/{self.shards}") for number in range(self.shards)]
-        error = self.run_array(job.name, shards, site, report)
+        error = self.run_array(job.name, shards, site, report, key)
         if error or not job.merges:
             return error
         merge = Job(job.name, "", command=(*job.command, "--merge"))
@@ -130,12 +133,23 @@ class ClusterCommands(Commands):
         super().end()
 
     def run_array(
-        self, name: str, commands: Sequence[tuple[str, ...]], site: dict[str, str | int], report: Report
+        self,
+        name: str,
+        commands: Sequence[tuple[str, ...]],
+        site: dict[str, str | int],
+        report: Report,
+        key: str = "",
     ) -> str:
-        """Submit commands, and those that are killed again; "" if all succeed, else their errors."""
+        """Submit commands, and those that are killed again; "" if all succeed, else their errors.
+
+        Commands that an earlier run of the same ``key`` has submitted are waited for, or done.
+        """
         executor = make_executor(self.cluster, self.folder / name, site)
-        waiting, attempts = list(range(len(commands))), [0] * len(commands)
-        running: dict[int, Any] = {}
+        submissions = Submissions(self.folder / name, self.cluster, [key, *map(list, commands)])
+        running = {number: job for number, job in submissions.jobs.items() if not failed(job)}
+        waiting, attempts = [n for n in range(len(commands)) if n not in running], [0] * len(commands)
+        if running:
+            report(f"  {name} {len(running)} of {len(commands)} submitted by an earlier run")
         errors: list[str] = []
         done = 0
         try:
@@ -146,6 +160,7 @@ class ClusterCommands(Commands):
                     with executor.batch():
                         jobs = [executor.submit(Command(commands[n], self.environment)) for n in chosen]
                     running |= dict(zip(chosen, jobs, strict=True))
+                    submissions.record(running)
                     for number in chosen:
                         attempts[number] += 1
                 for number in [number for number, job in running.items() if job.done()]:
@@ -166,7 +181,48 @@ class ClusterCommands(Commands):
         finally:
             for job in running.values():
                 job.cancel()
-        return "interrupted" if self.stopped else "; ".join(errors)
+        if self.stopped:
+            return "interrupted"
+        if not errors:
+            submissions.forget()
+        return "; ".join(errors)
+
+
+class Submissions:
+    """The jobs of an array as they are recorded on disk, by the numbers of their commands.
+
+    A record of other commands is ignored.
+    """
+
+    def __init__(self, folder: Path, cluster: str, commands: list):
+        self.path, self.commands, self.jobs = folder / SUBMITTED, commands, {}
+        recorded = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        if recorded.get("commands") == commands:
+            for number, (identifier, tasks) in recorded["jobs"].items():
+                self.jobs[int(number)] = job_of(cluster, folder, identifier, tasks)
+
+    def record(self, jobs: dict[int, Any]) -> None:
+        """Add jobs to the record, in the place of earlier ones of the same numbers."""
+        self.jobs |= jobs
+        identifiers = {number: [job.job_id, job.num_tasks] for number, job in self.jobs.items()}
+        write_text(self.path, json.dumps({"commands": self.commands, "jobs": identifiers}))
+
+    def forget(self) -> None:
+        """Remove the record: the next run submits everything."""
+        self.path.unlink(missing_ok=True)
+
+
+def job_of(cluster: str, folder: Path, identifier: str, tasks: int) -> Any:
+    """A job that was submitted before."""
+    import submitit
+
+    kind = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
+    return kind(folder=folder, job_id=identifier, tasks=list(range(tasks)))
+
+
+def failed(job: Any) -> bool:
+    """Whether a job has ended without success."""
+    return job.done() and any(task.exception() is not None or task.result() for task in tasks_of(job))
 
 
 def tasks_of(job: Any) -> list[Any]:

@@ -25,8 +25,11 @@ class Commands:
     environment: dict[str, str] = field(default_factory=dict)
     running: set[subprocess.Popen] = field(default_factory=set)
 
-    def execute(self, job: Job, report: Report) -> str:
-        """Run a job to its end; "" if it succeeded, else its error. Progress lines are passed on."""
+    def execute(self, job: Job, report: Report, key: str = "") -> str:
+        """Run a job to its end; "" if it succeeded, else its error. Progress lines are passed on.
+
+        ``key`` changes with all that the job depends on.
+        """
         process = start((*self.options, *job.command), self.environment)
         self.running.add(process)
         lines: list[str] = []

@@ -258,7 +258,8 @@ class Schedule:
         start = time.time()
         try:
             if isinstance(stage, Job):
-                return self.run.commands.execute(stage, self.report), time.time() - start
+                key = self.steps[stage.name].key
+                return self.run.commands.execute(stage, self.report, key), time.time() - start
             error = execute(stage, self.run, self.report)
             if NO_KERNEL in error:
                 error = execute(stage, self.run, self.report)
@@ -286,7 +287,7 @@ def run_chapters(
 
     Raises :class:`Busy` where another run holds the results folder.
     """
-    with locked(run.results):
+    with locked(run.results, {job.command[0] for job in run.work}):
         outcomes = read_status(run.results)
         steps = {step.stage.name: step for step in plan(run, only, rerun) if step.due}
         for name in outcomes.keys() - {stage.name for stage in run.stages}:

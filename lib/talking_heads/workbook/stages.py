@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,19 @@ class Busy(RuntimeError):
 
 
 @contextmanager
-def locked(results: Path) -> Iterator[None]:
+def locked(results: Path, commands: Collection[str] = ()) -> Iterator[None]:
     """Only one run at a time in a results folder; the lock ends with the process.
 
-    Raises :class:`Busy` for another run, and for chapters that a killed run has left behind.
+    Raises :class:`Busy` for another run, and for chapters and jobs, of these ``commands``, that a killed run
+    has left behind.
     """
     results.mkdir(parents=True, exist_ok=True)
     owner = results / OWNER
     try:
         with FileLock(results / LOCK, timeout=0):
-            if left := left_behind(results):
+            if left := left_behind(results, commands):
                 raise Busy(
-                    f"{results}: a chapter of an earlier run (process {left}) still works here; "
+                    f"{results}: a chapter or job of an earlier run (process {left}) still works here; "
                     "wait for it or end it"
                 )
             owner.write_text(str(os.getpid()), encoding="utf-8")
@@ -91,12 +93,16 @@ def locked(results: Path) -> Iterator[None]:
         ) from error
 
 
-def left_behind(results: Path) -> int | None:
-    """A process that executes a chapter of this folder for a run that was killed, or None."""
+def left_behind(results: Path, commands: Collection[str] = ()) -> int | None:
+    """A process that executes a chapter or a job of this folder for a run that was killed, or None."""
     staged = f"{results.resolve() / 'notebooks'}{os.sep}."
+    jobs = [["--results", str(results.resolve().parent), command] for command in commands]
     for process in psutil.process_iter(["cmdline"]):
-        command: list[str] = process.info["cmdline"] or []
-        if "papermill" in command and any(word.startswith(staged) for word in command):
+        words: list[str] = process.info["cmdline"] or []
+        if "papermill" in words and any(word.startswith(staged) for word in words):
+            return process.pid
+        place = words.index("--results") if "--results" in words else len(words)
+        if words[place : place + 3] in jobs and ["--profile", results.name] in map(list, pairwise(words)):
             return process.pid
     return None
 

@@ -183,6 +183,10 @@ class LiveVideos:
         """Number of the identity of a video."""
         return str(self.settings.first + video // self.settings.videos)
 
+    def name(self, video: int) -> str:
+        """Number of a video among those of its identity."""
+        return str(video % self.settings.videos)
+
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2), with ``pupils`` (k, 70, 2)."""
         settings = self.settings

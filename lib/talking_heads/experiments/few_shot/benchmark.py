@@ -7,6 +7,7 @@ for the loader.
 import math
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -123,6 +124,11 @@ class Bench:
         start = time.perf_counter()
         store = Store(self.folder / "large/prepared", "meta")
         yield Row("opening the store", time.perf_counter() - start, "s", note)
+        del store
+        tracemalloc.start()
+        store = Store(self.folder / "large/prepared", "meta")
+        yield Row("memory of the store", tracemalloc.get_traced_memory()[0] / 1e6, "MB", note)
+        tracemalloc.stop()
         numbers = np.random.default_rng(0).integers(len(store), size=100)
         start = time.perf_counter()
         for number in numbers:

@@ -8,7 +8,7 @@ weights.
 import copy
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from talking_heads.provenance import device_name
 VERSION = 1  # raised when the measured work changes
 METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
 FINE_TUNED = ("Pix2pixHD", "Ours")
-MEASURED = ("seconds", "low", "high", "measured", "memory [GiB]", "note")  # columns
+CASE = ["method", "phase", "T"]  # columns that name a row
 LEARNING, INFERENCE = "few-shot learning", "inference"
 Work = Callable[[], object]
 
@@ -238,16 +238,28 @@ def _prediction(
 
 
 def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -> pd.DataFrame:
-    """The rows of ``predicted`` with the median and quartiles of measured seconds. Equal steps are measured
-    once.
+    """The rows of ``predicted`` with the median and quartiles of measured seconds."""
+    return with_measurements(predicted, list(measured_rows(cases, predicted, seconds)))
+
+
+def with_measurements(predicted: pd.DataFrame, rows: list[dict]) -> pd.DataFrame:
+    """The predicted rows with the columns of the measured ones."""
+    return predicted.merge(pd.DataFrame(rows), on=CASE, validate="one_to_one")
+
+
+def measured_rows(
+    cases: Cases, predicted: pd.DataFrame, seconds: float, done: Collection[tuple[str, str, int]] = ()
+) -> Iterator[dict[str, Any]]:
+    """What is measured of every case that is not ``done``, as it is. Equal steps are measured once.
 
     What is predicted to take longer than ``seconds`` is not warmed up: the median of three repetitions is not
     the first, cold one.
     """
-    expected = predicted.set_index(["method", "phase", "T"])["predicted"]
-    rows: list[dict] = []
+    expected = predicted.set_index(CASE)["predicted"]
     measured: dict[tuple[str, str, int], Timing] = {}
     for case in cases:
+        if (case.method, case.phase, case.t) in done:
+            continue
         prediction, step = expected[case.method, case.phase, case.t], (case.method, case.phase, case.batch)
         if step not in measured:
             warm_up = 0 if prediction / case.steps > seconds else 2
@@ -257,39 +269,41 @@ def measurements(cases: Cases, predicted: pd.DataFrame, seconds: float = 20.0) -
         if case.once:
             once = measure(case.once, cases.device, repetitions=1, warm_up=0)
         note = "" if case.steps == 1 else f"{case.steps} times the median of {steps.repetitions} steps"
-        rows.append(
-            {
-                "method": case.method,
-                "phase": case.phase,
-                "T": case.t,
-                "seconds": once.median + steps.median,
-                "low": once.low + steps.low,
-                "high": once.high + steps.high,
-                "measured": steps.repetitions,
-                "memory [GiB]": max(once.memory, steps.memory) / 2**30,
-                "note": note,
-            }
-        )
+        total = once.median + steps.median
         row = f"{case.method} {case.phase} T = {case.t}"
-        print(f"  {row}: predicted {prediction:.3g} s, took {rows[-1]['seconds']:.3g} s", flush=True)
+        print(f"  {row}: predicted {prediction:.3g} s, took {total:.3g} s", flush=True)
+        yield {
+            "method": case.method,
+            "phase": case.phase,
+            "T": case.t,
+            "seconds": total,
+            "low": once.low + steps.low,
+            "high": once.high + steps.high,
+            "measured": steps.repetitions,
+            "memory [GiB]": max(once.memory, steps.memory) / 2**30,
+            "note": note,
+        }
         gc.collect()
-    return predicted.merge(pd.DataFrame(rows), on=["method", "phase", "T"], validate="one_to_one")
 
 
 def measured_once(cases: Cases, predicted: pd.DataFrame, seconds: float, runs: Path) -> pd.DataFrame:
-    """:func:`measurements`; where jobs measure, kept below ``runs``, and read from there on this machine."""
+    """:func:`measurements`; where jobs measure, every row is kept below ``runs``, and read from there on this
+    machine.
+    """
     if not cases.profile.protocol.jobs:
         return measurements(cases, predicted, seconds)
     sections = (cases.profile.few_shot, cases.profile.data.image_size, cases.methods, cases.shots)
     key = digest(VERSION, device_name(cases.device), torch.__version__, seconds, *sections)
     path = runs / "timing" / f"{key}.csv"
-    if not path.exists():
-        table = measurements(cases, predicted, seconds)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            table[["method", "phase", "T", *MEASURED]].to_csv(temporary, index=False)
-    measured = pd.read_csv(path, keep_default_na=False)
-    return predicted.merge(measured, on=["method", "phase", "T"], validate="one_to_one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
+    if len(rows) < len(predicted):
+        done = {(row["method"], row["phase"], row["T"]) for row in rows}
+        for row in measured_rows(cases, predicted, seconds, done):
+            rows.append(row)
+            with replacing(path) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+    return with_measurements(predicted, rows)
 
 
 def untrained_extractors(profile: Profile, device: torch.device) -> list:

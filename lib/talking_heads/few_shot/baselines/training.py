@@ -25,7 +25,7 @@ from talking_heads.few_shot.meta_learning import steps_left, total_steps
 from talking_heads.nn.perceptual import Extractor
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
-from talking_heads.training.checkpoints import check_videos, key_of
+from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.distributed import average_gradients
 from talking_heads.training.rows import read_row
 
@@ -160,6 +160,7 @@ class BaselineLearner:
         ]
         rank, ranks = distributed.rank(), distributed.ranks()
         self.dataset = EpisodeDataset(videos, settings, profile.seed, rank, ranks)
+        self.names = names_digest(videos)
         self.episodes = Batches(self.dataset, device, workers)
         self.settings = training_settings(profile, variant)
         self.step, self.content_steps = 0, 0  # shares no steps with another training
@@ -225,6 +226,7 @@ class BaselineLearner:
             "episodes": self.episodes.number,
             "ranks": distributed.ranks(),
             "videos": len(self.dataset.videos),
+            "names": self.names,
             "networks": [net.state_dict() for net in self.nets],
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "torch_rng": torch.get_rng_state(),
@@ -232,7 +234,7 @@ class BaselineLearner:
 
     def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos."""
-        check_videos(state["videos"], len(self.dataset.videos))
+        check_videos(state["videos"], state.get("names"), self.dataset.videos)
         for net, values in zip(self.nets, state["networks"], strict=True):
             net.load_state_dict(values)
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
