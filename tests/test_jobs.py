@@ -91,6 +91,7 @@ def test_jobs_leave_what_chapters_read(tmp_path):
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         "prepare": "ok",
         "meta-learn-ft": "ok",
+        "stability": "ok",
         "evaluate": "ok",
         "measure": "ok",
     }, outcomes

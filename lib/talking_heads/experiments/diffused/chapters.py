@@ -50,7 +50,7 @@ CHAPTERS = (
             "figures/taken_away.png",
             "figures/taken_away_lips.png",
         ),
-        1.5,
+        1.3,
         diffusion=True,
     ),
     Chapter(
@@ -76,7 +76,7 @@ CHAPTERS = (
             "clips/talking.mp4",
             "clips/own_sound.mp4",
         ),
-        3.0,
+        3.1,
         alone=True,
         diffusion=True,
     ),

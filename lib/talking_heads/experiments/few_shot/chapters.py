@@ -102,7 +102,7 @@ CHAPTERS = (
             "tables/observed.csv",
             *(f"figures/figure{n}.png" for n in (3, 4, 10, 11, 12, 13)),
         ),
-        10.0,
+        7.5,
         reads=ANSWERS,
         alone=True,
     ),
@@ -111,7 +111,7 @@ CHAPTERS = (
         "what each part is worth",
         ("05_comparison",),  # whose cells it goes on with
         ("tables/ablations.csv", "tables/stability.csv", "figures/figure6.png", "figures/figure6_others.png"),
-        8.0,
+        5.2,
         alone=True,
     ),
     Chapter(
@@ -119,7 +119,7 @@ CHAPTERS = (
         "Table 2: predicted and measured",
         ("01_speakers_and_landmarks",),
         ("tables/table2.csv", "tables/timings.csv"),
-        8.5,
+        5.2,
         reads="tables/benchmark.csv",  # which another command writes
         alone=True,
     ),
@@ -128,7 +128,7 @@ CHAPTERS = (
         "which of the paper's claims hold here",
         ("05_comparison", "06_ablations", "07_timing"),
         ("tables/claims.csv", "tables/reasons.csv", "tables/blur.csv"),
-        0.5,
+        0.7,
     ),
     Chapter(
         "09_identity_gap",
