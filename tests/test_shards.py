@@ -1,10 +1,10 @@
 """A corpus that several machines prepare, and processes that are killed while they do."""
 
 import filecmp
-import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -64,12 +64,9 @@ def assert_same_corpus(out, whole):
     assert files_of(out) == files_of(whole)
     for name in files_of(whole) - {Path(MANIFEST)}:
         assert filecmp.cmp(out / name, whole / name, shallow=False), name
-    lines = [
-        [json.loads(line) for line in (root / MANIFEST).read_text().splitlines()] for root in (out, whole)
-    ]
-    for line in (*lines[0], *lines[1]):
-        line["source"] = Path(line["source"]).name  # relative to the folder
-    assert lines[0] == lines[1]
+    texts = [(root / MANIFEST).read_text() for root in (out, whole)]
+    first, second = (re.sub(r'"source": "[^"]*/', '"source": "', text) for text in texts)
+    assert first == second  # but for the way from the folder to the source
     assert not list(out.glob(f"{planning.PARTIAL}*"))
 
 

@@ -114,7 +114,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapt
         "05_comparison": (EVALUATE,),
         "06_ablations": (STABILITY, EVALUATE),
         "07_timing": (MEASURE,),
-        "20_diffusion_on_faces": (AUDIO,),
+        "20_diffusion_on_faces": (PREPARE, AUDIO) if DIFFUSION in names else (),
         "21_sound_and_motion": (DIFFUSION,),
         "22_talking": (EVALUATE,) if DIFFUSION in names else (),
     }
