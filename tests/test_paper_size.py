@@ -159,6 +159,7 @@ TALKING_STEPS = {
         "protocol": {
             "identities": 2,
             "seconds": 1.0,
+            "chapter_steps": 4,
             "chapter_clips": 2,
             "chapter_seconds": 1.0,
         },
