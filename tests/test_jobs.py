@@ -12,8 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
+from processes import wait_until
 from talking_heads import config
 from talking_heads.__main__ import arguments, main
 from talking_heads.experiments import jobs
@@ -187,6 +189,7 @@ def test_a_job_that_a_killed_run_left_behind_keeps_others_out(tmp_path):
     run = run_of("voxceleb1", tmp_path)
     words = ["-c", "import time; time.sleep(600)", *run.commands.options, *run.work[0].command]
     with subprocess.Popen([sys.executable, *words]) as process:
+        wait_until(lambda: psutil.Process(process.pid).cmdline()[1:] == words)
         try:
             with pytest.raises(Busy, match=rf"a chapter or job of an earlier run \(process {process.pid}\)"):
                 runner.run_chapters(run, ["prepare"], report=lambda line: None)

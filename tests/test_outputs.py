@@ -358,6 +358,7 @@ import os, signal, sys
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.animation import animate
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 load = config.load
 config.load = lambda name: load(name, {"few_shot.fine_tuning.epochs": 1})
 stop = getattr(animate, sys.argv[1])
