@@ -453,6 +453,20 @@ def test_threads_of_chapters(tmp_path, monkeypatch, limit, alone, shared):
     assert run.threads(Chapter("b", "")) == shared
 
 
+@pytest.mark.parametrize("jobs, order", [(1, "abcd"), (2, "cbda")])
+def test_where_several_chapters_run_at_once_the_longest_is_the_first(tmp_path, monkeypatch, jobs, order):
+    started = []
+    chapters = [
+        Chapter(name, "", minutes=minutes) for name, minutes in zip("abcd", (1, 3, 4, 2), strict=True)
+    ]
+    for chapter in chapters:
+        write_notebook(tmp_path / "notebooks", chapter.name, "")
+    monkeypatch.setattr(runner, "execute", lambda chapter, run, report: "")
+    runner.run_chapters(make_run(tmp_path, *chapters, jobs=jobs), report=started.append)
+    names = [line[0] for line in started if line[1:] == ": "]
+    assert "".join(names) == order
+
+
 def _sleep_in_a_chapter(folder):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     write_notebook(folder / "notebooks", "a", SLEEP)

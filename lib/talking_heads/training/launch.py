@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS, stated_causes
 from talking_heads.training.distributed import started_by_torchrun
 
+SHUTDOWN = 110  # seconds in which ranks that are asked to end save their step
 LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
 
 
@@ -32,6 +33,7 @@ def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
     An interrupt and SIGTERM are passed on; a training saves its step then.
     """
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous(), "--nproc-per-node", str(ranks)]
+    command += ["--shutdown-timeout", str(SHUTDOWN)]
     process = subprocess.Popen(
         [*command, "-m", "talking_heads", *arguments],
         stderr=subprocess.PIPE,

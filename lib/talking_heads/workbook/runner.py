@@ -231,8 +231,14 @@ class Schedule:
         self.waiting = list(self.steps)
 
     def start_ready(self, executor: ThreadPoolExecutor) -> None:
-        """Start the chapters that may run now; those that need a failed one fail."""
-        for name in list(self.waiting):
+        """Start the chapters that may run now; those that need a failed one fail.
+
+        Where several run at once, the longest is the first: none then runs on alone at the end.
+        """
+        ready = list(self.waiting)
+        if self.run.jobs > 1:
+            ready.sort(key=lambda name: -self.steps[name].stage.minutes)
+        for name in ready:
             stage, _, key = self.steps[name]
             broken = [need for need in stage.needs if self._failed(need)]
             if broken:

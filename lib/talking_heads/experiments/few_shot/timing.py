@@ -250,7 +250,7 @@ def with_measurements(predicted: pd.DataFrame, rows: list[dict]) -> pd.DataFrame
 def measured_rows(
     cases: Cases, predicted: pd.DataFrame, seconds: float, done: Collection[tuple[str, str, int]] = ()
 ) -> Iterator[dict[str, Any]]:
-    """What is measured of every case that is not ``done``, as it is. Equal steps are measured once.
+    """The measured rows of all cases that are not ``done``, one by one. Equal steps are measured once.
 
     What is predicted to take longer than ``seconds`` is not warmed up: the median of three repetitions is not
     the first, cold one.
