@@ -18,6 +18,7 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys):
         "loader": "episodes/s",
         "preparing": "clips/s",
         "opening the store": "s",
+        "memory of the store": "MB",
         "first source of a video": "ms",
         "peak arithmetic": "TFLOP/s",
         "meta-learning step": "s",
@@ -32,6 +33,7 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys):
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()
     step = table.set_index("quantity")["value"]
+    assert step["memory of the store"] < 200  # of a corpus as large as VoxCeleb2
     assert step["meta-learning"] == pytest.approx(1 / step["meta-learning step"], rel=1e-3)
     assert not table["unit"].eq("days").any(), "steps of other networks say nothing about the paper's"
     assert "meta-learning step: " in capsys.readouterr().out
