@@ -530,7 +530,7 @@ def add_animation(commands: Subcommands) -> None:
     )
 
     text = "a photograph and a voice to a talking head"
-    c = commands.add(speak, "speak", text, profile="laptop", resumes=True)
+    c = commands.add(speak, "speak", text, profile="laptop-full", resumes=True)
     c.add_argument("--photo", type=Path, help="a photograph of one person")
     c.add_argument("--face", type=Path, help="a kept identity frame instead")
     c.add_argument("--sound", type=Path, required=True, help="any audio or video file with a voice")
