@@ -102,6 +102,12 @@ TWO_STEPS = {
 }
 
 
+def link_clip(clip, place):
+    """Links to a clip and its landmarks, which have the name of the place and their own suffix."""
+    for path in (clip, clip.with_suffix(".npz")):
+        place.with_suffix(path.suffix).symlink_to(path)
+
+
 def write_profile(folder, name, sections):
     (folder / "profiles").mkdir()
     (folder / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
@@ -137,8 +143,7 @@ def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
         split, identity, video = place.split("/")
         folder = videos / split / "mp4" / identity / video
         folder.mkdir(parents=True)
-        for path in (clip, clip.with_suffix(".npz")):
-            (folder / f"00001{path.suffix}").symlink_to(path)
+        link_clip(clip, folder / "00001")
     run_all(name, tmp_path, "--ranks", "2", "--only", *CHAPTERS)
     results = tmp_path / "results" / name
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))
@@ -187,8 +192,7 @@ def test_jobs_and_chapters_of_diffused_heads_run_on_real_clips(tmp_path):
     videos = tmp_path / "data/crema/videos"
     videos.mkdir(parents=True)
     for clip, stem in zip(sorted(Path(CLIPS).resolve().glob("*.mp4")), crema_names(), strict=True):
-        for path in (clip, clip.with_suffix(".npz")):
-            (videos / f"{stem}{path.suffix}").symlink_to(path)
+        link_clip(clip, videos / stem)
     run_all(name, tmp_path)
     results = tmp_path / "results" / name
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))

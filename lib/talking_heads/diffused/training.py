@@ -258,7 +258,7 @@ class DiffusionLearner:
 
     def restore(self, state: dict, folder: Path) -> None:
         """Continue from a state. Raises ValueError for other clips."""
-        check_videos(state["videos"], state.get("names"), self.dataset.clips)
+        check_videos(state["videos"], len(self.dataset.clips), state.get("names"), self.names)
         self.unet.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])

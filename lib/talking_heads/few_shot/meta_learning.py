@@ -381,7 +381,7 @@ class MetaLearner:
 
     def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos: W has a column for each."""
-        check_videos(state["table"]["videos"], state.get("names"), self.dataset.videos)
+        check_videos(state["table"]["videos"], len(self.dataset.videos), state.get("names"), self.names)
         networks = [*state["networks"], *state["ema"]]
         networks[2] = networks[2] | {"table.weight": self.nets.discriminator.table.weight}
         for net, values in zip((*self._modules(), *self.ema), networks, strict=True):

@@ -150,14 +150,14 @@ def load_checkpoint(path: Path, key: str, lazily: bool = False) -> dict:
     return state
 
 
-def check_videos(trained_on: int, names: str | None, videos: NamedVideos) -> None:
+def check_videos(trained_on: int, videos: int, trained_names: str | None, names: str) -> None:
     """Raises ValueError for a checkpoint that was trained on other videos, by their number and names.
 
-    ``names`` is their :func:`names_digest`, None in checkpoints that do not have it.
+    The names are given as :func:`names_digest`, None for checkpoints that do not have it.
     """
-    if trained_on != len(videos):
-        difference = f"{trained_on} videos, these are {len(videos)}"
-    elif names not in (None, names_digest(videos)):
+    if trained_on != videos:
+        difference = f"{trained_on} videos, these are {videos}"
+    elif trained_names not in (None, names):
         difference = f"{trained_on} videos of other names"
     else:
         return

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS, stated_causes
 from talking_heads.training.distributed import started_by_torchrun
 
-SHUTDOWN = 110  # seconds in which ranks that are asked to end save their step
+SHUTDOWN = 110  # seconds in which ranks that are asked to end save their step; a job waits a little longer
 LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
 
 

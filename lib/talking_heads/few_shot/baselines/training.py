@@ -234,7 +234,7 @@ class BaselineLearner:
 
     def restore(self, state: dict, folder: Path) -> None:
         """Go on from a state. Raises ValueError for other videos."""
-        check_videos(state["videos"], state.get("names"), self.dataset.videos)
+        check_videos(state["videos"], len(self.dataset.videos), state.get("names"), self.names)
         for net, values in zip(self.nets, state["networks"], strict=True):
             net.load_state_dict(values)
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
