@@ -65,7 +65,16 @@ def test_the_jobs_of_every_profile_are_commands_that_exist(tmp_path, name):
 def test_the_default_profiles_do_everything_in_chapters(tmp_path):
     for name in ("smoke", "laptop", "laptop-full"):
         run = run_of(name, tmp_path)
-        assert run.work == () and run.chapters == CHAPTERS
+        assert run.work == () and [chapter.name for chapter in run.chapters] == [c.name for c in CHAPTERS]
+
+
+def test_chapters_wait_for_those_that_train_their_weights(tmp_path):
+    """Committed weights are there before any chapter."""
+    for weights, waiting in (("scratch", {"04", "05", "09", "10", "11"}), ("reference", set())):
+        run = run_of("laptop", tmp_path, weights)
+        found = {chapter.name[:2] for chapter in run.chapters if "03_meta_learning" in chapter.needs}
+        assert found == waiting
+        assert ("21_sound_and_motion" in run.chapters[-1].needs) == (weights == "scratch")
 
 
 def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):

@@ -104,8 +104,8 @@ def expected_days(profile: Profile, results: Path) -> dict[str, float]:
     return {name: value for name, value in days.items() if math.isfinite(value)}
 
 
-def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapter, ...]:
-    """The chapters, each with the jobs that it needs."""
+def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...], weights: str) -> tuple[Chapter, ...]:
+    """The chapters, each with the jobs that it needs, and with the chapters that train its ``weights``."""
     names = {job.name for job in jobs}
     trained = tuple(job.name for job in jobs if job.command[0] == "meta-learn")
     needs = {
@@ -121,7 +121,11 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...]) -> tuple[Chapt
     return tuple(
         dataclasses.replace(
             chapter,
-            needs=(*chapter.needs, *(name for name in needs.get(chapter.name, ()) if name in names)),
+            needs=(
+                *chapter.needs,
+                *(chapter.trained_by if weights == "scratch" else ()),
+                *(name for name in needs.get(chapter.name, ()) if name in names),
+            ),
         )
         for chapter in chapters
     )

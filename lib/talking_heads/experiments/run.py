@@ -131,7 +131,7 @@ def make_run(
         parameters,
         notebooks,
         results,
-        reading(chapters, work),
+        reading(chapters, work, weights),
         VERSIONS,
         tuple(inputs),
         inputs_of,

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from talking_heads import devices
 from talking_heads.data.frames import to_tensor
+from talking_heads.nn.precision import mixed_precision
 
-VERSION = 1  # of USER-proxy: raised when the same frames give other rates
+VERSION = 2  # of USER-proxy: raised when the same frames give other rates
 CHANCE = 1 / 3
 FOLDS = 3  # of identities
 BATCH = 24  # triplets of a training step
@@ -37,6 +38,8 @@ VideosByIdentity = Mapping[str, Sequence[np.ndarray]]  # real frames (m, S, S, 3
 class Observer(nn.Module):
     """Scores how likely each of three images (B, 3, 3, S, S) is the fake: (B, 3) logits."""
 
+    precision = "auto"
+
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 96)):
         super().__init__()
         layers: list[nn.Module] = []
@@ -45,6 +48,7 @@ class Observer(nn.Module):
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.head = nn.Sequential(nn.Linear(8 * widths[-1], 96), nn.ReLU(), nn.Linear(96, 1))
 
+    @mixed_precision
     def forward(self, x: Tensor) -> Tensor:
         z = self.body(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # (B, 3, 4 * widths[-1])
         others = (z.sum(1, keepdim=True) - z) / 2  # the mean of the other two images

@@ -56,7 +56,7 @@ CHAPTERS = (
     Chapter(
         "22_talking",
         "talking heads of unseen identities; Tables 1 and 3 of Diffused Heads",
-        ("21_sound_and_motion",),  # which trains the network where it is to be trained
+        (),
         (
             "tables/talking_table1.csv",
             "tables/talking_table1.md",
@@ -78,6 +78,7 @@ CHAPTERS = (
         ),
         3.1,
         alone=True,
+        trained_by=("21_sound_and_motion",),
         diffusion=True,
     ),
 )

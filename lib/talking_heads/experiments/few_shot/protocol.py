@@ -372,43 +372,64 @@ def measure(
 
     Methods that do not depend on the seed are measured once, and so are true frames.
     """
+    by_video: dict[tuple[str, int], list[Path]] = {}
+    for path in paths:
+        by_video.setdefault(Cell.of(path)[:2], []).append(path)
+    measured: dict[Path, list[tuple[pd.DataFrame, Features]]] = {}
+
+    def work(cells: list[Path]) -> None:
+        truth = None
+        for path in cells:
+            truth, measured[path] = measure_cell(path, names, truth, device)
+
+    devices.in_threads(work, list(by_video.values()), torch.device(device))
     rows: list[pd.DataFrame] = []
     features: dict[tuple[str, int], list[Features]] = {}
-    true: dict[tuple[str, int], Judged] = {}
     for path in paths:
-        which = Cell.of(path)
-        with opened_cell(path) as cell:
-            points, far = cell["points"], cell["pose distance"]
-            video = which.identity, which.video
-            if video not in true or not np.array_equal(true[video].images, cell["truth"]):
-                true[video] = Judged.of(cell["truth"], device)
-            true_mouth, true_eyes = openings(points)
-            for method in measured_in(cell, names, which.seed):
-                generated = Judged.of(cell[method], device)
-                mouth, eyes = openings(generated.landmarks)
-                row = {
-                    "method": method,
-                    "T": which.t,
-                    "identity": which.identity,
-                    "video": which.video,
-                    "seed": which.seed,
-                    "frame": np.arange(len(points)),
-                    **compare(generated, true[video], points),
-                    "pose distance": far,
-                    "mouth": mouth,
-                    "true mouth": true_mouth,
-                    "eyes": eyes,
-                    "true eyes": true_eyes,
-                }
-                rows.append(pd.DataFrame(row))
-                frame_features = Features(
-                    generated.features,
-                    true[video].features,
-                    np.full(len(points), which.identity),
-                    np.full(len(points), which.seed),
-                )
-                features.setdefault((method, which.t), []).append(frame_features)
+        for row, frame_features in measured[path]:
+            rows.append(row)
+            features.setdefault((row["method"].iloc[0], Cell.of(path).t), []).append(frame_features)
     return pd.concat(rows, ignore_index=True), {key: concatenate(parts) for key, parts in features.items()}
+
+
+def measure_cell(
+    path: Path, names: Sequence[str], truth: Judged | None, device: str | torch.device = "cpu"
+) -> tuple[Judged, list[tuple[pd.DataFrame, Features]]]:
+    """The true frames of a cell, and for every method its rows and features.
+
+    ``truth`` are the true frames of another cell, and are used again where they are the same.
+    """
+    which, results = Cell.of(path), []
+    with opened_cell(path) as cell:
+        points = cell["points"]
+        if truth is None or not np.array_equal(truth.images, cell["truth"]):
+            truth = Judged.of(cell["truth"], device)
+        true_mouth, true_eyes = openings(points)
+        for method in measured_in(cell, names, which.seed):
+            generated = Judged.of(cell[method], device)
+            mouth, eyes = openings(generated.landmarks)
+            row = {
+                "method": method,
+                "T": which.t,
+                "identity": which.identity,
+                "video": which.video,
+                "seed": which.seed,
+                "frame": np.arange(len(points)),
+                **compare(generated, truth, points),
+                "pose distance": cell["pose distance"],
+                "mouth": mouth,
+                "true mouth": true_mouth,
+                "eyes": eyes,
+                "true eyes": true_eyes,
+            }
+            frame_features = Features(
+                generated.features,
+                truth.features,
+                np.full(len(points), which.identity),
+                np.full(len(points), which.seed),
+            )
+            results.append((pd.DataFrame(row), frame_features))
+    return truth, results
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

@@ -35,6 +35,7 @@ METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
 FINE_TUNED = ("Pix2pixHD", "Ours")
 CASE = ["method", "phase", "T"]  # columns that name a row
 LEARNING, INFERENCE = "few-shot learning", "inference"
+LONG = 5  # times the seconds of a measurement
 Work = Callable[[], object]
 
 
@@ -252,18 +253,21 @@ def measured_rows(
 ) -> Iterator[dict[str, Any]]:
     """The measured rows of all cases that are not ``done``, one by one. Equal steps are measured once.
 
-    What is predicted to take longer than ``seconds`` is not warmed up: the median of three repetitions is not
-    the first, cold one.
+    A step that is predicted to take longer than ``seconds`` is not warmed up and is repeated three times: the
+    median is not the first, cold one. Where it takes ``LONG`` times as long, a cold start matters little, and
+    two repetitions are enough.
     """
     expected = predicted.set_index(CASE)["predicted"]
     measured: dict[tuple[str, str, int], Timing] = {}
     for case in cases:
         if (case.method, case.phase, case.t) in done:
             continue
-        prediction, step = expected[case.method, case.phase, case.t], (case.method, case.phase, case.batch)
+        prediction = expected[case.method, case.phase, case.t] / case.steps
+        step = case.method, case.phase, case.batch
         if step not in measured:
-            warm_up = 0 if prediction / case.steps > seconds else 2
-            measured[step] = measure(case.work, cases.device, seconds=seconds, warm_up=warm_up)
+            repetitions = 2 if prediction > LONG * seconds else 100
+            warm_up = 0 if prediction > seconds else 2
+            measured[step] = measure(case.work, cases.device, repetitions, seconds, warm_up)
         steps = measured[step].times(case.steps)
         once = Timing(0.0, 0.0, 0.0, 0, 0)
         if case.once:
