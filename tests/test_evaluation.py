@@ -697,8 +697,9 @@ def test_work_in_threads(two_threads):
     def work(item):
         together.wait()
         seen.append((item, torch.get_num_threads()))
+        return -item
 
-    devices.in_threads(work, range(4), torch.device("cpu"))
+    assert devices.in_threads(work, range(4), "cpu") == [0, -1, -2, -3]
     assert sorted(seen) == [(item, 1) for item in range(4)] and torch.get_num_threads() == 2
 
 

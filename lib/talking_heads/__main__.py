@@ -198,6 +198,26 @@ def evaluate(args: argparse.Namespace) -> None:
     run_evaluation(profile, weights, args.data, args.results, choose(args.device), shard)
 
 
+def score(args: argparse.Namespace) -> None:
+    from talking_heads.data.detection import Detector
+    from talking_heads.devices import choose
+    from talking_heads.experiments.diffused import score as scoring
+    from talking_heads.nn.pretrained import FACE_ALIGNMENT, path_of
+
+    device = choose(args.device)
+    detects = not args.drawn and all(path_of(name).exists() for name in FACE_ALIGNMENT)
+    scorer = scoring.Scorer(args.drawn, Detector(device) if detects else None, device)
+    method = args.method or args.generated.resolve().name
+    table = scoring.score(args.generated, args.reference, args.out, method, scorer, args.layout)
+    print(scoring.summary(table).round(4).to_string(index=False))
+    if not table["frames with faces"].any():
+        print(
+            "no landmarks, so lips and eyes are not measured: put them beside the videos, or fetch the "
+            f"detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}"
+        )
+    print(f"a row for each clip in {args.out}")
+
+
 def measure(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.experiments.few_shot.timing import measure_profile
@@ -385,6 +405,17 @@ def add_running(commands: Subcommands) -> None:
     c.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
     c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
+
+    text = "compare talking videos of any method with references, by all metrics of Diffused Heads"
+    c = commands.add(score, "score", text, resumes=True)
+    c.add_argument("generated", type=Path, help="a folder of videos, named as their references")
+    c.add_argument("reference", type=Path, help="a folder of true videos with sound")
+    c.add_argument("--out", type=Path, required=True, help="the table to write, a row for each clip: .csv")
+    c.add_argument("--method", help="its name in tables; that of the folder by default")
+    c.add_argument("--layout", choices=["folder", "crema", "lrw"], default="folder", help="of the references")
+    c.add_argument(
+        "--drawn", action="store_true", help="procedural speakers, whose faces the embedded judges know"
+    )
 
     commands.add(measure, "measure", "measure the times of Table 2", profile="laptop", resumes=True)
     text = "short trainings with and without L_FM (section 3.2)"

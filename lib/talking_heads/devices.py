@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 AT_ONCE = 8  # more networks would need too much memory
 
 
@@ -42,8 +43,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(work: Callable[[T], object], items: Iterable[T], device: "torch.device") -> None:
-    """``work`` on every item: on a CPU several at once, which share out the threads of PyTorch.
+def in_threads(work: Callable[[T], Result], items: Iterable[T], device: "str | torch.device") -> list[Result]:
+    """The results of ``work`` on every item: on a CPU several at once, which share out the threads of
+    PyTorch.
 
     On two cores small networks run up to 1.7 times as fast as one at a time with two threads. ``work`` must
     not draw from PyTorch's global generator, which threads share. The first error, or an interrupt, is raised
@@ -52,11 +54,13 @@ def in_threads(work: Callable[[T], object], items: Iterable[T], device: "torch.d
     import torch
 
     threads = torch.get_num_threads()
-    at_once = min(threads, AT_ONCE) if device.type == "cpu" else 1
+    at_once = min(threads, AT_ONCE) if torch.device(device).type == "cpu" else 1
     executor = ThreadPoolExecutor(at_once, "item", torch.set_num_threads, (max(1, threads // at_once),))
     try:
-        for future in as_completed([executor.submit(work, item) for item in items]):
+        futures = [executor.submit(work, item) for item in items]
+        for future in as_completed(futures):
             future.result()
+        return [future.result() for future in futures]
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(threads)  # MKL has one number for all threads

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -222,12 +222,12 @@ def observe(
             f"{len(identities)}"
         )
     experiment = CrossFitting(fakes, reals, groups, settings)
-    rows: dict[tuple[int, str], list[tuple]] = {(fold, group): [] for fold in range(folds) for group in names}
 
-    def test(part: tuple[int, str]) -> None:
+    def test(part: tuple[int, str]) -> list[tuple]:
         fold, group = part
         training_groups = [name for name in trainable if name != group]
-        rows[part] = experiment.test(group, training_groups, identities[fold::folds])
+        return experiment.test(group, training_groups, identities[fold::folds])
 
-    devices.in_threads(test, list(rows), torch.device(settings.device))
-    return pd.DataFrame(list(chain.from_iterable(rows.values())), columns=COLUMNS)
+    parts = list(product(range(folds), names))
+    rows = devices.in_threads(test, parts, settings.device)
+    return pd.DataFrame(list(chain.from_iterable(rows)), columns=COLUMNS)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from talking_heads.experiments.diffused.protocol import FROZEN, LMD, OTHER_SOUND, OURS, Measured
+from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, Measured
 from talking_heads.metrics.lip_sync import SECOND
 from talking_heads.metrics.statistics import Estimate, identity_means, mean_estimate, paired
 

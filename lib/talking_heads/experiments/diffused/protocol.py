@@ -7,6 +7,7 @@ goes on.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,22 +21,20 @@ from talking_heads.data.frames import to_tensor
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import utterance_of
 from talking_heads.data.windows import TalkingClips
+from talking_heads.devices import in_threads
 from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
+from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, pixel_metrics
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.files import replacing
-from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
-from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 from talking_heads.shards import Shard
 
 VERSION = 2  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
-LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
 
 
 def generation_key(profile: Profile) -> str:
@@ -185,44 +184,21 @@ class Measured(NamedTuple):
 
 def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] = ROWS) -> Measured:
     """Every metric of the generated clips, from the second frame on: the first one is given."""
-    frames, clips = [], []
-    for speaker in chosen:
+
+    def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
-        true_features = judges.identity_features(truth, evaluation.device)
-        true_blinks = lip_sync.blinks(judges.find_landmarks(truth, evaluation.device))
+        true_face, results = Face.of(truth, evaluation.device), []
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
-            landmarks = judges.find_landmarks(images, evaluation.device)
-            similarity = cosine(judges.identity_features(images, evaluation.device), true_features)
-            mse = mean_squared_error(images, truth)
             sound = evaluation.clips.sound(heard_clip(speaker, row))
             silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
+            by_frame, of_clip = face_metrics(Face.of(images, evaluation.device), true_face, points, silent)
             about = {"method": row, "identity": speaker.identity}
-            by_frame = {
-                **about,
-                "frame": np.arange(1, len(images) + 1),
-                "MSE": mse,
-                "PSNR": psnr(mse),
-                "SSIM": [ssim(a, b) for a, b in zip(images, truth, strict=True)],
-                "CPBD": cpbd(images),
-                LMD: lip_sync.landmark_distance(landmarks, points),
-                "CSIM-judge": similarity,
-            }
-            frames.append(pd.DataFrame(by_frame))
-            clips.append(
-                {
-                    **about,
-                    "mouth opening": lip_sync.track_correlation(
-                        lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(points)
-                    ),
-                    "mouth width": lip_sync.track_correlation(
-                        lip_sync.mouth_width(landmarks), lip_sync.mouth_width(points)
-                    ),
-                    "mouth closed in silence": lip_sync.closed_share(landmarks, silent),
-                    "blinks a second": lip_sync.blinks(landmarks) / len(images) * FPS,
-                    "true blinks a second": true_blinks / len(images) * FPS,
-                    "CSIM-judge, first second": similarity[: lip_sync.SECOND].mean(),
-                    "CSIM-judge, last second": similarity[-lip_sync.SECOND :].mean(),
-                }
-            )
-    return Measured(pd.concat(frames, ignore_index=True), pd.DataFrame(clips))
+            frame = {"frame": np.arange(1, len(images) + 1)}
+            frames = pd.DataFrame({**about, **frame, **pixel_metrics(images, truth), **by_frame})
+            results.append((frames, {**about, **of_clip}))
+        return results
+
+    measured = list(chain.from_iterable(in_threads(measure_speaker, chosen, evaluation.device)))
+    frames = pd.concat([frames for frames, _ in measured], ignore_index=True)
+    return Measured(frames, pd.DataFrame([of_clip for _, of_clip in measured]))

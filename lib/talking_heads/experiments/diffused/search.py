@@ -10,8 +10,9 @@ import torch
 
 from talking_heads.config import Profile
 from talking_heads.diffused.generation import Generator
+from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.diffused.clips import validation_clips
-from talking_heads.experiments.diffused.protocol import LMD, OURS, Evaluation, frame_count, measure, run
+from talking_heads.experiments.diffused.protocol import OURS, Evaluation, frame_count, measure, run
 from talking_heads.experiments.diffused.tables import OF_CLIPS
 from talking_heads.experiments.diffused.weights import load_model, run_id
 from talking_heads.metrics.statistics import mean_estimate

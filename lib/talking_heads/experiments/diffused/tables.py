@@ -10,7 +10,8 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import build_unet
-from talking_heads.experiments.diffused.protocol import LMD, OURS, Measured
+from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.diffused.protocol import OURS, Measured
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 
 TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)

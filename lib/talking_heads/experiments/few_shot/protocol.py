@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -375,21 +375,20 @@ def measure(
     by_video: dict[tuple[str, int], list[Path]] = {}
     for path in paths:
         by_video.setdefault(Cell.of(path)[:2], []).append(path)
-    measured: dict[Path, list[tuple[pd.DataFrame, Features]]] = {}
 
-    def work(cells: list[Path]) -> None:
-        truth = None
+    def measure_video(cells: list[Path]) -> list[tuple[pd.DataFrame, Features]]:
+        truth, results = None, []
         for path in cells:
-            truth, measured[path] = measure_cell(path, names, truth, device)
+            truth, measured = measure_cell(path, names, truth, device)
+            results += measured
+        return results
 
-    devices.in_threads(work, list(by_video.values()), torch.device(device))
-    rows: list[pd.DataFrame] = []
+    measured = list(chain.from_iterable(devices.in_threads(measure_video, by_video.values(), device)))
     features: dict[tuple[str, int], list[Features]] = {}
-    for path in paths:
-        for row, frame_features in measured[path]:
-            rows.append(row)
-            features.setdefault((row["method"].iloc[0], Cell.of(path).t), []).append(frame_features)
-    return pd.concat(rows, ignore_index=True), {key: concatenate(parts) for key, parts in features.items()}
+    for rows, frame_features in measured:
+        features.setdefault((rows["method"].iloc[0], rows["T"].iloc[0]), []).append(frame_features)
+    frames = pd.concat([rows for rows, _ in measured], ignore_index=True)
+    return frames, {key: concatenate(parts) for key, parts in features.items()}
 
 
 def measure_cell(

@@ -1,0 +1,66 @@
+"""Metrics of a generated talking clip against the true one: of each frame, and of the whole clip."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from talking_heads.data.sound import FPS
+from talking_heads.judges import use as judges
+from talking_heads.metrics import lip_sync
+from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
+
+LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
+
+
+class Face(NamedTuple):
+    """What is found in the frames of a clip: landmarks (n, 68, 2) and identity features (n, d)."""
+
+    landmarks: np.ndarray
+    features: np.ndarray | None = None  # where a network knows such faces
+
+    @classmethod
+    def of(cls, images: np.ndarray, device: str | torch.device = "cpu") -> "Face":
+        """What the embedded judges find in images (n, S, S, 3) uint8 of procedural speakers."""
+        return cls(judges.find_landmarks(images, device), judges.identity_features(images, device))
+
+
+def pixel_metrics(images: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """MSE, PSNR, SSIM and CPBD (n,) of images (n, H, W, 3) uint8; see :mod:`metrics.images`."""
+    mse = mean_squared_error(images, truth)
+    return {
+        "MSE": mse,
+        "PSNR": psnr(mse),
+        "SSIM": np.array([ssim(a, b) for a, b in zip(images, truth, strict=True)]),
+        "CPBD": cpbd(images),
+    }
+
+
+def face_metrics(
+    generated: Face, truth: Face, points: np.ndarray, silent: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """LMD and CSIM-judge of each frame (n,), and the metrics of the whole clip.
+
+    Lips are compared with ``points`` (n, 68, 2), the true landmarks as exactly as they are known; the eyes
+    with what is found in true frames. ``silent`` (n,) are the frames without sound, None where there is no
+    sound. Metrics of identity are left out where there are no features.
+    """
+    n = len(points)
+    by_frame = {LMD: lip_sync.landmark_distance(generated.landmarks, points)}
+    of_clip = {
+        name: lip_sync.track_correlation(track(generated.landmarks), track(points))
+        for name, track in (
+            ("mouth opening", lip_sync.mouth_opening),
+            ("mouth width", lip_sync.mouth_width),
+        )
+    }
+    if silent is not None:
+        of_clip["mouth closed in silence"] = lip_sync.closed_share(generated.landmarks, silent)
+    of_clip["blinks a second"] = lip_sync.blinks(generated.landmarks) / n * FPS
+    of_clip["true blinks a second"] = lip_sync.blinks(truth.landmarks) / n * FPS
+    if generated.features is not None and truth.features is not None:
+        by_frame["CSIM-judge"] = similarity = cosine(generated.features, truth.features)
+        of_clip["CSIM-judge, first second"] = float(similarity[: lip_sync.SECOND].mean())
+        of_clip["CSIM-judge, last second"] = float(similarity[-lip_sync.SECOND :].mean())
+    return by_frame, of_clip
