@@ -19,6 +19,7 @@ from talking_heads.__main__ import main
 from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
+from talking_heads.diffused.baselines import training as comparators
 from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
@@ -32,9 +33,9 @@ TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": {*ALL, "diffusion", "talking"},
+    "seed": {*ALL, "diffusion", "SDA", "talking"},
     "data": ALL,
-    "data.source": {*ALL, "diffusion"},
+    "data.source": {*ALL, "diffusion", "SDA"},
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
     "few_shot.networks": {"meta-learning", "cells"},
@@ -46,13 +47,15 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
-    "diffused.clips": {"diffusion", "talking"},
+    "diffused.clips": {"diffusion", "SDA", "talking"},
     "diffused.conditions": {"diffusion", "talking"},
-    "diffused.audio_encoder": {"diffusion", "talking"},
+    "diffused.audio_encoder": {"diffusion", "SDA", "talking"},
     "diffused.network": {"diffusion", "talking"},
+    "diffused.network.precision": {"diffusion", "SDA", "talking"},
     "diffused.diffusion": {"diffusion", "talking"},
     "diffused.training": {"diffusion"},
     "diffused.sampling": {"talking"},
+    "diffused.sda": {"SDA"},
     "diffused.protocol": set(),
     "protocol": set(),
     "timing": set(),
@@ -67,6 +70,7 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "X2Face": key_of(baselines.training_settings(profile, "x2face")),
         "cells": protocol.cell_key(profile),
         "diffusion": key_of(diffusion_training.training_settings(profile)),
+        "SDA": key_of(comparators.training_settings(profile)),
         "talking": talking_protocol.generation_key(profile),
     }
 
@@ -150,6 +154,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
         (diffusion_training, {"diffusion"}),
+        (comparators, {"SDA"}),
         (talking_protocol, {"talking"}),
     ],
 )

@@ -96,10 +96,23 @@ def audio_encoder(args: argparse.Namespace) -> None:
 
 
 def train_diffusion(args: argparse.Namespace) -> int:
+    from talking_heads.experiments.diffused.trainings import DiffusionRun
+
+    return train_talking(args, DiffusionRun)
+
+
+def train_comparator(args: argparse.Namespace) -> int:
+    from talking_heads.experiments.diffused.trainings import SdaRun
+
+    return train_talking(args, SdaRun)
+
+
+def train_talking(args: argparse.Namespace, kind: Callable) -> int:
+    """A training on talking clips, of a class of :mod:`experiments.diffused.trainings`."""
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
-    from talking_heads.experiments.diffused.trainings import WATCH_EVERY, DiffusionRun
+    from talking_heads.experiments.diffused.trainings import WATCH_EVERY
     from talking_heads.experiments.diffused.weights import runs_folder
     from talking_heads.training import distributed, launch, loop
 
@@ -110,9 +123,9 @@ def train_diffusion(args: argparse.Namespace) -> int:
         return launch.run_with_torchrun(ranks, args.words)
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
-        run = DiffusionRun(profile, clip_data(profile, args.data, device), runs, device, args.workers)
+        run = kind(profile, clip_data(profile, args.data, device), runs, device, args.workers)
         if run.finished:
-            print(f"diffusion: at its end already, weights in {run.exported}")
+            print(f"{run.name}: at its end already, weights in {run.exported}")
             return 0
         with run.recording():
             seconds = args.minutes * 60
@@ -501,6 +514,11 @@ def add_training(commands: Subcommands) -> None:
 
     text = "train the denoising network, or go on; stop and repeat as you like"
     c = commands.add(train_diffusion, "train-diffusion", text, profile="laptop-full", resumes=True)
+    add_training_options(c)
+
+    text = "train a method that Diffused Heads is compared with, or go on"
+    c = commands.add(train_comparator, "train-comparator", text, profile="laptop-full", resumes=True)
+    c.add_argument("--method", choices=["sda"], default="sda", help="SDA, a GAN (Vougioukas et al. 2019)")
     add_training_options(c)
 
     text = "pretrain the audio encoder on sound alone and write it into the package"

@@ -260,6 +260,26 @@ class Sampling(Section):
     identity_every: Count
 
 
+class Sda(Section):
+    """The comparator of Vougioukas et al. 2019, a GAN."""
+
+    channels: Positive  # of the generator, at half of the resolution
+    identity: Positive  # width of the code of the identity frame
+    content: Positive  # of the sound's
+    noise: Positive  # of that of the noise
+    discriminator_channels: Positive
+    hidden: Positive  # width of the discriminators of sequences and of synchronisation
+    frames: Annotated[int, Field(ge=10)]  # of a training sequence: two snippets of 0.2 s, at least
+    steps: Count
+    batch: Positive  # of all ranks together
+    learning_rate: Amount
+    sequence_learning_rate: Amount  # of the discriminators of sequences and of synchronisation
+    frame_weight: Amount  # λ_img
+    sequence_weight: Amount  # λ_seq
+    sync_weight: Amount  # λ_sync
+    reconstruction_weight: Amount  # λ_rec, of L1
+
+
 class TalkingProtocol(Section):
     """What is generated and measured, and what the chapters do beside it."""
 
@@ -284,6 +304,7 @@ class Diffused(Section):
     diffusion: Diffusion
     training: DiffusionTraining
     sampling: Sampling
+    sda: Sda
     protocol: TalkingProtocol
 
 

@@ -29,11 +29,16 @@ CLIP = 1.0  # largest norm of the gradient
 
 def training_settings(profile: Profile) -> dict[str, Any]:
     """Every section that the weights depend on, and the versions of the code."""
+    sections = ("conditions", "audio_encoder", "network", "diffusion", "training")
+    diffused = {f"diffused.{name}": getattr(profile.diffused, name) for name in sections}
+    return {"version of the code": VERSION, **clip_settings(profile), **diffused}
+
+
+def clip_settings(profile: Profile) -> dict[str, Any]:
+    """The seed, and the sections that the training clips depend on."""
     videos = profile.data.source == "videos"
     corpus = {"data": profile.data} if videos else {"version of the renderer": speaker_clips.VERSION}
-    sections = ("clips", "conditions", "audio_encoder", "network", "diffusion", "training")
-    diffused = {f"diffused.{name}": getattr(profile.diffused, name) for name in sections}
-    return {"version of the code": VERSION, "seed": profile.seed} | corpus | diffused
+    return {"seed": profile.seed, **corpus, "diffused.clips": profile.diffused.clips}
 
 
 def model_key(section: Diffused, encoder: nn.Module) -> str:

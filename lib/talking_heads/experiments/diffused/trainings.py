@@ -11,6 +11,8 @@ from talking_heads.config import Diffused, Profile
 from talking_heads.data.loader import worker_count
 from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
+from talking_heads.diffused.baselines.sda import SdaTalker
+from talking_heads.diffused.baselines.training import SdaLearner
 from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
@@ -102,6 +104,42 @@ class DiffusionRun(RecordedTraining):
                 yield
         except Collapsed as alarm:
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
+
+
+class SdaRun(RecordedTraining):
+    """The training of SDA; its validation clips are watched."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        data: ClipData,
+        runs: Path,
+        device: torch.device,
+        workers: int | None = None,
+    ):
+        self.encoder = load_reader(profile.diffused.audio_encoder).encoder
+        workers = worker_count(workers, device, distributed.ranks())
+        learner = SdaLearner(profile, data.training, self.encoder, device, workers)
+        metadata = {
+            "profile": profile.name,
+            "seed": profile.seed,
+            "command": f"python -m talking_heads train-comparator --profile {profile.name} --method sda",
+            "people": data.origin,
+            "device": str(device),
+        }
+        super().__init__("sda", learner, runs / "sda", device, metadata)
+        each_side = profile.diffused.conditions.audio_windows
+        self.truth = Beginnings.read(data.validation, self.encoder, TALKING, TALKED, each_side)
+
+    @torch.no_grad()
+    def watch(self, learner: SdaLearner) -> dict[str, float]:
+        """The generator's clips of validation identities: their L1 to the truth, and their scores."""
+        generator = learner.generator.eval()
+        sample = self.truth.talk(SdaTalker(generator))
+        generator.train()
+        error = np.abs(sample.generated.astype(np.float32) - sample.truth)
+        sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
+        return {"validation": float(error.mean()), **sample.scores().mean().to_dict()}
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:

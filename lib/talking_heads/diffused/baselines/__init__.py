@@ -1,0 +1,1 @@
+"""Methods that Diffused Heads is compared with."""
