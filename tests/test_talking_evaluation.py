@@ -12,10 +12,13 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 from talking_heads import config
 from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
-from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.baselines.sda import SdaTalker
+from talking_heads.diffused.baselines.training import build_generator, sda_key
+from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments import reference
@@ -89,6 +92,58 @@ def test_rows_of_an_evaluation(evaluation):
     assert len(different) == len(protocol.ROWS)
     ours, guided = rows[protocol.OURS], rows[protocol.TRUE_MOTION]
     assert np.array_equal(ours[0], guided[0]), "the first frame has no frames before it"
+
+
+def test_a_comparator_is_a_row_beside_ours(evaluation, tmp_path):
+    """With its own sound, from the first frame; other weights are other files."""
+    section = evaluation.profile.diffused
+    torch.manual_seed(0)
+    talker = SdaTalker(build_generator(section).eval())
+    compared = dataclasses.replace(
+        evaluation, runs=tmp_path, comparators={protocol.SDA: protocol.Comparator(talker, "abc")}
+    )
+    assert compared.rows == (*protocol.ROWS, protocol.SDA)
+    chosen = protocol.run(compared, [protocol.SDA, protocol.FROZEN, protocol.OURS])
+    path = compared.path(chosen[0], protocol.SDA)
+    assert path.name.endswith("SDA-abc.npy")
+    clips = np.load(path)
+    assert clips.shape == compared.truth(chosen[0])[0].shape and len(np.unique(clips)) > 10
+    alone = next(
+        iter(
+            talker.talk(
+                to_tensor(compared.truth(chosen[0])[0][:1]),
+                embed_beginning(compared.encoder, compared.clips, chosen[0].number, 10, 2)[None],
+                clip_seeds(compared.profile.seed, [chosen[0].number]),
+            )
+        )
+    )
+    assert np.abs(to_image(alone)[0].astype(int) - clips[0]).max() <= 3, "but for rounding"
+    measured = protocol.measure(compared, chosen, [protocol.OURS, protocol.FROZEN, protocol.SDA])
+    table = tables.table1(measured, compared.profile)
+    here = table[(table["source"] == "here") & (table["method"] == protocol.SDA)]
+    assert here["metric"].tolist() == ["SSIM", "PSNR"] and here["over ours"].notna().all()
+
+
+def test_comparators_that_are_trained_are_evaluated(monkeypatch, profile, tmp_path):
+    """A profile's own weights; another network's are refused."""
+    section = profile.diffused
+    torch.manual_seed(0)
+    reader = SpeechReader(section.audio_encoder)
+    monkeypatch.setattr(weights, "load_reader", lambda _: reader)
+    net, path = build_generator(section), tmp_path / "smoke/runs/reference/sda/weights.safetensors"
+    assert not weights.has_weights(profile, "scratch", tmp_path, "sda")
+    with pytest.raises(FileNotFoundError, match="train-comparator --method sda --profile smoke"):
+        weights.load_sda(profile, "scratch", tmp_path)
+    key = {"model": sda_key(section, reader.encoder), "step": 4}
+    save_weights(path, net.state_dict(), {**key, "of": 8}, half=True)
+    assert not weights.has_weights(profile, "scratch", tmp_path, "sda"), "the training is not at its end"
+    save_weights(path, net.state_dict(), {**key, "of": 4}, half=True)
+    assert weights.has_weights(profile, "scratch", tmp_path, "sda")
+    talker, digest = weights.load_sda(profile, "scratch", tmp_path)
+    assert digest == sha256(path)[:12] and not talker.net.training
+    wider = profile.override({"diffused.sda.content": 9})
+    with pytest.raises(ValueError, match="does not fit profile smoke: trained with another"):
+        weights.load_sda(wider, "scratch", tmp_path)
 
 
 def test_a_complete_evaluation_generates_nothing(evaluation, monkeypatch):

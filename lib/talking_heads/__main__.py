@@ -34,7 +34,7 @@ def number(kind: type, low: float, what: str, high: float = math.inf) -> Callabl
 MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
-WEIGHTS, SYSTEMS = ("reference", "scratch"), ("few-shot", "diffused")
+WEIGHTS, SYSTEMS, COMPARATORS = ("reference", "scratch"), ("few-shot", "diffused"), ("sda",)
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -340,6 +340,7 @@ def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments import reference
     from talking_heads.experiments.diffused import weights as diffused
     from talking_heads.experiments.diffused.keep import keep as keep_diffusion
+    from talking_heads.experiments.diffused.keep import keep_comparator
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
@@ -348,6 +349,8 @@ def keep(args: argparse.Namespace) -> None:
     if args.variant == "diffusion":
         criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
         print(criteria.round(3).to_string(index=False))
+    elif args.variant in COMPARATORS:
+        print(f"kept as {keep_comparator(profile, args.variant, args.results)}")
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
@@ -451,7 +454,9 @@ def add_running(commands: Subcommands) -> None:
     text = "copy a finished run, or a finished training's weights, to results/reference"
     c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
-        "--variant", choices=[*VARIANTS, "diffusion"], help="keep the weights of this training instead"
+        "--variant",
+        choices=[*VARIANTS, "diffusion", *COMPARATORS],
+        help="keep the weights of this training instead",
     )
 
 
@@ -518,7 +523,7 @@ def add_training(commands: Subcommands) -> None:
 
     text = "train a method that Diffused Heads is compared with, or go on"
     c = commands.add(train_comparator, "train-comparator", text, profile="laptop-full", resumes=True)
-    c.add_argument("--method", choices=["sda"], default="sda", help="SDA, a GAN (Vougioukas et al. 2019)")
+    c.add_argument("--method", choices=COMPARATORS, default="sda", help="SDA, a GAN (Vougioukas et al. 2019)")
     add_training_options(c)
 
     text = "pretrain the audio encoder on sound alone and write it into the package"

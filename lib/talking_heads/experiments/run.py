@@ -113,8 +113,8 @@ def make_run(
     inputs_of: dict[str, tuple[Path, ...]] = {}
     if weights == "reference":
         if usable:
-            path = diffusion.weights_path(profile, weights, places.results)
-            inputs_of = {chapter.name: (path,) for chapter in chapters if chapter.diffusion}
+            paths = diffusion.available(profile, weights, places.results)
+            inputs_of = {chapter.name: paths for chapter in chapters if chapter.diffusion}
         stems = [COMMITTED / "weights" / variant for variant in section.variants]
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
     elif section.reference_weights:  # nothing that was committed, not even the judges

@@ -7,15 +7,21 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.experiments.diffused import protocol
 from talking_heads.experiments.diffused.clips import evaluation_clips
-from talking_heads.experiments.diffused.weights import load_model, run_id
+from talking_heads.experiments.diffused.weights import has_weights, load_model, load_sda, run_id
 from talking_heads.shards import Shard
 
 
 def evaluation_of(
     profile: Profile, weights: str, data: Path, results: Path, device: torch.device
 ) -> protocol.Evaluation:
-    """A profile's evaluation. Raises what :func:`load_model` and :func:`evaluation_clips` do."""
+    """A profile's evaluation, with the comparators that have been trained.
+
+    Raises what :func:`load_model` and :func:`evaluation_clips` do.
+    """
     model = load_model(profile, weights, results, device)
+    comparators = {}
+    if has_weights(profile, weights, results, "sda"):
+        comparators[protocol.SDA] = protocol.Comparator(*load_sda(profile, weights, results, device))
     return protocol.Evaluation(
         profile,
         evaluation_clips(profile, Path(data), device),
@@ -24,6 +30,7 @@ def evaluation_of(
         run_id(profile, weights, results),
         Path(results) / profile.name / "runs",
         device,
+        comparators,
     )
 
 
@@ -41,5 +48,5 @@ def evaluate(
     """
     evaluation = evaluation_of(profile, weights, data, results, device)
     chosen = protocol.run(evaluation, shard=shard)
-    paths = [evaluation.path(speaker, row) for row in protocol.ROWS for speaker in chosen]
+    paths = [evaluation.path(speaker, row) for row in evaluation.rows for speaker in chosen]
     print(f"{sum(path.exists() for path in paths)} of {len(paths)} clips in {evaluation.folder}")

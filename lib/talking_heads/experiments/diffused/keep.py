@@ -8,10 +8,8 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.experiments.diffused import acceptance, protocol
 from talking_heads.experiments.diffused.evaluation import evaluation_of
-from talking_heads.experiments.diffused.weights import runs_folder
+from talking_heads.experiments.diffused.weights import COMMANDS, runs_folder
 from talking_heads.experiments.reference import check_finished, keep_training
-
-COMMAND = "python -m talking_heads train-diffusion"
 
 
 def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
@@ -20,12 +18,24 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
     Weights that do not meet a criterion are kept too. Raises what :func:`evaluation_of` and
     :func:`check_finished` do.
     """
-    folder = runs_folder(profile, results) / "diffusion"
-    check_finished(folder, COMMAND)
+    folder, command = runs_folder(profile, results) / "diffusion", command_of("diffusion")
+    check_finished(folder, command)
     evaluation = evaluation_of(profile, "scratch", data, results, device)
     chosen = protocol.run(evaluation, acceptance.ROWS)
     measured = protocol.measure(evaluation, chosen, acceptance.ROWS)
     criteria = acceptance.check(measured).assign(weights=evaluation.weights_key)
-    kept = keep_training("diffusion", folder, COMMAND, every=200)
+    kept = keep_training("diffusion", folder, command, every=200)
     criteria.to_csv(kept.with_name("diffusion_criteria.csv"), index=False, float_format="%.5g")
     return criteria
+
+
+def keep_comparator(profile: Profile, name: str, results: Path) -> Path:
+    """Copy a comparator's own weights to ``results/reference/weights``. Raises what :func:`check_finished`
+    does.
+    """
+    return keep_training(name, runs_folder(profile, results) / name, command_of(name))
+
+
+def command_of(name: str) -> str:
+    """The command of a training."""
+    return f"python -m talking_heads {COMMANDS[name]}"

@@ -4,8 +4,8 @@ Generated clips are files, one for each identity and row of the table. An evalua
 goes on.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.frames import to_tensor
+from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import utterance_of
 from talking_heads.data.windows import TalkingClips
 from talking_heads.devices import in_threads
+from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
@@ -34,7 +35,8 @@ from talking_heads.shards import Shard
 VERSION = 2  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
-ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)
+ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)  # of every evaluation
+SDA = "SDA"
 
 
 def generation_key(profile: Profile) -> str:
@@ -92,6 +94,13 @@ def frame_count(profile: Profile) -> int:
     return round(profile.diffused.protocol.seconds * FPS)
 
 
+class Comparator(NamedTuple):
+    """A method beside ours, and the digest of its weights."""
+
+    talker: SdaTalker
+    weights_key: str
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Everything that generated clips depend on, and the folder in which they lie."""
@@ -103,6 +112,12 @@ class Evaluation:
     weights_key: str
     runs: Path
     device: torch.device
+    comparators: Mapping[str, Comparator] = field(default_factory=dict)  # by the name of their row
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """All rows: ours, those beside it, and the comparators."""
+        return (*ROWS, *self.comparators)
 
     @cached_property
     def folder(self) -> Path:
@@ -119,10 +134,11 @@ class Evaluation:
 
     def path(self, speaker: Speaker, row: str) -> Path:
         """The file of a generated clip."""
-        heard = heard_clip(speaker, row)
-        return (
-            self.folder / f"{speaker.identity}_clip{speaker.number}_sound{heard}_{row.replace(' ', '-')}.npy"
-        )
+        name = row.replace(" ", "-")
+        if row in self.comparators:
+            name += f"-{self.comparators[row].weights_key}"
+        clip, heard = f"clip{speaker.number}", f"sound{heard_clip(speaker, row)}"
+        return self.folder / f"{speaker.identity}_{clip}_{heard}_{name}.npy"
 
     def truth(self, speaker: Speaker) -> tuple[np.ndarray, np.ndarray]:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
@@ -138,12 +154,17 @@ class Evaluation:
             return self._write(chosen, row, np.repeat(truth[:, :1], truth.shape[1], 1))
         each_side = self.profile.diffused.conditions.audio_windows
         heard = [heard_clip(speaker, row) for speaker in chosen]
-        audio = [embed_beginning(self.encoder, self.clips, n, truth.shape[1], each_side) for n in heard]
+        embeddings = [embed_beginning(self.encoder, self.clips, n, truth.shape[1], each_side) for n in heard]
+        identity, audio = to_tensor(truth[:, 0], self.device), torch.stack(embeddings)
+        seeds = clip_seeds(self.profile.seed, [speaker.number for speaker in chosen])
+        if row in self.comparators:
+            frames = self.comparators[row].talker.talk(identity, audio, seeds)
+            return self._write(chosen, row, np.stack([to_image(frame) for frame in frames], 1))
         generation = Generation(
             self.generator,
-            to_tensor(truth[:, 0], self.device),
-            torch.stack(audio),
-            clip_seeds(self.profile.seed, [speaker.number for speaker in chosen]),
+            identity,
+            audio,
+            seeds,
             self.weights_key,
             self.path(chosen[0], row).with_suffix(".partial"),
             to_tensor(truth, self.device) if row == TRUE_MOTION else None,
@@ -157,8 +178,11 @@ class Evaluation:
                 np.save(file, frames)
 
 
-def run(evaluation: Evaluation, rows: Sequence[str] = ROWS, shard: Shard | None = None) -> list[Speaker]:
-    """Generate missing clips, only those of ``shard`` if it is given, in batches; returns all speakers.
+def run(
+    evaluation: Evaluation, rows: Sequence[str] | None = None, shard: Shard | None = None
+) -> list[Speaker]:
+    """Generate missing clips of rows (all by default), only those of ``shard`` if it is given, in batches;
+    returns all speakers.
 
     A clip is always generated together with the same others, because sums of another batch are rounded
     otherwise.
@@ -166,7 +190,7 @@ def run(evaluation: Evaluation, rows: Sequence[str] = ROWS, shard: Shard | None 
     chosen = speakers(evaluation.clips, evaluation.profile)
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     size = evaluation.profile.diffused.protocol.batch
-    for row in rows:
+    for row in evaluation.rows if rows is None else rows:
         for batch in (chosen[k : k + size] for k in range(0, len(chosen), size)):
             assigned = shard is None or shard.holds(row, batch[0].identity, str(batch[0].number))
             if assigned and not all(evaluation.path(speaker, row).exists() for speaker in batch):
@@ -182,8 +206,11 @@ class Measured(NamedTuple):
     clips: pd.DataFrame  # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second
 
 
-def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] = ROWS) -> Measured:
-    """Every metric of the generated clips, from the second frame on: the first one is given."""
+def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] | None = None) -> Measured:
+    """Every metric of the generated clips, of all rows by default, from the second frame on: the first one
+    is given.
+    """
+    rows = evaluation.rows if rows is None else rows
 
     def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))

@@ -9,6 +9,8 @@ from torch import nn
 
 from talking_heads.config import Profile
 from talking_heads.diffused.audio_pretraining import load_reader
+from talking_heads.diffused.baselines.sda import SdaTalker
+from talking_heads.diffused.baselines.training import build_generator, sda_key
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -16,33 +18,42 @@ from talking_heads.experiments.reference import reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
+# by the name of a training
+COMMANDS = {"diffusion": "train-diffusion", "sda": "train-comparator --method sda"}
+
 
 def runs_folder(profile: Profile, results: Path) -> Path:
     """Where a profile's own trainings lie."""
     return Path(results) / profile.name / "runs" / "reference"
 
 
-def weights_path(profile: Profile, weights: str, results: Path) -> Path:
-    """Where the weights lie: committed for "reference", the profile's own run for "scratch".
+def weights_path(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> Path:
+    """Where the weights of a training lie: committed for "reference", the profile's own run for "scratch".
 
     Raises FileNotFoundError where the file is not there.
     """
     if weights == "reference":
-        return reference_weights("diffusion", results)
-    path = runs_folder(profile, results) / "diffusion" / "weights.safetensors"
+        return reference_weights(name, results)
+    path = runs_folder(profile, results) / name / "weights.safetensors"
     if not path.exists():
-        command = f"python -m talking_heads train-diffusion --profile {profile.name}"
-        raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of the denoising network; {command}")
+        command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
+        raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of this training; {command}")
     return path
 
 
-def has_weights(profile: Profile, weights: str, results: Path) -> bool:
+def has_weights(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> bool:
     """Whether there are weights of a finished training."""
     try:
-        metadata = load_weights(weights_path(profile, weights, results))[1]
+        metadata = load_weights(weights_path(profile, weights, results, name))[1]
     except FileNotFoundError:
         return False
     return metadata["step"] >= metadata["of"]
+
+
+def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]:
+    """The weights that are there, of the denoising network and of the comparators."""
+    names = [name for name in COMMANDS if has_weights(profile, weights, results, name)]
+    return tuple(weights_path(profile, weights, results, name) for name in names)
 
 
 def run_id(profile: Profile, weights: str, results: Path) -> str:
@@ -65,16 +76,34 @@ def load_model(profile: Profile, weights: str, results: Path, device: str | torc
     Raises what :func:`weights_path` does, FileNotFoundError where there is no audio encoder, and ValueError
     where the weights belong to another network, another encoder or other conditions.
     """
-    path, section = weights_path(profile, weights, results), profile.diffused
+    section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
+    path, unet = weights_path(profile, weights, results), build_unet(section)
+    metadata = load_into(unet, path, model_key(section, encoder), profile)
+    generator = Generator(unet.to(device).eval().requires_grad_(False), section)
+    return Model(generator, encoder.to(device), metadata)
+
+
+def load_sda(
+    profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu"
+) -> tuple[SdaTalker, str]:
+    """SDA as a profile trains it, and the digest of its weights. Raises as :func:`load_model` does."""
+    section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
+    path, net = weights_path(profile, weights, results, "sda"), build_generator(section)
+    load_into(net, path, sda_key(section, encoder), profile)
+    return SdaTalker(net.to(device).eval().requires_grad_(False)), sha256(path)[:12]
+
+
+def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:
+    """Load the weights of a file, which must have been trained for ``key``; returns their provenance.
+
+    Raises ValueError where they belong to another network, another encoder or other conditions.
+    """
     state, metadata = load_weights(path)
-    encoder = load_reader(section.audio_encoder).encoder
-    unet = build_unet(section)
     try:
-        if metadata.get("model") != model_key(section, encoder):
+        if metadata.get("model") != key:
             raise RuntimeError("trained with another audio encoder, other conditions or sizes")
-        unet.load_state_dict(state)
+        net.load_state_dict(state)
     except RuntimeError as error:
         cause = str(error).splitlines()[0]
         raise ValueError(f"{path}: does not fit profile {profile.name}: {cause}; train it again") from error
-    generator = Generator(unet.to(device).eval().requires_grad_(False), section)
-    return Model(generator, encoder.to(device), metadata)
+    return metadata
