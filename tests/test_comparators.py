@@ -1,7 +1,9 @@
-"""SDA: sizes, what its discriminators see, training, and generation."""
+"""The comparators: sizes, what discriminators see, landmarks from sound, training, and generation."""
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from talking_heads import config
@@ -10,11 +12,30 @@ from talking_heads.data.sequences import SequenceDataset, SequenceSettings
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH, cut_sound, gain_of
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.baselines import sda
+from talking_heads.diffused.baselines.landmarks import (
+    POINTS,
+    LandmarkPredictor,
+    Residuals,
+    fit_residuals,
+    normalised,
+    offsets,
+    prediction_loss,
+)
 from talking_heads.diffused.baselines.sda import SNIPPET, SdaTalker, lower_half, reconstruction_loss
-from talking_heads.diffused.baselines.training import Discriminators, Draws, SdaLearner, build_generator
+from talking_heads.diffused.baselines.training import (
+    Discriminators,
+    Draws,
+    LandmarkLearner,
+    SdaLearner,
+    build_generator,
+)
+from talking_heads.experiments.diffused import bridge, trainings, weights
+from talking_heads.experiments.diffused.bridge import BridgeTalker
 from talking_heads.experiments.diffused.clips import ClipData
-from talking_heads.experiments.diffused.trainings import SdaRun
+from talking_heads.experiments.diffused.trainings import LandmarkRun, SdaRun
+from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
 
@@ -29,10 +50,10 @@ def clips(tmp_path_factory):
 def begin(profile, clips):
     """A learner of the smoke profile with an untrained encoder."""
 
-    def begin_training(overrides=None):
+    def begin_training(overrides=None, kind=SdaLearner):
         torch.manual_seed(0)
         changed = profile.override({f"diffused.{name}": v for name, v in (overrides or {}).items()})
-        return SdaLearner(changed, clips, build_encoder(changed.diffused.audio_encoder))
+        return kind(changed, clips, build_encoder(changed.diffused.audio_encoder))
 
     return begin_training
 
@@ -42,7 +63,7 @@ def test_a_sequence_has_consecutive_frames_and_the_sound_of_each(clips):
     dataset = SequenceDataset(clips, SequenceSettings(3, 4), seed=0)
     sequences = dataset[5]
     assert sequences.frames.shape == (3, 4, 3, 32, 32) and sequences.sound.shape == (3, 4, LENGTH)
-    for frames, windows in zip(*sequences, strict=True):
+    for frames, windows, points in zip(*sequences, strict=True):
         places = [
             (number, first)
             for number in range(len(clips))
@@ -57,6 +78,8 @@ def test_a_sequence_has_consecutive_frames_and_the_sound_of_each(clips):
         sound = clips.sound(number)
         expected = gain_of(sound) * cut_sound(sound, torch.arange(first, first + 4).numpy())
         torch.testing.assert_close(windows, torch.from_numpy(expected).float())
+        true = clips.read(number, range(first, first + 4))[1]
+        torch.testing.assert_close(points, torch.from_numpy(true).float())
     again = SequenceDataset(clips, SequenceSettings(3, 4), seed=0)[5]
     assert torch.equal(sequences.frames, again.frames)
     with pytest.raises(ValueError, match="no clip has the 11 frames of a sequence"):
@@ -129,13 +152,15 @@ def test_losses_are_cross_entropies_with_logits():
 
 
 # -- training ---------------------------------------------------------------------------------------
-def test_a_resumed_training_is_the_same_bit_for_bit(begin, tmp_path):
+@pytest.mark.parametrize("kind", [SdaLearner, LandmarkLearner])
+def test_a_resumed_training_is_the_same_bit_for_bit(begin, tmp_path, kind):
+    begin = partial(begin, kind=kind)
     whole = loop.train(begin(), tmp_path / "whole")
     loop.train(begin(), tmp_path / "resumed", until=2)
     resumed = loop.train(begin(), tmp_path / "resumed")
     assert whole.step == resumed.step == 4
     states = [learner.state(Path()) for learner in (whole, resumed)]
-    for name in ("generator", "discriminators"):
+    for name in {"generator", "discriminators", "predictor"} & set(states[0]):
         first, second = (state[name].values() for state in states)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     logs = [(tmp_path / name / loop.LOG).read_text() for name in ("whole", "resumed")]
@@ -172,6 +197,13 @@ def test_training_brings_the_lips_closer_to_the_truth(begin):
     assert sum(row["l1"] for row in rows[-10:]) < 0.7 * sum(row["l1"] for row in rows[:10])
 
 
+def test_training_brings_predicted_landmarks_closer(begin):
+    """To more than standing still, whose loss is that of offsets of zero."""
+    learner = begin({"landmarks.steps": 80, "landmarks.learning_rate": 1e-2}, LandmarkLearner)
+    rows = [learner.train_step() for _ in range(80)]
+    assert sum(row["mouth"] for row in rows[-20:]) < 0.8 * sum(row["mouth"] for row in rows[:20])
+
+
 def test_ranks_must_be_able_to_share_a_batch(begin, monkeypatch):
     monkeypatch.setattr("talking_heads.training.distributed.ranks", lambda: 3)
     with pytest.raises(
@@ -180,12 +212,18 @@ def test_ranks_must_be_able_to_share_a_batch(begin, monkeypatch):
         begin()
 
 
-def test_a_run_is_watched_and_leaves_weights_that_generate(profile, clips, tmp_path, monkeypatch):
-    section = profile.diffused
+@pytest.fixture
+def reader(profile, monkeypatch):
+    """In place of the committed encoder, an untrained one."""
     torch.manual_seed(0)
-    encoder = build_encoder(section.audio_encoder)
-    reader = type("Reader", (), {"encoder": encoder})
-    monkeypatch.setattr("talking_heads.experiments.diffused.trainings.load_reader", lambda _: reader)
+    untrained = SpeechReader(profile.diffused.audio_encoder)
+    for module in (trainings, weights):
+        monkeypatch.setattr(module, "load_reader", lambda _: untrained)
+    return untrained
+
+
+def test_a_run_is_watched_and_leaves_weights_that_generate(profile, clips, tmp_path, reader):
+    section = profile.diffused
     run = SdaRun(profile, ClipData(clips, clips, {}), tmp_path, torch.device("cpu"))
     with run.recording():
         loop.train(run.learner, run.folder, watch=run.watch, watch_every=2)
@@ -215,3 +253,102 @@ def test_a_clip_does_not_depend_on_those_beside_it(profile, monkeypatch):
     torch.testing.assert_close(torch.stack(rest), frames[2:], rtol=1e-4, atol=1e-5)
     other = torch.stack(list(talker.talk(identity[1:], audio[1:], [3])))
     assert not torch.allclose(other, alone), "the noise is that of the seed"
+
+
+# -- landmarks from sound ---------------------------------------------------------------------------
+def test_offsets_and_shapes_do_not_depend_on_size_or_place(clips):
+    _, points = clips.read(0, np.arange(6))
+    points = points.astype(float)
+    moved = 3 * points + [5, -7]
+    np.testing.assert_allclose(offsets(moved), offsets(points), atol=1e-9)
+    np.testing.assert_allclose(normalised(moved), normalised(points), atol=1e-9)
+    assert offsets(points).shape == (6, 136) and not offsets(points)[0].any()
+
+
+def test_a_shifted_mouth_is_no_error_of_the_lips():
+    target = torch.zeros(1, 2, 2 * POINTS)
+    shifted, opened = (target.clone().unflatten(-1, (POINTS, 2)) for _ in range(2))
+    shifted[..., 48:, :] += 0.1
+    opened[..., 48:58, 1] += 0.1
+    opened[..., 58:, 1] -= 0.1
+    a, b = (x.flatten(2) for x in (shifted, opened))
+    assert prediction_loss(a, target, 4.0) == prediction_loss(a, target, 0.0)
+    assert prediction_loss(b, target, 4.0) > 2 * prediction_loss(b, target, 0.0)
+
+
+def test_processes_are_recovered_and_sampled(profile):
+    """An AR(2) process of a known direction: coefficients, size and beginning of what is sampled."""
+    rng, coefficients, deviation = np.random.default_rng(0), np.array([1.6, -0.7]), 0.02
+    direction = rng.normal(size=136)
+    direction /= np.linalg.norm(direction)
+    tracks = []
+    for _ in range(40):
+        course = np.zeros(200)
+        for k in range(2, 200):
+            course[k] = coefficients @ course[k - 2 : k][::-1] + deviation * rng.normal()
+        tracks.append(course[:, None] * direction)
+    fitted = fit_residuals(tracks, 2)
+    assert abs(fitted.components[0] @ direction) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(fitted.coefficients[0], coefficients, atol=0.03)
+    assert fitted.deviations[0] == pytest.approx(deviation, rel=0.05) and fitted.deviations[1] < 1e-6
+    predictor = LandmarkPredictor(profile.diffused.landmarks, 64)
+    predictor.set_residuals(fitted)
+    sampled = torch.stack([predictor.sample(200, seed) for seed in range(20)])
+    assert not sampled[:, 0].any()
+    spread = (sampled @ torch.from_numpy(direction).float()).std()
+    assert spread == pytest.approx(np.concatenate(tracks).dot(direction).std(), rel=0.2)
+    assert torch.equal(predictor.sample(50, 3), predictor.sample(50, 3))
+    assert not torch.equal(predictor.sample(50, 3), predictor.sample(50, 4))
+
+
+def test_a_process_that_would_drift_away_is_held():
+    course = 1.02 ** np.arange(100)
+    fitted = fit_residuals([course[:, None] * np.eye(136)[0]], 1)
+    assert np.abs(np.roots([1, *-fitted.coefficients[0]])).max() < 1
+
+
+def test_a_track_begins_with_the_given_landmarks(profile, clips):
+    torch.manual_seed(0)
+    predictor = LandmarkPredictor(profile.diffused.landmarks, 64).eval()
+    predictor.set_residuals(Residuals(np.eye(2, 136), np.tile([0.5, 0.2], (2, 1)), np.full(2, 0.01)))
+    _, points = clips.read(0, np.arange(1))
+    audio = torch.randn(7, 64)
+    still, moving, other = (
+        predictor.track(audio, points[0], seed, motion) for seed, motion in ((0, 0.0), (0, 1.0), (1, 1.0))
+    )
+    for track in (still, moving, other):
+        np.testing.assert_allclose(track[0], points[0], atol=1e-4)
+    assert np.abs(moving - other).max() > 1e-3
+    np.testing.assert_allclose(predictor.track(audio, points[0], 1, 0.0), still)
+    twice = predictor.track(audio, 2 * points[0], 0, 1.0)
+    np.testing.assert_allclose(twice, 2 * moving, rtol=1e-4)
+
+
+def test_the_bridge_learns_a_head_from_one_frame_and_drives_it(profile, clips, tmp_path, reader):
+    """Trained by its run, and found again; a frame of another size has no networks."""
+    run = LandmarkRun(profile, ClipData(clips, clips, {}), tmp_path / "runs", torch.device("cpu"))
+    with run.recording():
+        loop.train(run.learner, run.folder, watch=run.watch, watch_every=2)
+    path = run.export()
+    state, metadata = load_weights(path)
+    assert state["deviations"].max() > 0 and "--method landmarks" in metadata["command"]
+    predictor = run.learner.predictor.eval()
+    torch.manual_seed(0)
+    nets = build_networks(profile.few_shot.networks, 1)
+    identity = torch.rand(2, 3, 32, 32) * 2 - 1
+    audio = torch.randn(2, 5, 5, 64)
+
+    def find(images):
+        return np.tile(clips.read(0, np.arange(1))[1], (len(images), 1, 1))
+
+    for tuned in (False, True):
+        few = profile.override({"few_shot.fine_tuning.epochs": 1})
+        talker = BridgeTalker(predictor, nets, few, [], "key", tuned, find)
+        frames = torch.stack(list(talker.talk(identity, audio, [1, 2])), 1)
+        assert frames.shape == (2, 5, 3, 32, 32) and frames.abs().max() <= 1
+        assert not torch.equal(frames[0, 0], frames[0, 4])
+        rest = torch.stack(list(talker.talk(identity, audio, [1, 2], earlier=[frames[:, 0]] * 3)), 1)
+        assert rest.shape[1] == 2
+    other = profile.override({"diffused.clips.image_size": 64})
+    assert bridge.load(other, "scratch", tmp_path, torch.device("cpu")) is None
+    assert bridge.load(profile, "scratch", tmp_path, torch.device("cpu")) is None, "no meta-learned networks"

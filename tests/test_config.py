@@ -28,14 +28,15 @@ from talking_heads.training.checkpoints import key_of
 
 ROOT = Path("data")
 ALL = {"corpus", "meta-learning", "Pix2pixHD", "X2Face", "cells"}
+COMPARATORS = {"SDA", "landmarks"}
 TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 # the keys that a change of a field changes, by section; single fields take precedence
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": {*ALL, "diffusion", "SDA", "talking"},
+    "seed": {*ALL, "diffusion", *COMPARATORS, "talking"},
     "data": ALL,
-    "data.source": {*ALL, "diffusion", "SDA"},
+    "data.source": {*ALL, "diffusion", *COMPARATORS},
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
     "few_shot.networks": {"meta-learning", "cells"},
@@ -47,15 +48,16 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
-    "diffused.clips": {"diffusion", "SDA", "talking"},
+    "diffused.clips": {"diffusion", *COMPARATORS, "talking"},
     "diffused.conditions": {"diffusion", "talking"},
-    "diffused.audio_encoder": {"diffusion", "SDA", "talking"},
+    "diffused.audio_encoder": {"diffusion", *COMPARATORS, "talking"},
     "diffused.network": {"diffusion", "talking"},
     "diffused.network.precision": {"diffusion", "SDA", "talking"},
     "diffused.diffusion": {"diffusion", "talking"},
     "diffused.training": {"diffusion"},
     "diffused.sampling": {"talking"},
     "diffused.sda": {"SDA"},
+    "diffused.landmarks": {"landmarks"},
     "diffused.protocol": set(),
     "protocol": set(),
     "timing": set(),
@@ -70,7 +72,8 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "X2Face": key_of(baselines.training_settings(profile, "x2face")),
         "cells": protocol.cell_key(profile),
         "diffusion": key_of(diffusion_training.training_settings(profile)),
-        "SDA": key_of(comparators.training_settings(profile)),
+        "SDA": key_of(comparators.training_settings(profile, "sda")),
+        "landmarks": key_of(comparators.training_settings(profile, "landmarks")),
         "talking": talking_protocol.generation_key(profile),
     }
 
@@ -154,7 +157,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
         (diffusion_training, {"diffusion"}),
-        (comparators, {"SDA"}),
+        (comparators, COMPARATORS),
         (talking_protocol, {"talking"}),
     ],
 )

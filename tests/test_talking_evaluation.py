@@ -17,7 +17,7 @@ from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.baselines.training import build_generator, sda_key
+from talking_heads.diffused.baselines.training import build_generator, comparator_key
 from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -134,7 +134,7 @@ def test_comparators_that_are_trained_are_evaluated(monkeypatch, profile, tmp_pa
     assert not weights.has_weights(profile, "scratch", tmp_path, "sda")
     with pytest.raises(FileNotFoundError, match="train-comparator --method sda --profile smoke"):
         weights.load_sda(profile, "scratch", tmp_path)
-    key = {"model": sda_key(section, reader.encoder), "step": 4}
+    key = {"model": comparator_key(section, "sda", reader.encoder), "step": 4}
     save_weights(path, net.state_dict(), {**key, "of": 8}, half=True)
     assert not weights.has_weights(profile, "scratch", tmp_path, "sda"), "the training is not at its end"
     save_weights(path, net.state_dict(), {**key, "of": 4}, half=True)

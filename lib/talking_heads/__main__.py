@@ -34,7 +34,7 @@ def number(kind: type, low: float, what: str, high: float = math.inf) -> Callabl
 MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
-WEIGHTS, SYSTEMS, COMPARATORS = ("reference", "scratch"), ("few-shot", "diffused"), ("sda",)
+WEIGHTS, SYSTEMS, COMPARATORS = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -102,9 +102,9 @@ def train_diffusion(args: argparse.Namespace) -> int:
 
 
 def train_comparator(args: argparse.Namespace) -> int:
-    from talking_heads.experiments.diffused.trainings import SdaRun
+    from talking_heads.experiments.diffused import trainings
 
-    return train_talking(args, SdaRun)
+    return train_talking(args, trainings.COMPARATORS[args.method])
 
 
 def train_talking(args: argparse.Namespace, kind: Callable) -> int:

@@ -280,6 +280,18 @@ class Sda(Section):
     reconstruction_weight: Amount  # λ_rec, of L1
 
 
+class LandmarkPrediction(Section):
+    """The comparator that predicts landmarks from sound, for a few-shot head."""
+
+    hidden: Positive
+    components: Positive  # of the motion that the sound does not explain
+    frames: Annotated[int, Field(ge=3)]  # of a training sequence
+    steps: Count
+    batch: Positive  # of all ranks together
+    learning_rate: Amount
+    mouth_weight: Amount
+
+
 class TalkingProtocol(Section):
     """What is generated and measured, and what the chapters do beside it."""
 
@@ -305,6 +317,7 @@ class Diffused(Section):
     training: DiffusionTraining
     sampling: Sampling
     sda: Sda
+    landmarks: LandmarkPrediction
     protocol: TalkingProtocol
 
 

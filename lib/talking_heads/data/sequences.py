@@ -24,6 +24,7 @@ class Sequences(NamedTuple):
 
     frames: Tensor  # (B, L, 3, H, W) in [-1, 1]
     sound: Tensor  # (B, L, samples) in [-1, 1], the window of 0.2 s around each frame
+    points: Tensor  # (B, L, 68, 2) landmarks in pixels
 
     def to(self, device: str | torch.device) -> "Sequences":
         """The sequences on a device."""
@@ -53,7 +54,9 @@ class SequenceDataset(torch.utils.data.Dataset):
         """A sequence without the dimension of the batch."""
         first = int(rng.integers(self.clips.frame_count(number) - self.settings.frames + 1))
         numbers = np.arange(first, first + self.settings.frames)
-        images, _ = self.clips.read(number, numbers)
+        images, points = self.clips.read(number, numbers)
         sound = self.clips.sound(number)
         windows = gain_of(sound) * cut_sound(sound, numbers)
-        return Sequences(to_tensor(images), torch.from_numpy(windows).float())
+        return Sequences(
+            to_tensor(images), torch.from_numpy(windows).float(), torch.from_numpy(points).float()
+        )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,19 @@ from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
 
 LARGEST_SEED = 2**63  # of PyTorch's generators, exclusive
+
+
+class Talker(Protocol):
+    """What generates talking clips: :class:`Generator`, and the comparators."""
+
+    def talk(
+        self,
+        identity: Tensor,
+        audio: Tensor,
+        seeds: Sequence[int],
+        earlier: Sequence[Tensor] = (),
+        truth: Tensor | None = None,
+    ) -> Iterator[Tensor]: ...  # see Generator.talk; methods without motion frames ignore ``truth``
 
 
 @dataclass

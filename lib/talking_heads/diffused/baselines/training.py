@@ -1,15 +1,23 @@
-"""Training of SDA, in the shared loop and on the clips of the denoising network."""
+"""Training of the comparators, in the shared loop and on the clips of the denoising network."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Diffused, Profile, digest
 from talking_heads.data.loader import Batches
 from talking_heads.data.sequences import SequenceDataset, Sequences, SequenceSettings
-from talking_heads.data.windows import TalkingClips
+from talking_heads.data.windows import TalkingClips, cut_sound, gain_of
+from talking_heads.diffused.baselines.landmarks import (
+    LandmarkPredictor,
+    fit_residuals,
+    normalised,
+    offsets,
+    prediction_loss,
+)
 from talking_heads.diffused.baselines.sda import (
     SNIPPET,
     FrameDiscriminator,
@@ -27,21 +35,28 @@ from talking_heads.training.checkpoints import check_videos, key_of, names_diges
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
+SECTION = {"sda": "sda", "landmarks": "landmarks"}  # of a profile, by the name of a training
 BETAS = (0.5, 0.999)
+RESIDUAL_CLIPS = 400  # to which residuals are fitted
 
 
-def training_settings(profile: Profile) -> dict[str, Any]:
-    """Every section that the weights depend on, and the versions of the code."""
+def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
+    """Every section that the weights of a comparator depend on, and the versions of the code."""
     section = profile.diffused
-    sections = {f"diffused.{name}": getattr(section, name) for name in ("audio_encoder", "sda")}
-    precision = {"diffused.network.precision": section.network.precision}
+    sections = {f"diffused.{name}": getattr(section, name) for name in ("audio_encoder", SECTION[variant])}
+    precision = {"diffused.network.precision": section.network.precision} if variant == "sda" else {}
     return {"version of the code": VERSION, **clip_settings(profile), **sections, **precision}
 
 
-def sda_key(section: Diffused, encoder: nn.Module) -> str:
+def comparator_key(section: Diffused, variant: str, encoder: nn.Module) -> str:
     """Changes with everything that weights must agree with where they are used."""
     clips = (section.clips.image_size, section.clips.alignment)
-    return digest(*clips, section.audio_encoder, section.sda, encoder_digest(encoder))
+    return digest(*clips, section.audio_encoder, getattr(section, SECTION[variant]), encoder_digest(encoder))
+
+
+def build_predictor(section: Diffused) -> LandmarkPredictor:
+    """An untrained predictor of landmarks."""
+    return LandmarkPredictor(section.landmarks, section.audio_encoder.embedding)
 
 
 def build_generator(section: Diffused) -> SdaGenerator:
@@ -86,14 +101,14 @@ class Draws:
         return x[self.rows[:, None], first[:, None] + torch.arange(SNIPPET)]
 
 
-class SdaLearner:
-    """SDA in the training loop: networks, optimisers and sequences.
+class SequenceLearner:
+    """A comparator in the training loop: its networks and optimisers, ``parts``, and the sequences.
 
     All random draws of a step depend on (seed, rank, step) alone. Raises ValueError where ranks cannot share
     a batch.
     """
 
-    variant = "sda"
+    variant: str
     content_steps = 0
 
     def __init__(
@@ -104,12 +119,71 @@ class SdaLearner:
         device: str | torch.device = "cpu",
         workers: int = 0,
     ):
-        section = profile.diffused
         torch.manual_seed(profile.seed)
-        self.sda, self.seed, self.device, self.section = section.sda, profile.seed, device, section
+        self.seed, self.device, self.section = profile.seed, device, profile.diffused
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self.generator = build_generator(section).to(device).train()
-        self.discriminators = Discriminators(section).to(device).train()
+        own, ranks = getattr(self.section, SECTION[self.variant]), distributed.ranks()
+        if own.batch % ranks:
+            raise ValueError(
+                f"section diffused.{SECTION[self.variant]}: batch is {own.batch}, which {ranks} processes "
+                "cannot share equally; change it, or --ranks"
+            )
+        settings = SequenceSettings(own.batch // ranks, own.frames)
+        self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
+        self.names = names_digest(clips)
+        self.batches = Batches(self.dataset, device, workers)
+        weights = encoder_digest(self.encoder)
+        self.settings = training_settings(profile, self.variant)
+        self.key = digest(key_of(self.settings), weights)
+        self.settings["weights of the audio encoder"] = weights
+        self.step, self.total = 0, own.steps
+        self.parts = self.build()
+
+    def build(self) -> dict[str, Any]:
+        """The networks and optimisers, by the names that checkpoints give them."""
+        raise NotImplementedError
+
+    def exported(self) -> nn.Module:
+        """The network whose weights are written."""
+        raise NotImplementedError
+
+    # -- on disk ------------------------------------------------------------------------------
+    def state(self, folder: Path) -> dict:
+        """Everything that the next step depends on."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        training = {"key": self.key, "variant": self.variant, "step": self.step}
+        return {**training, "videos": len(self.dataset.clips), "names": self.names, **state}
+
+    def restore(self, state: dict, folder: Path) -> None:
+        """Continue from a state. Raises ValueError for other clips."""
+        check_videos(state["videos"], len(self.dataset.clips), state["names"], self.names)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.step = state["step"]
+        self.batches.seek(self.step)
+
+    def steps_left(self, state: dict) -> int:
+        """Steps that a saved training still has."""
+        return max(0, self.total - state["step"])
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """Write the trained network as fp16 safetensors."""
+        if not distributed.is_main():
+            return
+        model = comparator_key(self.section, self.variant, self.encoder)
+        keys = {"key": self.key, "model": model, "step": self.step}
+        save_weights(path, self.exported().state_dict(), {**metadata, **keys}, half=True)
+
+
+class SdaLearner(SequenceLearner):
+    """SDA: a generator and three discriminators."""
+
+    variant = "sda"
+
+    def build(self) -> dict[str, Any]:
+        self.sda = self.section.sda
+        self.generator = build_generator(self.section).to(self.device).train()
+        self.discriminators = Discriminators(self.section).to(self.device).train()
         rate, slow = self.sda.learning_rate, self.sda.sequence_learning_rate
         self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=BETAS)
         groups = [
@@ -118,21 +192,15 @@ class SdaLearner:
             {"params": self.discriminators.sync.parameters(), "lr": slow},
         ]
         self.discriminator_optimiser = torch.optim.Adam(groups, betas=BETAS)
-        ranks = distributed.ranks()
-        if self.sda.batch % ranks:
-            raise ValueError(
-                f"section diffused.sda: batch is {self.sda.batch}, which {ranks} processes cannot share "
-                "equally; change it, or --ranks"
-            )
-        settings = SequenceSettings(self.sda.batch // ranks, self.sda.frames)
-        self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
-        self.names = names_digest(clips)
-        self.batches = Batches(self.dataset, device, workers)
-        weights = encoder_digest(self.encoder)
-        self.settings = training_settings(profile)
-        self.key = digest(key_of(self.settings), weights)
-        self.settings["weights of the audio encoder"] = weights
-        self.step, self.total = 0, self.sda.steps
+        return {
+            "generator": self.generator,
+            "discriminators": self.discriminators,
+            "generator_optimiser": self.generator_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+        }
+
+    def exported(self) -> nn.Module:
+        return self.generator
 
     def train_step(self) -> dict[str, float]:
         """Draw sequences, update the discriminators, then the generator; returns the row of the log."""
@@ -191,36 +259,54 @@ class SdaLearner:
         self.generator_optimiser.step()
         return terms
 
-    # -- on disk ------------------------------------------------------------------------------
-    def state(self, folder: Path) -> dict:
-        """Everything that the next step depends on."""
-        return {
-            "key": self.key,
-            "variant": self.variant,
-            "step": self.step,
-            "videos": len(self.dataset.clips),
-            "names": self.names,
-            "generator": self.generator.state_dict(),
-            "discriminators": self.discriminators.state_dict(),
-            "generator_optimiser": self.generator_optimiser.state_dict(),
-            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
-        }
 
-    def restore(self, state: dict, folder: Path) -> None:
-        """Continue from a state. Raises ValueError for other clips."""
-        check_videos(state["videos"], len(self.dataset.clips), state["names"], self.names)
-        for name in ("generator", "discriminators", "generator_optimiser", "discriminator_optimiser"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step = state["step"]
-        self.batches.seek(self.step)
+class LandmarkLearner(SequenceLearner):
+    """The network that predicts landmarks from sound; what it leaves unexplained is fitted at the end."""
 
-    def steps_left(self, state: dict) -> int:
-        """Steps that a saved training still has."""
-        return max(0, self.total - state["step"])
+    variant = "landmarks"
 
-    def export(self, path: Path, metadata: dict) -> None:
-        """Write the generator as fp16 safetensors."""
-        if not distributed.is_main():
-            return
-        keys = {"key": self.key, "model": sda_key(self.section, self.encoder), "step": self.step}
-        save_weights(path, self.generator.state_dict(), {**metadata, **keys}, half=True)
+    def build(self) -> dict[str, Any]:
+        section = self.section.landmarks
+        self.predictor = build_predictor(self.section).to(self.device).train()
+        self.optimiser = torch.optim.Adam(self.predictor.parameters(), lr=section.learning_rate, fused=True)
+        return {"predictor": self.predictor, "optimiser": self.optimiser}
+
+    def train_step(self) -> dict[str, float]:
+        """Draw sequences and update; returns the row of the log."""
+        sequences: Sequences = next(self.batches)
+        audio = self.encoder(sequences.sound)
+        clips = sequences.points.cpu().numpy()
+        identity = normalised(clips[:, 0])
+        target = np.stack([offsets(points) for points in clips])
+        shape, true = (torch.from_numpy(v).float().to(self.device) for v in (identity, target))
+        predicted = self.predictor(audio, shape)
+        predicted = predicted - predicted[:, :1]  # a sequence begins with the identity frame
+        loss = prediction_loss(predicted, true, self.section.landmarks.mouth_weight)
+        self.optimiser.zero_grad()
+        loss.backward()
+        distributed.average_gradients(self.predictor.parameters())
+        self.optimiser.step()
+        self.step += 1
+        return read_row({"step": self.step - 1, "mouth": loss})
+
+    def exported(self) -> nn.Module:
+        """The network, with the residuals of its training clips."""
+        clips = self.dataset.clips
+        numbers = self.dataset.usable[:RESIDUAL_CLIPS]
+        self.predictor.set_residuals(
+            fit_residuals(
+                [self.residuals(clips, number) for number in numbers], self.section.landmarks.components
+            )
+        )
+        return self.predictor
+
+    @torch.no_grad()
+    def residuals(self, clips: TalkingClips, number: int) -> np.ndarray:
+        """What the network does not explain of a clip's offsets: (n, 136)."""
+        frames = np.arange(clips.frame_count(number))
+        _, points = clips.read(number, frames)
+        sound = clips.sound(number)
+        windows = torch.from_numpy(gain_of(sound) * cut_sound(sound, frames)).float().to(self.device)
+        shape = torch.from_numpy(normalised(points[:1])).float().to(self.device)
+        predicted = self.predictor(self.encoder(windows[None]), shape)[0].cpu().numpy()
+        return offsets(points) - (predicted - predicted[:1])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from talking_heads.config import Profile
-from talking_heads.experiments.diffused import protocol
+from talking_heads.experiments.diffused import bridge, protocol
 from talking_heads.experiments.diffused.clips import evaluation_clips
 from talking_heads.experiments.diffused.weights import has_weights, load_model, load_sda, run_id
 from talking_heads.shards import Shard
@@ -19,9 +19,6 @@ def evaluation_of(
     Raises what :func:`load_model` and :func:`evaluation_clips` do.
     """
     model = load_model(profile, weights, results, device)
-    comparators = {}
-    if has_weights(profile, weights, results, "sda"):
-        comparators[protocol.SDA] = protocol.Comparator(*load_sda(profile, weights, results, device))
     return protocol.Evaluation(
         profile,
         evaluation_clips(profile, Path(data), device),
@@ -30,8 +27,22 @@ def evaluation_of(
         run_id(profile, weights, results),
         Path(results) / profile.name / "runs",
         device,
-        comparators,
+        comparators_of(profile, weights, results, device),
     )
+
+
+def comparators_of(
+    profile: Profile, weights: str, results: Path, device: torch.device
+) -> dict[str, protocol.Comparator]:
+    """The comparators whose trainings are at their end, by the names of their rows."""
+    comparators = {}
+    if has_weights(profile, weights, results, "sda"):
+        comparators[protocol.SDA] = protocol.Comparator(*load_sda(profile, weights, results, device))
+    if has_weights(profile, weights, results, "landmarks"):
+        talker = bridge.load(profile, weights, results, device)
+        if talker:
+            comparators[protocol.BRIDGE] = protocol.Comparator(talker, talker.weights_key)
+    return comparators
 
 
 def evaluate(

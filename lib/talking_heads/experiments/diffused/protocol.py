@@ -22,8 +22,7 @@ from talking_heads.data.sound import FPS
 from talking_heads.data.sources import utterance_of
 from talking_heads.data.windows import TalkingClips
 from talking_heads.devices import in_threads
-from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.generation import Generator, clip_seeds
+from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, pixel_metrics
@@ -36,7 +35,7 @@ VERSION = 2  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)  # of every evaluation
-SDA = "SDA"
+SDA, BRIDGE = "SDA", "landmarks from sound, few-shot head"
 
 
 def generation_key(profile: Profile) -> str:
@@ -97,7 +96,7 @@ def frame_count(profile: Profile) -> int:
 class Comparator(NamedTuple):
     """A method beside ours, and the digest of its weights."""
 
-    talker: SdaTalker
+    talker: Talker
     weights_key: str
 
 

@@ -14,8 +14,7 @@ from talking_heads.animation.synthetic_video import Sound, write_synthetic
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, HOP
 from talking_heads.data.windows import TalkingClips
-from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.generation import Generator, clip_seeds
+from talking_heads.diffused.generation import Talker, clip_seeds
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.judges.use import find_landmarks, identity_features
 from talking_heads.metrics.distances import cosine
@@ -52,7 +51,7 @@ class Beginnings:
         sounds = [clips.sound(number) for number in chosen]
         return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio))
 
-    def talk(self, generator: Generator | SdaTalker, seed: int = 0, **changes: Tensor) -> "Sample":
+    def talk(self, generator: Talker, seed: int = 0, **changes: Tensor) -> "Sample":
         """What a generator makes of these clips, beside the truth.
 
         ``changes`` are arguments of :meth:`Generator.talk`: other conditions, or true motion frames.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,16 @@ from talking_heads.data.loader import worker_count
 from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.baselines.training import SdaLearner
+from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner, SequenceLearner
 from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
 from talking_heads.diffused.training import DiffusionLearner
-from talking_heads.experiments.diffused.clips import ClipData, clip_data
+from talking_heads.experiments.diffused.clips import ClipData, clip_data, embed_beginning
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
-from talking_heads.experiments.diffused.weights import has_weights, runs_folder
+from talking_heads.experiments.diffused.weights import COMMANDS, has_weights, runs_folder
+from talking_heads.metrics.lip_sync import mouth_opening, mouth_width, track_correlation
 from talking_heads.training import distributed, loop
 from talking_heads.training.alarms import Collapsed
 from talking_heads.training.recorded import RecordedTraining
@@ -106,8 +108,10 @@ class DiffusionRun(RecordedTraining):
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
 
-class SdaRun(RecordedTraining):
-    """The training of SDA; its validation clips are watched."""
+class ComparatorRun(RecordedTraining):
+    """The training of a comparator; its validation clips are watched."""
+
+    kind: type[SequenceLearner]
 
     def __init__(
         self,
@@ -117,19 +121,30 @@ class SdaRun(RecordedTraining):
         device: torch.device,
         workers: int | None = None,
     ):
+        self.validation, name = data.validation, self.kind.variant
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         workers = worker_count(workers, device, distributed.ranks())
-        learner = SdaLearner(profile, data.training, self.encoder, device, workers)
+        learner = self.kind(profile, data.training, self.encoder, device, workers)
         metadata = {
             "profile": profile.name,
             "seed": profile.seed,
-            "command": f"python -m talking_heads train-comparator --profile {profile.name} --method sda",
+            "command": f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}",
             "people": data.origin,
             "device": str(device),
         }
-        super().__init__("sda", learner, runs / "sda", device, metadata)
-        each_side = profile.diffused.conditions.audio_windows
-        self.truth = Beginnings.read(data.validation, self.encoder, TALKING, TALKED, each_side)
+        super().__init__(name, learner, runs / name, device, metadata)
+
+
+class SdaRun(ComparatorRun):
+    """The training of SDA."""
+
+    kind = SdaLearner
+
+    @cached_property
+    def truth(self) -> Beginnings:
+        """The beginnings of validation clips."""
+        each_side = self.learner.section.conditions.audio_windows
+        return Beginnings.read(self.validation, self.encoder, TALKING, TALKED, each_side)
 
     @torch.no_grad()
     def watch(self, learner: SdaLearner) -> dict[str, float]:
@@ -140,6 +155,28 @@ class SdaRun(RecordedTraining):
         error = np.abs(sample.generated.astype(np.float32) - sample.truth)
         sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
         return {"validation": float(error.mean()), **sample.scores().mean().to_dict()}
+
+
+class LandmarkRun(ComparatorRun):
+    """The training of the predictor of landmarks."""
+
+    kind = LandmarkLearner
+
+    @torch.no_grad()
+    def watch(self, learner: LandmarkLearner) -> dict[str, float]:
+        """How well the predicted lips of validation clips follow the true ones."""
+        rows = []
+        for number in range(min(TALKING, len(self.validation))):
+            _, points = self.validation.read(number, np.arange(self.validation.frame_count(number)))
+            heard = embed_beginning(self.encoder, self.validation, number, len(points), 0)[:, 0]
+            predicted = learner.predictor.track(heard, points[0], seed=0, motion=0.0)
+            tracks = (mouth_opening, mouth_width)
+            rows.append([track_correlation(track(predicted), track(points)) for track in tracks])
+        opening, width = np.mean(rows, 0)
+        return {"mouth opening": float(opening), "mouth width": float(width)}
+
+
+COMPARATORS = {"sda": SdaRun, "landmarks": LandmarkRun}
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 
 from talking_heads.config import Profile
 from talking_heads.diffused.audio_pretraining import load_reader
+from talking_heads.diffused.baselines.landmarks import LandmarkPredictor
 from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.baselines.training import build_generator, sda_key
+from talking_heads.diffused.baselines.training import build_generator, build_predictor, comparator_key
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -19,7 +20,11 @@ from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
 # by the name of a training
-COMMANDS = {"diffusion": "train-diffusion", "sda": "train-comparator --method sda"}
+COMMANDS = {
+    "diffusion": "train-diffusion",
+    "sda": "train-comparator --method sda",
+    "landmarks": "train-comparator --method landmarks",
+}
 
 
 def runs_folder(profile: Profile, results: Path) -> Path:
@@ -89,8 +94,18 @@ def load_sda(
     """SDA as a profile trains it, and the digest of its weights. Raises as :func:`load_model` does."""
     section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
     path, net = weights_path(profile, weights, results, "sda"), build_generator(section)
-    load_into(net, path, sda_key(section, encoder), profile)
+    load_into(net, path, comparator_key(section, "sda", encoder), profile)
     return SdaTalker(net.to(device).eval().requires_grad_(False)), sha256(path)[:12]
+
+
+def load_predictor(
+    profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu"
+) -> tuple[LandmarkPredictor, str]:
+    """The predictor of landmarks, and the digest of its weights. Raises as :func:`load_model` does."""
+    section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
+    path, net = weights_path(profile, weights, results, "landmarks"), build_predictor(section)
+    load_into(net, path, comparator_key(section, "landmarks", encoder), profile)
+    return net.to(device).eval().requires_grad_(False), sha256(path)[:12]
 
 
 def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:
