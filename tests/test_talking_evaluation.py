@@ -94,6 +94,14 @@ def test_rows_of_an_evaluation(evaluation):
     assert np.array_equal(ours[0], guided[0]), "the first frame has no frames before it"
 
 
+def test_a_frozen_frame_has_no_flow(measured):
+    clips = measured.clips.set_index("method")
+    for region in ("mouth", "head"):
+        assert (clips.loc[protocol.FROZEN, f"flow of the {region}"] < 1e-3).all()
+        assert (clips[f"true flow of the {region}"] > 0.01).all()
+        assert (clips.loc[protocol.OURS, f"flow of the {region}"] > 0.01).all()
+
+
 def test_a_comparator_is_a_row_beside_ours(evaluation, tmp_path):
     """With its own sound, from the first frame; other weights are other files."""
     section = evaluation.profile.diffused

@@ -9,6 +9,7 @@ from talking_heads.data.sound import FPS
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
@@ -34,6 +35,21 @@ def pixel_metrics(images: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray
         "PSNR": psnr(mse),
         "SSIM": np.array([ssim(a, b) for a, b in zip(images, truth, strict=True)]),
         "CPBD": cpbd(images),
+    }
+
+
+def motion_metrics(
+    images: np.ndarray, landmarks: np.ndarray, truth: np.ndarray, points: np.ndarray
+) -> dict[str, float]:
+    """Mean optical flow of generated and of true frames (n, H, W, 3) uint8, in pixels a frame, by region.
+
+    ``landmarks`` are found in the generated frames, ``points`` are the true ones, (n, 68, 2) each.
+    """
+    flows = {"flow": flow_by_region(images, landmarks), "true flow": flow_by_region(truth, points)}
+    return {
+        f"{name} of the {region}": float(values.mean())
+        for name, by_region in flows.items()
+        for region, values in by_region.items()
     }
 
 

@@ -25,7 +25,12 @@ from talking_heads.devices import in_threads
 from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
-from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, pixel_metrics
+from talking_heads.experiments.diffused.clip_metrics import (
+    Face,
+    face_metrics,
+    motion_metrics,
+    pixel_metrics,
+)
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.files import replacing
 from talking_heads.metrics import lip_sync
@@ -202,7 +207,8 @@ class Measured(NamedTuple):
     """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
 
     frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, CPBD, LMD, CSIM-judge
-    clips: pd.DataFrame  # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second
+    # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second, optical flow
+    clips: pd.DataFrame
 
 
 def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] | None = None) -> Measured:
@@ -218,7 +224,9 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             images = np.load(evaluation.path(speaker, row))[1:]
             sound = evaluation.clips.sound(heard_clip(speaker, row))
             silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
-            by_frame, of_clip = face_metrics(Face.of(images, evaluation.device), true_face, points, silent)
+            face = Face.of(images, evaluation.device)
+            by_frame, of_clip = face_metrics(face, true_face, points, silent)
+            of_clip |= motion_metrics(images, face.landmarks, truth, points)
             about = {"method": row, "identity": speaker.identity}
             frame = {"frame": np.arange(1, len(images) + 1)}
             frames = pd.DataFrame({**about, **frame, **pixel_metrics(images, truth), **by_frame})

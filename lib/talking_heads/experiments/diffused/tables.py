@@ -23,14 +23,19 @@ OF_CLIPS = (
     "true blinks a second",
     "CSIM-judge, first second",
     "CSIM-judge, last second",
+    "flow of the head",
+    "true flow of the head",
 )
-NEITHER = {"blinks a second", "true blinks a second"}  # neither more nor less is better
+# neither more nor less is better
+NEITHER = {"blinks a second", "true blinks a second", "flow of the head", "true flow of the head"}
 UNITS = {
     "MSE": "squared levels",
     "PSNR": "dB",
     LMD: "interocular distances",
     "blinks a second": "1/s",
     "true blinks a second": "1/s",
+    "flow of the head": "pixels a frame",
+    "true flow of the head": "pixels a frame",
 }
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER"}
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
