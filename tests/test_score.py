@@ -71,7 +71,7 @@ def test_videos_are_matched_by_path_or_by_a_name_that_is_unique(tmp_path):
     assert [(pair.identity, pair.clip) for pair in pairs] == [("a", "a/1"), ("b", "b/only")]
     assert [pair.generated.name for pair in pairs] == ["1.mp4", "only.avi"]
     assert left_out == [
-        f"{outputs / 'strange.mp4'}: no reference of this name",
+        f"{outputs / 'strange.mp4'}: no reference has this name",
         f"{references / 'b/1.mp4'}: not generated",
     ]
 
@@ -87,14 +87,15 @@ def test_identities_of_a_known_corpus_are_those_of_its_names(tmp_path):
 @pytest.mark.parametrize(
     "outputs, message",
     [
-        (["x.mp4"], "none of its 1 videos has the name of one of the 2"),
+        (["x.mp4"], r"none of its 1 videos matches one of the 3 .*no reference has this name"),
+        (["1.mp4"], "2 references have this name, and none this path"),
         (["a/1.mp4", "a/1.avi"], "two videos of one name"),
         (["b/2.mp4", "2.mp4"], r"both match .*b/2\.mp4; move one of them away"),
         ([], "none of its 0 videos"),
     ],
 )
 def test_folders_that_do_not_match_are_refused(tmp_path, outputs, message):
-    references = touch(tmp_path / "true", "a/1.mp4", "b/2.mp4")
+    references = touch(tmp_path / "true", "a/1.mp4", "b/2.mp4", "c/1.mp4")
     folder = touch(tmp_path / "out", "readme.txt", *outputs)
     with pytest.raises(ValueError, match=message):
         find_pairs(folder, references)
@@ -103,9 +104,9 @@ def test_folders_that_do_not_match_are_refused(tmp_path, outputs, message):
 # -- values -----------------------------------------------------------------------------------------
 def test_a_copy_is_perfect_and_a_frozen_frame_is_not(speakers, reference, tmp_path):
     outputs = write_outputs(tmp_path / "copies", speakers, list)
-    copied = score.score(outputs, reference, tmp_path / "copies.csv", "copy", Scorer(drawn=True))
+    copied = score.score(outputs, reference, tmp_path / "copies.csv", "copy", Scorer(procedural=True))
     outputs = write_outputs(tmp_path / "frozen", speakers, frozen)
-    still = score.score(outputs, reference, tmp_path / "frozen.csv", "frozen", Scorer(drawn=True))
+    still = score.score(outputs, reference, tmp_path / "frozen.csv", "frozen", Scorer(procedural=True))
     assert set(copied) >= OF_PIXELS | OF_LIPS | {"CSIM-judge", "CSIM-judge, last second"}
     assert (copied["frames"] == FRAMES - 1).all() and (copied["frames with faces"] == FRAMES - 1).all()
     assert (copied["SSIM"] > 0.95).all() and (copied["CSIM-judge"] > 0.97).all()
@@ -119,7 +120,7 @@ def test_a_copy_is_perfect_and_a_frozen_frame_is_not(speakers, reference, tmp_pa
 
 
 def test_other_sizes_and_rates_are_brought_to_those_of_the_reference(speakers, reference, tmp_path):
-    """Twice as large and with every frame twice: nearly the same video. Half the shape is another one."""
+    """Twice as large and with every frame twice: nearly the same video. Twice as wide is another shape."""
 
     def enlarged(frames):
         return [cv2.resize(frame, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for frame in frames]
@@ -128,13 +129,16 @@ def test_other_sizes_and_rates_are_brought_to_those_of_the_reference(speakers, r
     outputs = write_outputs(
         tmp_path / "large", speakers, lambda frames: np.repeat(enlarged(frames), 2, 0), [0], twice
     )
-    table = score.score(outputs, reference, tmp_path / "large.csv", "large", Scorer(drawn=True))
+    table = score.score(outputs, reference, tmp_path / "large.csv", "large", Scorer(procedural=True))
     assert table["frames"].tolist() == [FRAMES - 1] and table["SSIM"].iloc[0] > 0.95
+    late = write_outputs(tmp_path / "late", speakers, lambda frames: [frames[0], *frames[:-1]], [0])
+    shifted = score.score(late, reference, tmp_path / "late.csv", "late", Scorer(procedural=True))
+    assert table["MSE"].iloc[0] < 0.25 * shifted["MSE"].iloc[0], "a shift by one frame is far worse"
     wide = write_outputs(
         tmp_path / "wide", speakers, lambda frames: [np.hstack([frame, frame]) for frame in frames], [0]
     )
     with pytest.raises(ValueError, match="128×64 pixels, the reference has 64×64; crop both alike"):
-        score.score(wide, reference, tmp_path / "wide.csv", "wide", Scorer(drawn=True))
+        score.score(wide, reference, tmp_path / "wide.csv", "wide", Scorer(procedural=True))
 
 
 def test_real_faces_need_landmarks_for_their_lips(speakers, reference, tmp_path):
@@ -164,36 +168,151 @@ def test_frames_without_a_face_do_not_count(speakers, reference, tmp_path):
     assert row[LMD] == pytest.approx(0, abs=1e-6)
 
 
+def test_an_output_without_a_face_is_scored_by_its_pixels(speakers, reference, tmp_path):
+    """It is a result of the method; a reference without one is left out."""
+    outputs = write_outputs(tmp_path / "out", speakers, list, [0])
+    pair = find_pairs(outputs, reference)[0][0]
+
+    def detect(frames):
+        return np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), int)
+
+    row = Scorer(detect=detect).score(pair)
+    assert row["frames with faces"] == 0 and row["SSIM"] > 0.95 and "no face in 40 of 40" in row["note"]
+    assert not OF_LIPS & set(row)
+    without = shutil.copytree(reference, tmp_path / "without", ignore=shutil.ignore_patterns("*.npz"))
+    with pytest.raises(Rejected, match="no usable frame"):
+        Scorer(detect=detect).score(find_pairs(outputs, without)[0][0])
+
+
+def test_a_shorter_output_has_a_note(speakers, reference, tmp_path):
+    times = np.arange(20) / FPS
+    outputs = write_outputs(tmp_path / "out", speakers, lambda frames: frames[:20], [0], times)
+    row = Scorer(procedural=True).score(find_pairs(outputs, reference)[0][0])
+    assert row["frames"] == 19 and row["note"] == "0.80 seconds long, the reference 1.60"
+
+
+def test_keys_change_with_videos_landmarks_and_judges(speakers, reference, tmp_path, monkeypatch):
+    true = shutil.copytree(reference, tmp_path / "true")
+    outputs = write_outputs(tmp_path / "out", speakers, list, [0])
+    pair = find_pairs(outputs, true)[0][0]
+    plain, procedural = Scorer(), Scorer(procedural=True)
+    keys = [plain.key(pair), procedural.key(pair), Scorer(detect=lambda frames: None).key(pair)]
+    (true / "speaker0/said.npz").rename(outputs / "speaker0/said.npz")
+    keys.append(plain.key(pair))
+    film(outputs / "speaker0/said.mp4", speakers[1].frames, np.arange(FRAMES) / FPS)
+    keys.append(plain.key(pair))
+    monkeypatch.setattr(score, "weights_digest", lambda: "others")
+    keys.append(procedural.key(pair))
+    assert len(set(keys)) == len(keys)
+
+
+# -- the table --------------------------------------------------------------------------------------
+@pytest.fixture
+def numbered(speakers, reference, tmp_path):
+    """Outputs and references whose identities and clips have numbers for names, as in VoxCeleb."""
+    outputs = write_outputs(tmp_path / "out", speakers, list)
+    true = shutil.copytree(reference, tmp_path / "true")
+    for folder in (outputs, true):
+        for number in range(3):
+            for path in (folder / f"speaker{number}").iterdir():
+                target = folder / f"10{15 + number}" / f"0000{number}{path.suffix}"
+                target.parent.mkdir(exist_ok=True)
+                path.rename(target)
+            (folder / f"speaker{number}").rmdir()
+    return outputs, true
+
+
+class Interrupt:
+    """Interrupts the scoring of a clip."""
+
+    def __init__(self, monkeypatch, clip):
+        self.clip, self.compared, self.compare = clip, [], Scorer.score
+        monkeypatch.setattr(Scorer, "score", lambda scorer, pair: self(scorer, pair))
+
+    def __call__(self, scorer, pair):
+        if pair.clip == self.clip:
+            raise KeyboardInterrupt
+        self.compared.append(pair.clip)
+        return self.compare(scorer, pair)
+
+
+def test_an_interrupted_table_keeps_all_rows_and_goes_on(numbered, speakers, tmp_path, monkeypatch):
+    """Also rows that a rerun has not come to; numbers remain names."""
+    outputs, true = numbered
+    table = tmp_path / "scores.csv"
+
+    def run():
+        return score.score(outputs, true, table, "ours", Scorer(procedural=True))
+
+    first = run()
+    assert first["identity"].tolist() == ["1015", "1016", "1017"]
+    film(outputs / "1015/00000.mp4", speakers[1].frames, np.arange(FRAMES) / FPS)
+    with monkeypatch.context() as context:
+        Interrupt(context, "1015/00000")
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert pd.read_csv(table)["SSIM"].notna().sum() == 3, "nothing is lost"
+    with monkeypatch.context() as context:
+        again = Interrupt(context, None)
+        second = run()
+    assert again.compared == ["1015/00000"], "the others have not changed"
+    assert second["identity"].tolist() == first["identity"].tolist()
+    assert second["SSIM"].iloc[0] < first["SSIM"].iloc[0]
+    np.testing.assert_array_equal(second["SSIM"][1:], first["SSIM"][1:])
+    assert score.summary(second).set_index("metric").loc["SSIM", "n_identities"] == 3
+
+
+def test_files_that_cannot_be_read_do_not_end_the_others(numbered, tmp_path):
+    outputs, true = numbered
+    (outputs / "1015/00000.mp4").write_bytes(b"no video")
+    (outputs / "lost.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    sidecar = true / "1016/00001.npz"
+    sidecar.unlink()
+    sidecar.symlink_to(tmp_path / "nowhere.npz")
+    table = tmp_path / "scores.csv"
+    rows = score.score(outputs, true, table, "ours", Scorer(procedural=True)).set_index("identity")
+    assert rows["SSIM"].notna().tolist() == [False, False, True]
+    assert "1015/00000.mp4" in rows.loc["1015", "note"] and "1016/00001" in rows.loc["1016", "note"]
+    assert rows.loc["1016", "key"] == "", "the next run tries again"
+    sidecar.unlink()
+    rows = score.score(outputs, true, table, "ours", Scorer(procedural=True))
+    assert rows["SSIM"].notna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", r"scores\.csv: cannot be read as a table"),
+        ("a,b\n1,2\n", r"scores\.csv: is no table of scores \(method is missing\); choose another --out"),
+        (
+            "method,identity,clip,frames,frames with faces,note,key\nWav2Lip,a,a/1,9,9,,k\n",
+            r"scores\.csv: is the table of Wav2Lip; choose another --out",
+        ),
+    ],
+)
+def test_other_files_are_not_overwritten(numbered, tmp_path, content, message):
+    table = tmp_path / "scores.csv"
+    table.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        score.score(*numbered, table, "ours", Scorer(procedural=True))
+    assert table.read_text() == content
+    with pytest.raises(ValueError, match="is an input"):
+        score.score(*numbered, numbered[0] / "1015/00000.mp4", "ours", Scorer(procedural=True))
+
+
 # -- the command ------------------------------------------------------------------------------------
-def test_the_command_goes_on_and_leaves_out_what_it_cannot_compare(
-    speakers, reference, tmp_path, capsys, monkeypatch
-):
-    outputs = write_outputs(tmp_path / "Wav2Lip", speakers, list)
-    (outputs / "speaker1/said.mp4").write_bytes(b"no video")
+def test_the_command_prints_means_and_what_it_leaves_out(numbered, tmp_path, capsys):
+    outputs, true = numbered
+    for number in range(6):
+        shutil.copy(true / "1015/00000.mp4", true / f"1015/more{number}.mp4")
     table = tmp_path / "wav2lip.csv"
-    assert run_score(outputs, reference, "--drawn", "--out", table) == 0
+    assert run_score(outputs, true, "--procedural", "--out", table, "--method", "Wav2Lip") == 0
     printed = capsys.readouterr().out
-    assert f"left out: {outputs / 'speaker1/said.mp4'}" in printed and "SSIM" in printed
-    first = pd.read_csv(table)
-    assert first["method"].tolist() == ["Wav2Lip"] * 3 and first["SSIM"].notna().tolist() == [
-        True,
-        False,
-        True,
-    ]
-    compared = []
-    compare = Scorer.score
-
-    def record(self, pair):
-        compared.append(pair.clip)
-        return compare(self, pair)
-
-    monkeypatch.setattr(Scorer, "score", record)
-    film(outputs / "speaker1/said.mp4", speakers[1].frames, np.arange(FRAMES) / FPS)
-    assert run_score(outputs, reference, "--drawn", "--out", table) == 0
-    assert compared == ["speaker1/said"], "the others have not changed"
-    second = pd.read_csv(table)
-    assert second["SSIM"].notna().all() and second["note"].isna().all()
-    pd.testing.assert_series_equal(second["SSIM"][[0, 2]], first["SSIM"][[0, 2]])
+    assert printed.count(": not generated") == 3
+    assert "and 3 more references that were not generated" in printed
+    assert "SSIM" in printed and "share of frames with faces" in printed
+    assert "3 clips of 3 identities" in printed and "every clip counts as an identity" in printed
+    assert pd.read_csv(table)["method"].tolist() == ["Wav2Lip"] * 3
 
 
 def test_the_command_says_what_lips_need(speakers, reference, tmp_path, capsys):
@@ -201,6 +320,7 @@ def test_the_command_says_what_lips_need(speakers, reference, tmp_path, capsys):
     assert run_score(outputs, reference, "--out", tmp_path / "x.csv", "--method", "ours") == 0
     printed = capsys.readouterr().out
     assert "weights fetch s3fd 2dfan4" in printed
+    assert "every clip" not in printed, "one clip is no sample"
     assert run_score(tmp_path / "nowhere", reference, "--out", tmp_path / "y.csv") == 2
     assert "nowhere: no such folder" in capsys.readouterr().err and not (tmp_path / "y.csv").exists()
 
@@ -210,7 +330,7 @@ def test_videos_that_are_too_short_are_left_out(speakers, reference, tmp_path):
         tmp_path / "short", speakers, lambda frames: frames[:2], [0], times=np.arange(2) / FPS
     )
     with pytest.raises(Rejected, match="too short to compare"):
-        Scorer(drawn=True).score(find_pairs(outputs, reference)[0][0])
+        Scorer(procedural=True).score(find_pairs(outputs, reference)[0][0])
 
 
 @pytest.mark.skipif(not CLIPS, reason="no real clips: set TALKING_HEADS_CLIPS")

@@ -97,7 +97,7 @@ def test_rows_of_an_evaluation(evaluation):
 def test_a_frozen_frame_has_no_flow(measured):
     clips = measured.clips.set_index("method")
     for region in ("mouth", "head"):
-        assert (clips.loc[protocol.FROZEN, f"flow of the {region}"] < 1e-3).all()
+        assert (clips.loc[protocol.FROZEN, f"flow of the {region}"] < 5e-3).all()
         assert (clips[f"true flow of the {region}"] > 0.01).all()
         assert (clips.loc[protocol.OURS, f"flow of the {region}"] > 0.01).all()
 

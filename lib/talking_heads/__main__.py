@@ -218,17 +218,20 @@ def score(args: argparse.Namespace) -> None:
     from talking_heads.nn.pretrained import FACE_ALIGNMENT, path_of
 
     device = choose(args.device)
-    detects = not args.drawn and all(path_of(name).exists() for name in FACE_ALIGNMENT)
-    scorer = scoring.Scorer(args.drawn, Detector(device) if detects else None, device)
+    detects = not args.procedural and all(path_of(name).exists() for name in FACE_ALIGNMENT)
+    scorer = scoring.Scorer(args.procedural, Detector(device) if detects else None, device)
     method = args.method or args.generated.resolve().name
     table = scoring.score(args.generated, args.reference, args.out, method, scorer, args.layout)
     print(scoring.summary(table).round(4).to_string(index=False))
-    if not table["frames with faces"].any():
+    identities = table["identity"].nunique()
+    print(f"{len(table)} clips of {identities} identities; a row for each clip in {args.out}")
+    if identities == len(table) > 1:
+        print("every clip counts as an identity; if some are of one person, put them into one folder")
+    if not (detects or table[scoring.FACES].any()):
         print(
             "no landmarks, so lips and eyes are not measured: put them beside the videos, or fetch the "
             f"detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}"
         )
-    print(f"a row for each clip in {args.out}")
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -430,7 +433,7 @@ def add_running(commands: Subcommands) -> None:
     c.add_argument("--method", help="its name in tables; that of the folder by default")
     c.add_argument("--layout", choices=["folder", "crema", "lrw"], default="folder", help="of the references")
     c.add_argument(
-        "--drawn", action="store_true", help="procedural speakers, whose faces the embedded judges know"
+        "--procedural", action="store_true", help="faces are those of procedural speakers: use the judges"
     )
 
     commands.add(measure, "measure", "measure the times of Table 2", profile="laptop", resumes=True)

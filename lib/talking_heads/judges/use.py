@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from talking_heads.config import digest
+from talking_heads.files import sha256
 from talking_heads.judges.eyelids import LidsJudge, detect_landmarks, refine_eyelids
 from talking_heads.judges.gaze import GazeJudge, detect_pupils, gaze_error_of
 from talking_heads.judges.networks import IdentityJudge, LandmarkJudge
@@ -20,6 +22,11 @@ JUDGES = {"identity": IdentityJudge, "landmarks": LandmarkJudge, "lids": LidsJud
 def judge(name: str, device: str | torch.device = "cpu") -> Any:
     """The network of a judge in ``JUDGES`` with its committed weights."""
     return load_net(JUDGES[name](), WEIGHTS / f"{name}.safetensors").to(device)
+
+
+def weights_digest() -> str:
+    """Changes with the weights of the judges that measure frames."""
+    return digest(*(sha256(WEIGHTS / f"{name}.safetensors") for name in JUDGES))
 
 
 def identity_features(images: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:

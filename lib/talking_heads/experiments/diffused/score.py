@@ -1,8 +1,9 @@
 """Metrics of any folder of talking videos against references, so that outputs of other code become rows."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +17,24 @@ from talking_heads.data.prepare_video import Rejected, inspect_source
 from talking_heads.data.shared_detector import Detect
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sound import FPS
-from talking_heads.data.sources import discover, walk
+from talking_heads.data.sources import discover, unusable, walk
 from talking_heads.data.video import VIDEO_SUFFIXES, VideoFile, open_video
 from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, pixel_metrics
-from talking_heads.files import replacing
+from talking_heads.files import check_outputs, replacing
+from talking_heads.judges.use import weights_digest
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.statistics import identity_means, mean_estimate
 from talking_heads.progress import Progress
 
 VERSION = 1  # raised when the same videos give other values
-FRAMES_AT_ONCE = 64  # in memory
+FRAMES_AT_ONCE, BYTES_AT_ONCE = 64, 24_000_000  # of a video, at most
 LEAST_FRAMES = 2
+TOLERATED_FRAMES = 2  # by which lengths may differ without a note
+WRITTEN_EVERY = 5.0  # seconds
+EXAMPLES = 3  # of files without a counterpart that are printed
+FACES = "frames with faces"
 SAME_SHAPE = 0.02  # relative difference of the ratios of sides
-COLUMNS = ("method", "identity", "clip", "frames", "frames with faces", "note", "key")
+COLUMNS = ("method", "identity", "clip", "frames", FACES, "note", "key")
 
 
 class Pair(NamedTuple):
@@ -48,7 +54,7 @@ def videos_below(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path, problem in walk(folder):
-        if problem or path.suffix.lower() not in VIDEO_SUFFIXES:
+        if problem or path.suffix.lower() not in VIDEO_SUFFIXES or unusable(path):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
@@ -71,31 +77,27 @@ def find_pairs(generated: Path, reference: Path, layout: str = "folder") -> tupl
     unmatched = []
     for name, path in outputs.items():
         same_name = by_name.get(Path(name).name, [])
-        clip = name if name in references else same_name[0] if len(same_name) == 1 else ""
-        if not clip:
-            unmatched.append(f"{path}: no reference of this name")
-        elif clip in matches:
-            raise ValueError(
-                f"{path} and {matches[clip]}: both match {references[clip]}; move one of them away"
-            )
+        if name in references:
+            same_name = [name]
+        if len(same_name) != 1:
+            reason = f"{len(same_name)} references have this name, and none this path"
+            unmatched.append(f"{path}: {reason if same_name else 'no reference has this name'}")
+        elif same_name[0] in matches:
+            both = f"{path} and {matches[same_name[0]]}"
+            raise ValueError(f"{both}: both match {references[same_name[0]]}; move one of them away")
         else:
-            matches[clip] = path
+            matches[same_name[0]] = path
     if not matches:
+        example = f" ({unmatched[0]})" if unmatched else ""
         raise ValueError(
-            f"{generated}: none of its {len(outputs)} videos has the name of one of the {len(references)} in "
-            f"{reference}; give generated videos the names of their references"
+            f"{generated}: none of its {len(outputs)} videos matches one of the {len(references)} in "
+            f"{reference}{example}; give generated videos the names of their references"
         )
     identity_of = {path: unit.person for unit in discover(reference, layout) for path in unit.sources}
-    root = reference.resolve()
-    pairs = [
-        Pair(
-            identity_of.get(root / references[clip].relative_to(reference), clip),
-            clip,
-            path,
-            references[clip],
-        )
-        for clip, path in sorted(matches.items())
-    ]
+    pairs = []
+    for clip, path in sorted(matches.items()):
+        source = reference.resolve() / references[clip].relative_to(reference)
+        pairs.append(Pair(identity_of.get(source, clip), clip, path, references[clip]))
     unmatched += [f"{references[clip]}: not generated" for clip in references if clip not in matches]
     return pairs, unmatched
 
@@ -114,62 +116,68 @@ class Scorer:
     """Compares videos.
 
     The landmarks of real faces are read from files beside the videos or detected; without either the lips are
-    not measured. Procedural speakers (``drawn``) are seen by the embedded judges.
+    not measured. Faces of ``procedural`` speakers are measured by the embedded judges.
     """
 
-    drawn: bool = False
+    procedural: bool = False
     detect: Detect | None = None
     device: str | torch.device = "cpu"
 
     def key(self, pair: Pair) -> str:
-        """Changes with the videos, with landmarks beside them, and with how these are found."""
+        """Changes with the videos, with the landmarks beside them, and with how these are found."""
         files = [pair.generated, pair.reference, find_sidecar(pair.generated), find_sidecar(pair.reference)]
-        states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files if path]
-        return digest(VERSION, self.drawn, self.detect is not None, pair.clip, states)
+        states = [(path.stat().st_size, path.stat().st_mtime_ns) if path else None for path in files]
+        faces = weights_digest() if self.procedural else self.detect is not None
+        return digest(VERSION, faces, pair.clip, states)
 
     def score(self, pair: Pair) -> dict[str, Any]:
-        """The metrics of a clip, and the number of its frames and of those with a face in both videos.
+        """The metrics of a clip, the number of its frames, that of frames with a face in both videos, and a
+        note on what is unusual.
 
         Frames are compared 25 times a second, from the second one on (methods are given the first), at the
-        size of the reference. Raises :class:`Rejected` with the file and the reason.
+        size of the reference. Raises ValueError, OSError and MemoryError where the clip cannot be compared.
         """
-        generated, reference = self._open(pair.generated), self._open(pair.reference)
+        reference = self._open(pair.reference)
+        try:
+            generated, notes = self._open(pair.generated), []
+        except Rejected as error:  # frames without a face are a result of the method
+            generated, notes = Opened(open_video(pair.generated), None), [f"{pair.generated}: {error}"]
         check_shapes(pair, generated.video, reference.video)
-        seconds = min(generated.video.seconds, reference.video.seconds)
-        times = np.arange(1, round(seconds * FPS)) / FPS
+        lengths = generated.video.seconds, reference.video.seconds
+        times = np.arange(1, round(min(lengths) * FPS)) / FPS
         if len(times) < LEAST_FRAMES:
-            raise Rejected(f"{pair.generated}: {seconds:.2f} seconds, too short to compare")
+            raise Rejected(f"{pair.generated}: {min(lengths):.2f} seconds, too short to compare")
+        if abs(lengths[0] - lengths[1]) * FPS > TOLERATED_FRAMES:
+            notes.append(f"{lengths[0]:.2f} seconds long, the reference {lengths[1]:.2f}")
         metrics: list[pd.DataFrame] = []
-        faces: list[tuple[Face, Face]] = []
+        seen: list[tuple[Face, Face]] = []
         for images, truth in blocks(generated.video, reference.video, times):
             metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
-            if self.drawn:
-                faces.append((Face.of(images, self.device), Face.of(truth, self.device)))
-        row = pd.concat(metrics).mean().to_dict()
+            if self.procedural:
+                seen.append((Face.of(images, self.device), Face.of(truth, self.device)))
+        row: dict[str, Any] = pd.concat(metrics).mean().to_dict()
         output = landmarks_at(generated, times, reference.video)
         true = exact = landmarks_at(reference, times, reference.video)
-        if self.drawn:
-            output, true = (concatenate(part) for part in zip(*faces, strict=True))
+        if self.procedural:
+            output, true = (concatenate(part) for part in zip(*seen, strict=True))
             exact = exact or true
-        faces_found = np.zeros(len(times), bool)
+        faces = np.zeros(len(times), bool)
         if output and true and exact:
             sound = reference.video.sound()
             silent = None if sound is None else lip_sync.silent_frames(sound, len(times) + 1)[1:]
-            faces_found = np.isfinite(output.landmarks + exact.landmarks).all((1, 2))
-            row |= metrics_of_faces(output, true, exact.landmarks, silent, faces_found)
-        return row | {"frames": len(times), "frames with faces": int(faces_found.sum())}
+            faces = np.isfinite(output.landmarks + exact.landmarks).all((1, 2))
+            row |= metrics_of_faces(output, true, exact.landmarks, silent, faces)
+        return row | {"frames": len(times), FACES: int(faces.sum()), "note": "; ".join(notes)}
 
     def _open(self, path: Path) -> Opened:
-        detect = None if self.drawn else self.detect
-        try:
-            if not find_sidecar(path) and detect is None:
-                return Opened(open_video(path), None)
-            found = inspect_source(path, 0, detect)
-        except ValueError as error:  # also UnreadableVideo and Rejected
-            raise Rejected(f"{path}: {error}") from error
-        points = np.full((len(found.clip.times), 68, 2), np.nan)
-        points[found.numbers[found.usable]] = found.points["landmarks"][found.usable]
-        return Opened(found.clip, points)
+        detect = None if self.procedural else self.detect
+        if not find_sidecar(path) and detect is None:
+            return Opened(open_video(path), None)
+        inspection = inspect_source(path, 0, detect)
+        points = np.full((len(inspection.clip.times), 68, 2), np.nan)
+        usable = inspection.usable
+        points[inspection.numbers[usable]] = inspection.points["landmarks"][usable]
+        return Opened(inspection.clip, points)
 
 
 def check_shapes(pair: Pair, generated: VideoFile, reference: VideoFile) -> None:
@@ -188,11 +196,12 @@ def blocks(
     """Frames of both videos at times (n,), in blocks (m, H, W, 3) uint8 of the reference's size."""
     frames, true_frames = (video.frames(video.shown_at(times)) for video in (generated, reference))
     height, width = reference.size
-    while truth := list(islice(true_frames, FRAMES_AT_ONCE)):
+    at_once = max(1, min(FRAMES_AT_ONCE, BYTES_AT_ONCE // (3 * height * width)))
+    while truth := list(islice(true_frames, at_once)):
         images = list(islice(frames, len(truth)))
         if generated.size != reference.size:
-            way = cv2.INTER_AREA if generated.size[0] > height else cv2.INTER_CUBIC
-            images = [cv2.resize(image, (width, height), interpolation=way) for image in images]
+            kind = cv2.INTER_AREA if generated.size[0] > height else cv2.INTER_CUBIC
+            images = [cv2.resize(image, (width, height), interpolation=kind) for image in images]
         yield np.stack(images), np.stack(truth)
 
 
@@ -213,60 +222,117 @@ def concatenate(faces: Sequence[Face]) -> Face:
 
 
 def metrics_of_faces(
-    generated: Face, truth: Face, points: np.ndarray, silent: np.ndarray | None, found: np.ndarray
+    generated: Face, truth: Face, points: np.ndarray, silent: np.ndarray | None, usable: np.ndarray
 ) -> dict[str, float]:
-    """:func:`face_metrics` of the frames in which faces were ``found`` (n,), each as one number."""
-    if found.sum() < LEAST_FRAMES:
+    """:func:`face_metrics` of the frames (n,) that are ``usable``, as one number each; the others are taken
+    out, as if the frames on both sides were neighbours.
+    """
+    if usable.sum() < LEAST_FRAMES:
         return {}
 
-    def chosen(face: Face) -> Face:
-        return Face(face.landmarks[found], None if face.features is None else face.features[found])
+    def selected(face: Face) -> Face:
+        return Face(face.landmarks[usable], None if face.features is None else face.features[usable])
 
-    silent = None if silent is None else silent[found]
-    by_frame, of_clip = face_metrics(chosen(generated), chosen(truth), points[found], silent)
+    silent = None if silent is None else silent[usable]
+    by_frame, of_clip = face_metrics(selected(generated), selected(truth), points[usable], silent)
     return {name: float(values.mean()) for name, values in by_frame.items()} | of_clip
 
 
 def score(
     generated: Path, reference: Path, out: Path, method: str, scorer: Scorer, layout: str = "folder"
 ) -> pd.DataFrame:
-    """Score a folder of videos: a row for each clip, which ``out`` (CSV) gets as soon as it is known.
+    """Score a folder of videos: a row for each clip in ``out`` (CSV), which is written on the way.
 
     Rows that are there already are computed again only where a video has changed. Columns method, identity,
-    clip, the metrics, frames, frames with faces, note (why a clip has no metrics) and key. Raises ValueError
-    as :func:`find_pairs` does, and where no clip could be compared.
+    clip, the metrics, frames, frames with faces, note and key. A clip that cannot be compared has a note and
+    no metrics. Raises ValueError as :func:`find_pairs` does, for a file ``out`` that is no table of this
+    method, and where no clip can be compared.
     """
     pairs, unmatched = find_pairs(generated, reference, layout)
-    for line in unmatched:
-        print(f"  left out: {line}", flush=True)
-    earlier = pd.read_csv(out, keep_default_na=False, na_values=[""]) if out.exists() else pd.DataFrame()
-    known = {row["key"]: row for row in earlier.to_dict("records")} if "key" in earlier else {}
-    progress, rows = Progress("scoring", len(pairs), "clips"), []
-    for pair in pairs:
-        key = scorer.key(pair)
-        row = known.get(key)
-        if row is None:
-            row = {"identity": pair.identity, "clip": pair.clip}
-            try:
-                row |= scorer.score(pair) | {"note": ""}
-            except Rejected as error:
-                row["note"] = str(error)
-                print(f"  left out: {error}", flush=True)
-        rows.append({"method": method, **row, "key": key} | {"method": method})
-        with replacing(out) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False)
-        progress.add(1)
-    table = pd.DataFrame(rows)
-    if "MSE" not in table:
+    check_outputs({"--out": out}, [path for pair in pairs for path in (pair.generated, pair.reference)])
+    report_unmatched(unmatched)
+    earlier = read_scores(out, method) if out.exists() else {}
+    rows, progress = dict(earlier), Progress("scoring", len(pairs), "clips")
+    written = time.time()
+    try:
+        for pair in pairs:
+            row = score_pair(pair, scorer, earlier.get(pair.clip, {}))
+            rows[pair.clip] = {"method": method, "identity": pair.identity, "clip": pair.clip, **row}
+            progress.add(1)
+            if time.time() - written > WRITTEN_EVERY:
+                write_scores(out, list(rows.values()))
+                written = time.time()
+    finally:
+        write_scores(out, list(rows.values()))
+    table = pd.DataFrame([rows[pair.clip] for pair in pairs])
+    write_scores(out, list(table.to_dict("records")))  # without clips that are not there any more
+    if "MSE" not in table or table["MSE"].isna().all():
         raise ValueError(f"{generated}: no clip could be compared; {table['note'].iloc[0]}")
     return table
 
 
+def score_pair(pair: Pair, scorer: Scorer, earlier: dict[str, Any]) -> dict[str, Any]:
+    """The row of a clip: the earlier one where nothing has changed, or else one with a note and no metrics
+    where it cannot be compared. What may be possible later has no key, and is tried again by the next run.
+    """
+    key = ""
+    try:
+        key = scorer.key(pair)
+        if earlier.get("key") == key:
+            return {k: v for k, v in earlier.items() if k not in ("method", "identity", "clip")}
+        return {**scorer.score(pair), "key": key}
+    except (ValueError, RuntimeError) as error:  # also UnreadableVideo, Rejected and DetectionFailed
+        cause = str(error)
+    except OSError as error:
+        cause, key = f"cannot be read ({error.strerror or error})", ""
+    except MemoryError:
+        cause, key = "memory ran out; close other programs", ""
+    note = cause if str(pair.generated) in cause else f"{pair.generated} or {pair.reference}: {cause}"
+    print(f"  left out: {note}", flush=True)
+    return {"note": note, "key": key}
+
+
+def report_unmatched(lines: list[str]) -> None:
+    """Print what has no counterpart, a few examples of each kind."""
+    for missing in (True, False):
+        kind = [line for line in lines if line.endswith("not generated") == missing]
+        for line in kind[:EXAMPLES]:
+            print(f"  left out: {line}", flush=True)
+        if len(kind) > EXAMPLES:
+            what = "references that were not generated" if missing else "videos without a reference"
+            print(f"  ... and {len(kind) - EXAMPLES} more {what}", flush=True)
+
+
+def read_scores(path: Path, method: str) -> dict[str, dict[str, Any]]:
+    """The rows of a table of :func:`score`, by clip. Raises ValueError for another file."""
+    text = dict.fromkeys(("method", "identity", "clip", "note", "key"), str)
+    try:
+        table = pd.read_csv(path, dtype=text)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a table ({error}); choose another --out") from error
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{path}: is no table of scores ({missing[0]} is missing); choose another --out")
+    if others := set(table["method"]) - {method}:
+        raise ValueError(f"{path}: is the table of {', '.join(others)}; choose another --out")
+    table = table.fillna(dict.fromkeys(text, ""))
+    return {row["clip"]: row for row in table.to_dict("records")}
+
+
+def write_scores(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a table; it appears by rename."""
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys((*COLUMNS[:3], *chain(*rows), *COLUMNS[3:]))))
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The means of a table of :func:`score` over identities, with intervals: a row for each metric."""
-    names = [name for name in table if name not in COLUMNS]
+    """The means of a table of :func:`score` over identities, with intervals: a row for each metric, and for
+    the share of frames with faces.
+    """
+    shares = table[FACES] / table["frames"]
+    table = table.assign(**{f"share of {FACES}": shares})
     rows = []
-    for name in names:
+    for name in [name for name in table if name not in COLUMNS]:
         values = table[table[name].notna()]
         if len(values):
             means = identity_means(values[name].to_numpy(float), values["identity"].to_numpy())
