@@ -19,7 +19,7 @@ from talking_heads.__main__ import main
 from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
-from talking_heads.diffused.baselines import training as comparators
+from talking_heads.diffused.baselines import training as talking_baselines
 from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
@@ -28,15 +28,15 @@ from talking_heads.training.checkpoints import key_of
 
 ROOT = Path("data")
 ALL = {"corpus", "meta-learning", "Pix2pixHD", "X2Face", "cells"}
-COMPARATORS = {"SDA", "landmarks"}
+BASELINES = {"SDA", "landmarks"}
 TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 # the keys that a change of a field changes, by section; single fields take precedence
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": {*ALL, "diffusion", *COMPARATORS, "talking"},
+    "seed": {*ALL, "diffusion", *BASELINES, "talking"},
     "data": ALL,
-    "data.source": {*ALL, "diffusion", *COMPARATORS},
+    "data.source": {*ALL, "diffusion", *BASELINES},
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
     "few_shot.networks": {"meta-learning", "cells"},
@@ -48,9 +48,10 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
-    "diffused.clips": {"diffusion", *COMPARATORS, "talking"},
+    "diffused.clips": {"diffusion", *BASELINES, "talking"},
     "diffused.conditions": {"diffusion", "talking"},
-    "diffused.audio_encoder": {"diffusion", *COMPARATORS, "talking"},
+    "diffused.conditions.audio_windows": {"diffusion", *BASELINES, "talking"},
+    "diffused.audio_encoder": {"diffusion", *BASELINES, "talking"},
     "diffused.network": {"diffusion", "talking"},
     "diffused.network.precision": {"diffusion", "SDA", "talking"},
     "diffused.diffusion": {"diffusion", "talking"},
@@ -72,8 +73,8 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "X2Face": key_of(baselines.training_settings(profile, "x2face")),
         "cells": protocol.cell_key(profile),
         "diffusion": key_of(diffusion_training.training_settings(profile)),
-        "SDA": key_of(comparators.training_settings(profile, "sda")),
-        "landmarks": key_of(comparators.training_settings(profile, "landmarks")),
+        "SDA": key_of(talking_baselines.training_settings(profile, "sda")),
+        "landmarks": key_of(talking_baselines.training_settings(profile, "landmarks")),
         "talking": talking_protocol.generation_key(profile),
     }
 
@@ -157,7 +158,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
         (diffusion_training, {"diffusion"}),
-        (comparators, COMPARATORS),
+        (talking_baselines, BASELINES),
         (talking_protocol, {"talking"}),
     ],
 )

@@ -75,6 +75,8 @@ def test_chapters_wait_for_those_that_train_their_weights(tmp_path):
         found = {chapter.name[:2] for chapter in run.chapters if "03_meta_learning" in chapter.needs}
         assert found == waiting
         assert ("21_sound_and_motion" in run.chapters[-1].needs) == (weights == "scratch")
+        alone = {chapter.name[:2] for chapter in run.chapters if chapter.alone}
+        assert alone == {"05", "06", "07", "22"} | ({"03", "21"} if weights == "scratch" else set())
 
 
 def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):

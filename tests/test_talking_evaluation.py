@@ -17,7 +17,7 @@ from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.baselines.training import build_generator, comparator_key
+from talking_heads.diffused.baselines.training import baseline_key, build_generator
 from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -102,13 +102,13 @@ def test_a_frozen_frame_has_no_flow(measured):
         assert (clips.loc[protocol.OURS, f"flow of the {region}"] > 0.01).all()
 
 
-def test_a_comparator_is_a_row_beside_ours(evaluation, tmp_path):
+def test_a_baseline_is_a_row_beside_ours(evaluation, tmp_path):
     """With its own sound, from the first frame; other weights are other files."""
     section = evaluation.profile.diffused
     torch.manual_seed(0)
     talker = SdaTalker(build_generator(section).eval())
     compared = dataclasses.replace(
-        evaluation, runs=tmp_path, comparators={protocol.SDA: protocol.Comparator(talker, "abc")}
+        evaluation, runs=tmp_path, baselines={protocol.SDA: protocol.Baseline(talker, "abc")}
     )
     assert compared.rows == (*protocol.ROWS, protocol.SDA)
     chosen = protocol.run(compared, [protocol.SDA, protocol.FROZEN, protocol.OURS])
@@ -132,7 +132,7 @@ def test_a_comparator_is_a_row_beside_ours(evaluation, tmp_path):
     assert here["metric"].tolist() == ["SSIM", "PSNR"] and here["over ours"].notna().all()
 
 
-def test_comparators_that_are_trained_are_evaluated(monkeypatch, profile, tmp_path):
+def test_baselines_that_are_trained_are_evaluated(monkeypatch, profile, tmp_path):
     """A profile's own weights; another network's are refused."""
     section = profile.diffused
     torch.manual_seed(0)
@@ -140,15 +140,19 @@ def test_comparators_that_are_trained_are_evaluated(monkeypatch, profile, tmp_pa
     monkeypatch.setattr(weights, "load_reader", lambda _: reader)
     net, path = build_generator(section), tmp_path / "smoke/runs/reference/sda/weights.safetensors"
     assert not weights.has_weights(profile, "scratch", tmp_path, "sda")
-    with pytest.raises(FileNotFoundError, match="train-comparator --method sda --profile smoke"):
+    with pytest.raises(FileNotFoundError, match="train-baseline --method sda --profile smoke"):
         weights.load_sda(profile, "scratch", tmp_path)
-    key = {"model": comparator_key(section, "sda", reader.encoder), "step": 4}
+    key = {"model": baseline_key(section, "sda", reader.encoder), "step": 4}
     save_weights(path, net.state_dict(), {**key, "of": 8}, half=True)
     assert not weights.has_weights(profile, "scratch", tmp_path, "sda"), "the training is not at its end"
     save_weights(path, net.state_dict(), {**key, "of": 4}, half=True)
     assert weights.has_weights(profile, "scratch", tmp_path, "sda")
     talker, digest = weights.load_sda(profile, "scratch", tmp_path)
-    assert digest == sha256(path)[:12] and not talker.net.training
+    assert not talker.net.training and weights.load_sda(profile, "scratch", tmp_path)[1] == digest
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    save_weights(path, net.state_dict(), {**key, "of": 4}, half=True)
+    assert weights.load_sda(profile, "scratch", tmp_path)[1] != digest
     wider = profile.override({"diffused.sda.content": 9})
     with pytest.raises(ValueError, match="does not fit profile smoke: trained with another"):
         weights.load_sda(wider, "scratch", tmp_path)

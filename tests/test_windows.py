@@ -131,7 +131,7 @@ def test_windows_depend_on_seed_rank_and_step_alone():
 def test_clips_of_one_frame_alone_are_refused():
     clips = NumberedClips()
     clips.counts = (1, 1)
-    with pytest.raises(ValueError, match="no clip has two frames"):
+    with pytest.raises(ValueError, match="no clip has 2 frames, a target and an identity frame"):
         WindowDataset(clips, WindowSettings(1, 2, 2), seed=0)
 
 

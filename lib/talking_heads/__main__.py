@@ -34,7 +34,7 @@ def number(kind: type, low: float, what: str, high: float = math.inf) -> Callabl
 MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
-WEIGHTS, SYSTEMS, COMPARATORS = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
+WEIGHTS, SYSTEMS, BASELINES = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -101,10 +101,10 @@ def train_diffusion(args: argparse.Namespace) -> int:
     return train_talking(args, DiffusionRun)
 
 
-def train_comparator(args: argparse.Namespace) -> int:
+def train_baseline(args: argparse.Namespace) -> int:
     from talking_heads.experiments.diffused import trainings
 
-    return train_talking(args, trainings.COMPARATORS[args.method])
+    return train_talking(args, trainings.BASELINES[args.method])
 
 
 def train_talking(args: argparse.Namespace, kind: Callable) -> int:
@@ -343,7 +343,7 @@ def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments import reference
     from talking_heads.experiments.diffused import weights as diffused
     from talking_heads.experiments.diffused.keep import keep as keep_diffusion
-    from talking_heads.experiments.diffused.keep import keep_comparator
+    from talking_heads.experiments.diffused.keep import keep_baseline
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
@@ -352,8 +352,8 @@ def keep(args: argparse.Namespace) -> None:
     if args.variant == "diffusion":
         criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
         print(criteria.round(3).to_string(index=False))
-    elif args.variant in COMPARATORS:
-        print(f"kept as {keep_comparator(profile, args.variant, args.results)}")
+    elif args.variant in BASELINES:
+        print(f"kept as {keep_baseline(profile, args.variant, args.results)}")
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
@@ -458,7 +458,7 @@ def add_running(commands: Subcommands) -> None:
     c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--variant",
-        choices=[*VARIANTS, "diffusion", *COMPARATORS],
+        choices=[*VARIANTS, "diffusion", *BASELINES],
         help="keep the weights of this training instead",
     )
 
@@ -525,8 +525,13 @@ def add_training(commands: Subcommands) -> None:
     add_training_options(c)
 
     text = "train a method that Diffused Heads is compared with, or go on"
-    c = commands.add(train_comparator, "train-comparator", text, profile="laptop-full", resumes=True)
-    c.add_argument("--method", choices=COMPARATORS, default="sda", help="SDA, a GAN (Vougioukas et al. 2019)")
+    c = commands.add(train_baseline, "train-baseline", text, profile="laptop-full", resumes=True)
+    c.add_argument(
+        "--method",
+        choices=BASELINES,
+        required=True,
+        help="SDA, a GAN (Vougioukas et al. 2019); or landmarks from sound, which drive a few-shot head",
+    )
     add_training_options(c)
 
     text = "pretrain the audio encoder on sound alone and write it into the package"

@@ -261,19 +261,20 @@ class Sampling(Section):
 
 
 class Sda(Section):
-    """The comparator of Vougioukas et al. 2019, a GAN."""
+    """The baseline of Vougioukas et al. 2019, a GAN."""
 
     channels: Positive  # of the generator, at half of the resolution
-    identity: Positive  # width of the code of the identity frame
-    content: Positive  # of the sound's
-    noise: Positive  # of that of the noise
+    identity: Positive  # width of the latent code of the identity frame
+    content: Positive  # width of the latent code of the sound
+    noise: Positive  # width of the latent code of the noise
     discriminator_channels: Positive
     hidden: Positive  # width of the discriminators of sequences and of synchronisation
-    frames: Annotated[int, Field(ge=10)]  # of a training sequence: two snippets of 0.2 s, at least
+    frames: Annotated[int, Field(ge=10)]  # of a training sequence: at least two snippets of 0.2 s
     steps: Count
     batch: Positive  # of all ranks together
     learning_rate: Amount
     sequence_learning_rate: Amount  # of the discriminators of sequences and of synchronisation
+    learning_rate_decay: Share  # of the steps, the last ones, in which both fall to zero
     frame_weight: Amount  # λ_img
     sequence_weight: Amount  # λ_seq
     sync_weight: Amount  # λ_sync
@@ -281,7 +282,7 @@ class Sda(Section):
 
 
 class LandmarkPrediction(Section):
-    """The comparator that predicts landmarks from sound, for a few-shot head."""
+    """The baseline that predicts landmarks from sound, for a few-shot head."""
 
     hidden: Positive
     components: Positive  # of the motion that the sound does not explain

@@ -150,27 +150,50 @@ def mouth_box(points: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([first, last])
 
 
-class WindowDataset(torch.utils.data.Dataset):
-    """Batch number ``step`` of a training, a function of (seed, rank, step) alone.
+class ClipDataset(torch.utils.data.Dataset):
+    """Batches of samples from clips; number ``step`` is a function of (seed, rank, step) alone.
 
-    Clips with fewer than two frames are left out. Raises ValueError where none remains.
+    Clips with fewer than ``least`` frames are left out. Raises ValueError, which ends with ``purpose``, where
+    none remains.
     """
 
-    def __init__(self, clips: TalkingClips, settings: WindowSettings, seed: int, rank: int = 0):
-        self.clips, self.settings, self.seed, self.rank = clips, settings, seed, rank
-        self.usable = np.array([number for number in range(len(clips)) if clips.frame_count(number) > 1])
-        if not len(self.usable):
-            raise ValueError("no clip has two frames, a target and an identity frame")
+    def __init__(self, clips: TalkingClips, batch: int, seed: int, rank: int, least: int, purpose: str):
+        self.clips, self.batch, self.seed, self.rank = clips, batch, seed, rank
+        usable = [number for number in range(len(clips)) if clips.frame_count(number) >= least]
+        self.usable = np.array(usable)
+        if not usable:
+            raise ValueError(f"no clip has {least} frames, {purpose}")
         self._gains: dict[int, float] = {}
 
-    def __getitem__(self, step: int) -> Windows:
+    def samples(self, step: int) -> list:
+        """The samples of a batch."""
         rng = np.random.default_rng([self.seed, self.rank, step])
-        chosen = rng.choice(self.usable, self.settings.batch, replace=self.settings.batch > len(self.usable))
-        samples = [self._draw(int(number), rng) for number in chosen]
-        return Windows(*(torch.stack(values) for values in zip(*samples, strict=True)))
+        chosen = rng.choice(self.usable, self.batch, replace=self.batch > len(self.usable))
+        return [self.draw(int(number), rng) for number in chosen]
 
-    def _draw(self, number: int, rng: np.random.Generator) -> Windows:
-        """A window without the dimension of the batch."""
+    def draw(self, number: int, rng: np.random.Generator) -> NamedTuple:
+        """A sample of a clip, without the dimension of the batch."""
+        raise NotImplementedError
+
+    def windows_of(self, number: int, frames: np.ndarray) -> Tensor:
+        """The windows of k frames of a clip: (k, samples) in [-1, 1]."""
+        sound = self.clips.sound(number)
+        if number not in self._gains:  # the only value for which the whole clip is read
+            self._gains[number] = gain_of(sound)
+        return torch.from_numpy(self._gains[number] * cut_sound(sound, frames)).float()
+
+
+class WindowDataset(ClipDataset):
+    """Batches of windows. Raises ValueError where no clip has two frames."""
+
+    def __init__(self, clips: TalkingClips, settings: WindowSettings, seed: int, rank: int = 0):
+        super().__init__(clips, settings.batch, seed, rank, 2, "a target and an identity frame")
+        self.settings = settings
+
+    def __getitem__(self, step: int) -> Windows:
+        return Windows(*(torch.stack(values) for values in zip(*self.samples(step), strict=True)))
+
+    def draw(self, number: int, rng: np.random.Generator) -> Windows:
         count = self.clips.frame_count(number)
         target, other = int(rng.integers(count)), int(rng.integers(count - 1))
         identity = other + (other >= target)
@@ -178,14 +201,10 @@ class WindowDataset(torch.utils.data.Dataset):
         before[before < 0] = identity  # missing motion frames
         images, points = self.clips.read(number, np.array([target, identity, *before]))
         frames = to_tensor(images)
-        windows = neighbours(target, count, self.settings.audio_windows)
-        sound = self.clips.sound(number)
-        if number not in self._gains:  # the only value for which the whole clip is read
-            self._gains[number] = gain_of(sound)
         return Windows(
             frames[0],
             frames[1],
             frames[2:],
-            torch.from_numpy(self._gains[number] * cut_sound(sound, windows)).float(),
+            self.windows_of(number, neighbours(target, count, self.settings.audio_windows)),
             torch.from_numpy(mouth_box(points[0], images.shape[1])),
         )

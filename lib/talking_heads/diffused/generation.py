@@ -20,7 +20,7 @@ LARGEST_SEED = 2**63  # of PyTorch's generators, exclusive
 
 
 class Talker(Protocol):
-    """What generates talking clips: :class:`Generator`, and the comparators."""
+    """What generates talking clips: :class:`Generator`, and the baselines."""
 
     def talk(
         self,

@@ -59,6 +59,14 @@ def step_seed(seed: int, rank: int, step: int) -> int:
     return (seed + rank * SEED_STRIDE) * SEED_STRIDE + step
 
 
+def decay_factor(step: int, total: int, share: float) -> float:
+    """The factor of the learning rate: 1, then a cosine to 0 over the last ``share`` of the steps."""
+    if not share:
+        return 1.0
+    progress = max(0.0, 1 - (total - step) / (share * total))
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
 def noised_motion(motion: Tensor, highest: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Motion frames (B, m_x, 3, H, W) with noise of a random level up to ``highest``, and the level (B,)."""
     level = highest * torch.rand(len(motion), generator=generator).to(motion.device)
@@ -235,10 +243,7 @@ class DiffusionLearner:
     def _set_learning_rate(self) -> None:
         section = self.section.training
         factor = min(1.0, (self.step + 1) / WARM_UP)
-        falling = section.learning_rate_decay * self.total
-        if falling:
-            progress = max(0.0, 1 - (self.total - self.step) / falling)
-            factor *= 0.5 * (1 + math.cos(math.pi * progress))
+        factor *= decay_factor(self.step, self.total, section.learning_rate_decay)
         for group in self.optimiser.param_groups:
             group["lr"] = section.learning_rate * factor
 

@@ -105,7 +105,10 @@ def expected_days(profile: Profile, results: Path) -> dict[str, float]:
 
 
 def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...], weights: str) -> tuple[Chapter, ...]:
-    """The chapters, each with the jobs that it needs, and with the chapters that train its ``weights``."""
+    """The chapters, each with the jobs that it needs, and with the chapters that train its ``weights``, which
+    have all cores for themselves.
+    """
+    trainers = {name for chapter in chapters for name in chapter.trained_by if weights == "scratch"}
     names = {job.name for job in jobs}
     trained = tuple(job.name for job in jobs if job.command[0] == "meta-learn")
     needs = {
@@ -126,6 +129,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...], weights: str) 
                 *(chapter.trained_by if weights == "scratch" else ()),
                 *(name for name in needs.get(chapter.name, ()) if name in names),
             ),
+            alone=chapter.alone or chapter.name in trainers,
         )
         for chapter in chapters
     )

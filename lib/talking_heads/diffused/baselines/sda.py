@@ -19,12 +19,20 @@ from talking_heads.nn.precision import mixed_precision
 SMALLEST = 4  # pixels of a side where the identity encoder ends
 SNIPPET = 5  # frames that the synchronisation discriminator sees at once, 0.2 s
 SLOPE = 0.2
+NOISE = 0.6**0.5  # standard deviation of the noise
 DECODED_AT_ONCE = 25  # frames of every clip
 
 
 def halvings(size: int) -> int:
-    """How often a side of ``size`` pixels is halved down to ``SMALLEST``."""
-    return (size // SMALLEST).bit_length() - 1
+    """How often a side of ``size`` pixels is halved down to ``SMALLEST``. Raises ValueError where that is no
+    whole number.
+    """
+    count = (size // SMALLEST).bit_length() - 1
+    if SMALLEST * 2**count != size or not count:
+        raise ValueError(
+            f"section diffused.clips: image_size is {size}; SDA needs {SMALLEST} times a power of two"
+        )
+    return count
 
 
 def widths(channels: int, count: int) -> list[int]:
@@ -37,6 +45,11 @@ def down(c_in: int, c_out: int, normalised: bool = True) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not normalised)]
     layers += [nn.BatchNorm2d(c_out)] if normalised else []
     return nn.Sequential(*layers, nn.LeakyReLU(SLOPE))
+
+
+def convolution(c_in: int, c_out: int) -> list[nn.Module]:
+    """A convolution that keeps height and width, with batch normalisation and ReLU."""
+    return [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
 
 
 class IdentityEncoder(nn.Module):
@@ -66,7 +79,9 @@ class FrameDecoder(nn.Module):
             nn.ConvTranspose2d(latent, sizes[0], SMALLEST, bias=False), nn.BatchNorm2d(sizes[0]), nn.ReLU()
         )
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(2 * a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            nn.Sequential(
+                *convolution(2 * a, a), nn.Upsample(scale_factor=2, mode="nearest"), *convolution(a, b)
+            )
             for a, b in pairwise([*sizes, channels])
         )
         self.last = nn.Conv2d(channels, 3, 3, padding=1)
@@ -74,7 +89,7 @@ class FrameDecoder(nn.Module):
     def forward(self, z: Tensor, skips: list[Tensor]) -> Tensor:
         x = self.first(z[:, :, None, None])
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            x = block(F.interpolate(torch.cat([x, skip], 1), scale_factor=2, mode="nearest"))
+            x = block(torch.cat([x, skip], 1))
         return torch.tanh(self.last(x))
 
 
@@ -98,10 +113,12 @@ class SdaGenerator(nn.Module):
 
     @mixed_precision
     def latents(self, identity: Tensor, audio: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The latent codes (B, L, Z) of all frames, and the activations of the identity encoder."""
+        """The latent codes (B, L, Z) of all frames, and the activations of the identity encoder, for
+        :meth:`decode`.
+        """
         code, skips = self.identity_encoder(identity)
         content, _ = self.content_encoder(audio)
-        motion, _ = self.noise_encoder(noise)
+        motion, _ = self.noise_encoder(NOISE * noise)
         return torch.cat([code[:, None].expand(-1, audio.shape[1], -1), content, motion], -1), skips
 
     @mixed_precision
@@ -132,10 +149,10 @@ class SdaTalker:
         Of the motion audio embeddings (B, n, 2 m_y + 1, A) it takes the middle ones. It has no motion frames,
         so ``truth`` changes nothing.
         """
-        heard = audio[:, :, audio.shape[2] // 2]
-        shape = heard.shape[1], self.net.noise
+        middle = audio[:, :, audio.shape[2] // 2]
+        shape = middle.shape[1], self.net.noise
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        z, skips = self.net.latents(identity, heard, torch.stack(noise).to(identity.device))
+        z, skips = self.net.latents(identity, middle, torch.stack(noise).to(identity.device))
         for first in range(len(earlier), z.shape[1], DECODED_AT_ONCE):
             yield from self.net.decode(z[:, first : first + DECODED_AT_ONCE], skips).unbind(1)
 
@@ -156,7 +173,7 @@ class FrameDiscriminator(nn.Module):
 
 
 class SequenceDiscriminator(nn.Module):
-    """Logits (B,) of sequences (B, L, 3, S, S): do they move as real ones do?"""
+    """Logits (B,) of sequences (B, L, 3, S, S): is the motion real?"""
 
     def __init__(self, size: int, channels: int, hidden: int, precision: str):
         super().__init__()
@@ -167,13 +184,15 @@ class SequenceDiscriminator(nn.Module):
             layers += [nn.BatchNorm3d(b)] if k else []
             layers.append(nn.LeakyReLU(SLOPE))
         self.blocks = nn.Sequential(*layers)
-        self.gru = nn.GRU(widths(channels, halvings(size))[-1], hidden, batch_first=True)
+        width = widths(channels, halvings(size))[-1] * SMALLEST * SMALLEST
+        self.summary = nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(SLOPE))
+        self.gru = nn.GRU(hidden, hidden, batch_first=True)
         self.score = nn.Linear(hidden, 1)
 
     @mixed_precision
     def forward(self, frames: Tensor) -> Tensor:
-        features = self.blocks(frames.transpose(1, 2)).mean((3, 4)).transpose(1, 2)  # (B, L, C)
-        states, _ = self.gru(features)
+        features = self.blocks(frames.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, L, C · 4 · 4)
+        states, _ = self.gru(self.summary(features))
         return self.score(states[:, -1]).flatten()
 
 
@@ -211,12 +230,12 @@ def lower_half(frames: Tensor) -> Tensor:
 
 
 def real_loss(logits: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (B,) that should say real: a scalar."""
+    """Binary cross-entropy of logits (B,) with the label *real*: a scalar."""
     return F.softplus(-logits).mean()
 
 
 def fake_loss(logits: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (B,) that should say fake: a scalar."""
+    """Binary cross-entropy of logits (B,) with the label *fake*: a scalar."""
     return F.softplus(logits).mean()
 
 

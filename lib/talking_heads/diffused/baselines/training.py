@@ -1,4 +1,4 @@
-"""Training of the comparators, in the shared loop and on the clips of the denoising network."""
+"""Training of the baselines, in the shared loop and on the clips of the denoising network."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from talking_heads.config import Diffused, Profile, digest
 from talking_heads.data.loader import Batches
 from talking_heads.data.sequences import SequenceDataset, Sequences, SequenceSettings
-from talking_heads.data.windows import TalkingClips, cut_sound, gain_of
+from talking_heads.data.windows import TalkingClips
+from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.baselines.landmarks import (
     LandmarkPredictor,
     fit_residuals,
@@ -28,7 +29,7 @@ from talking_heads.diffused.baselines.sda import (
     real_loss,
     reconstruction_loss,
 )
-from talking_heads.diffused.training import clip_settings, encoder_digest, step_seed
+from talking_heads.diffused.training import clip_settings, decay_factor, encoder_digest, step_seed
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
@@ -36,22 +37,30 @@ from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
 SECTION = {"sda": "sda", "landmarks": "landmarks"}  # of a profile, by the name of a training
+SIZES = {"sda": ("channels", "identity", "content", "noise"), "landmarks": ("hidden", "components")}
 BETAS = (0.5, 0.999)
 RESIDUAL_CLIPS = 400  # to which residuals are fitted
 
 
 def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
-    """Every section that the weights of a comparator depend on, and the versions of the code."""
+    """Every section that the weights of a baseline depend on, and the versions of the code."""
     section = profile.diffused
-    sections = {f"diffused.{name}": getattr(section, name) for name in ("audio_encoder", SECTION[variant])}
-    precision = {"diffused.network.precision": section.network.precision} if variant == "sda" else {}
-    return {"version of the code": VERSION, **clip_settings(profile), **sections, **precision}
+    values = {
+        "diffused.audio_encoder": section.audio_encoder,
+        "diffused.conditions.audio_windows": section.conditions.audio_windows,
+        f"diffused.{SECTION[variant]}": getattr(section, SECTION[variant]),
+    }
+    if variant == "sda":
+        values["diffused.network.precision"] = section.network.precision
+    return {"version of the code": VERSION, **clip_settings(profile), **values}
 
 
-def comparator_key(section: Diffused, variant: str, encoder: nn.Module) -> str:
+def baseline_key(section: Diffused, variant: str, encoder: nn.Module) -> str:
     """Changes with everything that weights must agree with where they are used."""
-    clips = (section.clips.image_size, section.clips.alignment)
-    return digest(*clips, section.audio_encoder, getattr(section, SECTION[variant]), encoder_digest(encoder))
+    clips, own = (section.clips.image_size, section.clips.alignment), getattr(section, SECTION[variant])
+    sizes = [getattr(own, name) for name in SIZES[variant]]
+    sound = (section.audio_encoder, section.conditions.audio_windows, encoder_digest(encoder))
+    return digest(VERSION, *clips, *sizes, *sound)
 
 
 def build_predictor(section: Diffused) -> LandmarkPredictor:
@@ -83,7 +92,8 @@ class Draws:
 
     def __init__(self, batch: int, length: int, generator: torch.Generator):
         self.rows = torch.arange(batch)
-        self.frame = torch.randint(length, (batch,), generator=generator)
+        # the first one is the identity frame, which a generated one should not equal
+        self.frame = torch.randint(1, length, (batch,), generator=generator)
         starts = length - SNIPPET + 1
         self.snippet = torch.randint(starts, (batch,), generator=generator)
         # the sound of another moment, at least half a snippet away where the sequence is long enough
@@ -102,7 +112,7 @@ class Draws:
 
 
 class SequenceLearner:
-    """A comparator in the training loop: its networks and optimisers, ``parts``, and the sequences.
+    """A baseline in the training loop: its networks and optimisers, ``parts``, and the sequences.
 
     All random draws of a step depend on (seed, rank, step) alone. Raises ValueError where ranks cannot share
     a batch.
@@ -128,7 +138,7 @@ class SequenceLearner:
                 f"section diffused.{SECTION[self.variant]}: batch is {own.batch}, which {ranks} processes "
                 "cannot share equally; change it, or --ranks"
             )
-        settings = SequenceSettings(own.batch // ranks, own.frames)
+        settings = SequenceSettings(own.batch // ranks, own.frames, self.section.conditions.audio_windows)
         self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)
@@ -146,6 +156,17 @@ class SequenceLearner:
     def exported(self) -> nn.Module:
         """The network whose weights are written."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def embed(self, sound: Tensor) -> Tensor:
+        """Audio embeddings (B, L, A) of L frames, of windows (B, L + 2 m_y, samples).
+
+        They are the middle ones of each frame's motion audio embeddings, which are computed from its own
+        windows alone, as in generation.
+        """
+        each_side = self.section.conditions.audio_windows
+        windows = sound.unfold(1, 2 * each_side + 1, 1).movedim(-1, 2)  # (B, L, 2 m_y + 1, samples)
+        return self.encoder(windows.flatten(0, 1))[:, each_side].unflatten(0, windows.shape[:2])
 
     # -- on disk ------------------------------------------------------------------------------
     def state(self, folder: Path) -> dict:
@@ -170,7 +191,7 @@ class SequenceLearner:
         """Write the trained network as fp16 safetensors."""
         if not distributed.is_main():
             return
-        model = comparator_key(self.section, self.variant, self.encoder)
+        model = baseline_key(self.section, self.variant, self.encoder)
         keys = {"key": self.key, "model": model, "step": self.step}
         save_weights(path, self.exported().state_dict(), {**metadata, **keys}, half=True)
 
@@ -192,12 +213,18 @@ class SdaLearner(SequenceLearner):
             {"params": self.discriminators.sync.parameters(), "lr": slow},
         ]
         self.discriminator_optimiser = torch.optim.Adam(groups, betas=BETAS)
+        self.rates = [rate, rate, slow, slow]
         return {
             "generator": self.generator,
             "discriminators": self.discriminators,
             "generator_optimiser": self.generator_optimiser,
             "discriminator_optimiser": self.discriminator_optimiser,
         }
+
+    @property
+    def groups(self) -> list[dict]:
+        """The groups of parameters, whose learning rates fall together."""
+        return [*self.generator_optimiser.param_groups, *self.discriminator_optimiser.param_groups]
 
     def exported(self) -> nn.Module:
         return self.generator
@@ -206,36 +233,42 @@ class SdaLearner(SequenceLearner):
         """Draw sequences, update the discriminators, then the generator; returns the row of the log."""
         sequences: Sequences = next(self.batches)
         random = torch.Generator().manual_seed(step_seed(self.seed, distributed.rank(), self.step))
-        x, audio = sequences.frames, self.encoder(sequences.sound)
+        x, audio = sequences.frames, self.embed(sequences.sound)
         noise = torch.randn(*audio.shape[:2], self.sda.noise, generator=random).to(self.device)
         draws = Draws(audio.shape[0], audio.shape[1], random)
         x_hat = self.generator(x[:, 0], audio, noise)
+        factor = decay_factor(self.step, self.total, self.sda.learning_rate_decay)
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         row = self.update_discriminators(x, x_hat.detach(), audio, draws)
         row |= self.update_generator(x, x_hat, audio, draws)
         self.step += 1
-        spread = x_hat.detach().std(0, unbiased=False).mean()
-        return read_row({"step": self.step - 1, **row, "output_spread": spread})
+        if len(x_hat) > 1:  # else there is nothing to compare with
+            row["output_spread"] = x_hat.detach().std(0).mean()
+        return read_row({"step": self.step - 1, **row})
 
     def update_discriminators(
         self, x: Tensor, x_hat: Tensor, audio: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
         """One update of the three discriminators on true and generated sequences (B, L, 3, S, S)."""
         nets, identity = self.discriminators, x[:, 0]
-        true = draws.snippets_of(x)
+        true, sound = draws.snippets_of(x), draws.snippets_of(audio)
+        real, fake = (nets.frame(draws.frames_of(frames), identity) for frames in (x, x_hat))
         terms = {
-            "frame": real_loss(nets.frame(draws.frames_of(x), identity))
-            + fake_loss(nets.frame(draws.frames_of(x_hat), identity)),
+            "frame": real_loss(real) + fake_loss(fake),
             "sequence": real_loss(nets.sequence(x)) + fake_loss(nets.sequence(x_hat)),
             # true lips with the sound of another moment count as fake, too
-            "sync": real_loss(nets.sync(true, draws.snippets_of(audio)))
+            "sync": real_loss(nets.sync(true, sound))
             + fake_loss(nets.sync(true, draws.snippets_of(audio, other=True))) / 2
-            + fake_loss(nets.sync(draws.snippets_of(x_hat), draws.snippets_of(audio))) / 2,
+            + fake_loss(nets.sync(draws.snippets_of(x_hat), sound)) / 2,
         }
+        loss = torch.stack(list(terms.values())).sum()
         self.discriminator_optimiser.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
+        loss.backward()
         distributed.average_gradients(nets.parameters())
         self.discriminator_optimiser.step()
-        return {f"dsc_{name}": term for name, term in terms.items()}
+        row = {f"dsc_{name}": term for name, term in terms.items()}
+        return {**row, "dsc": loss, "r_real": real.mean(), "r_fake": fake.mean()}
 
     def update_generator(self, x: Tensor, x_hat: Tensor, audio: Tensor, draws: Draws) -> dict[str, Tensor]:
         """One update of the generator against the discriminators, and towards the true lower half."""
@@ -274,7 +307,7 @@ class LandmarkLearner(SequenceLearner):
     def train_step(self) -> dict[str, float]:
         """Draw sequences and update; returns the row of the log."""
         sequences: Sequences = next(self.batches)
-        audio = self.encoder(sequences.sound)
+        audio = self.embed(sequences.sound)
         clips = sequences.points.cpu().numpy()
         identity = normalised(clips[:, 0])
         target = np.stack([offsets(points) for points in clips])
@@ -303,10 +336,9 @@ class LandmarkLearner(SequenceLearner):
     @torch.no_grad()
     def residuals(self, clips: TalkingClips, number: int) -> np.ndarray:
         """What the network does not explain of a clip's offsets: (n, 136)."""
-        frames = np.arange(clips.frame_count(number))
-        _, points = clips.read(number, frames)
-        sound = clips.sound(number)
-        windows = torch.from_numpy(gain_of(sound) * cut_sound(sound, frames)).float().to(self.device)
+        count, each_side = clips.frame_count(number), self.section.conditions.audio_windows
+        _, points = clips.read(number, np.arange(count))
+        audio = embed_clip(self.encoder, clips.sound(number), count, each_side, self.device)[:, each_side]
         shape = torch.from_numpy(normalised(points[:1])).float().to(self.device)
-        predicted = self.predictor(self.encoder(windows[None]), shape)[0].cpu().numpy()
+        predicted = self.predictor(audio[None], shape)[0].cpu().numpy()
         return offsets(points) - (predicted - predicted[:1])

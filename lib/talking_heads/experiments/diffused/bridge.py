@@ -1,4 +1,4 @@
-"""A comparator from both systems: landmarks that are predicted from sound drive a few-shot head.
+"""A baseline from both systems: landmarks that are predicted from sound drive a few-shot head.
 
 The head is learned from the identity frame alone, as in the first system at T = 1.
 """
@@ -35,7 +35,6 @@ class BridgeTalker:
     nets: Networks
     profile: Profile
     extractors: Sequence
-    weights_key: str
     tuned: bool = True  # else feed-forward
     find: Find = find_landmarks
 
@@ -70,18 +69,22 @@ class BridgeTalker:
         return to_tensor(draw_all(points, self.profile.data.image_size, section.line_width), device)
 
 
-def load(profile: Profile, weights: str, results: Path, device: torch.device) -> BridgeTalker | None:
-    """The comparator of a profile; None where it has no meta-learned networks for frames of this size.
+def load(profile: Profile, weights: str, results: Path, device: torch.device) -> tuple[BridgeTalker, str]:
+    """The baseline of a profile, and a digest of all that its frames depend on.
 
-    Raises as :func:`load_predictor` does.
+    Raises ValueError where the profile has no meta-learned networks for frames of this size, and as
+    :func:`load_predictor` does.
     """
     variant = few_shot.main_variant(profile)
     few_shot_key = few_shot.weights_key(profile, variant, weights, results)
-    if few_shot_key == "absent" or profile.data.image_size != profile.diffused.clips.image_size:
-        return None
+    if few_shot_key == "absent":
+        raise ValueError(f"no weights of few-shot heads ({variant})")
+    size, own = profile.data.image_size, profile.diffused.clips.image_size
+    if size != own:
+        raise ValueError(f"few-shot heads have {size}², and the clips {own}²")
     predictor, predictor_key = load_predictor(profile, weights, results, device)
     nets, _ = few_shot.load_networks(profile, variant, weights, results, device)
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     sections = (profile.few_shot.losses, profile.few_shot.optimiser, profile.few_shot.fine_tuning)
     key = digest(predictor_key, few_shot_key, fine_tuning.VERSION, *sections)
-    return BridgeTalker(predictor, nets, profile, extractors, key, tuned=variant != "ff")
+    return BridgeTalker(predictor, nets, profile, extractors, tuned=variant != "ff"), key

@@ -79,6 +79,7 @@ CHAPTERS = (
         3.1,
         alone=True,
         trained_by=("21_sound_and_motion",),
+        reads="runs/reference/*/weights.safetensors",  # of the baselines, too
         diffusion=True,
     ),
 )

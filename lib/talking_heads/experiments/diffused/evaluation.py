@@ -1,10 +1,12 @@
 """The clips of Tables 1 and 3: what ``evaluate --system diffused`` generates and chapter 22 measures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from talking_heads.config import Profile
+from talking_heads.diffused.generation import Talker
 from talking_heads.experiments.diffused import bridge, protocol
 from talking_heads.experiments.diffused.clips import evaluation_clips
 from talking_heads.experiments.diffused.weights import has_weights, load_model, load_sda, run_id
@@ -14,7 +16,7 @@ from talking_heads.shards import Shard
 def evaluation_of(
     profile: Profile, weights: str, data: Path, results: Path, device: torch.device
 ) -> protocol.Evaluation:
-    """A profile's evaluation, with the comparators that have been trained.
+    """A profile's evaluation, with the baselines that have been trained.
 
     Raises what :func:`load_model` and :func:`evaluation_clips` do.
     """
@@ -27,22 +29,29 @@ def evaluation_of(
         run_id(profile, weights, results),
         Path(results) / profile.name / "runs",
         device,
-        comparators_of(profile, weights, results, device),
+        baselines_of(profile, weights, results, device),
     )
 
 
-def comparators_of(
+def baselines_of(
     profile: Profile, weights: str, results: Path, device: torch.device
-) -> dict[str, protocol.Comparator]:
-    """The comparators whose trainings are at their end, by the names of their rows."""
-    comparators = {}
-    if has_weights(profile, weights, results, "sda"):
-        comparators[protocol.SDA] = protocol.Comparator(*load_sda(profile, weights, results, device))
-    if has_weights(profile, weights, results, "landmarks"):
-        talker = bridge.load(profile, weights, results, device)
-        if talker:
-            comparators[protocol.BRIDGE] = protocol.Comparator(talker, talker.weights_key)
-    return comparators
+) -> dict[str, protocol.Baseline]:
+    """The baselines whose trainings are at their end, by the names of their rows."""
+    loaders: dict[tuple[str, str], Callable[..., tuple[Talker, str]]] = {
+        (protocol.SDA, "sda"): load_sda,
+        (protocol.BRIDGE, "landmarks"): bridge.load,
+    }
+    baselines = {}
+    for (row, name), load in loaders.items():
+        if not has_weights(profile, weights, results, name):
+            continue
+        try:
+            talker, key = load(profile, weights, results, device)
+        except ValueError as error:  # of another size, which must not stop the evaluation of ours
+            print(f"  {row}: left out, {error}", flush=True)
+        else:
+            baselines[row] = protocol.Baseline(talker, key)
+    return baselines
 
 
 def evaluate(

@@ -98,7 +98,7 @@ def frame_count(profile: Profile) -> int:
     return round(profile.diffused.protocol.seconds * FPS)
 
 
-class Comparator(NamedTuple):
+class Baseline(NamedTuple):
     """A method beside ours, and the digest of its weights."""
 
     talker: Talker
@@ -116,12 +116,12 @@ class Evaluation:
     weights_key: str
     runs: Path
     device: torch.device
-    comparators: Mapping[str, Comparator] = field(default_factory=dict)  # by the name of their row
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)  # by the name of their row
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """All rows: ours, those beside it, and the comparators."""
-        return (*ROWS, *self.comparators)
+        """All rows: ours, those beside it, and the baselines."""
+        return (*ROWS, *self.baselines)
 
     @cached_property
     def folder(self) -> Path:
@@ -139,8 +139,8 @@ class Evaluation:
     def path(self, speaker: Speaker, row: str) -> Path:
         """The file of a generated clip."""
         name = row.replace(" ", "-")
-        if row in self.comparators:
-            name += f"-{self.comparators[row].weights_key}"
+        if row in self.baselines:
+            name += f"-{self.baselines[row].weights_key}"
         clip, heard = f"clip{speaker.number}", f"sound{heard_clip(speaker, row)}"
         return self.folder / f"{speaker.identity}_{clip}_{heard}_{name}.npy"
 
@@ -161,8 +161,8 @@ class Evaluation:
         embeddings = [embed_beginning(self.encoder, self.clips, n, truth.shape[1], each_side) for n in heard]
         identity, audio = to_tensor(truth[:, 0], self.device), torch.stack(embeddings)
         seeds = clip_seeds(self.profile.seed, [speaker.number for speaker in chosen])
-        if row in self.comparators:
-            frames = self.comparators[row].talker.talk(identity, audio, seeds)
+        if row in self.baselines:
+            frames = self.baselines[row].talker.talk(identity, audio, seeds)
             return self._write(chosen, row, np.stack([to_image(frame) for frame in frames], 1))
         generation = Generation(
             self.generator,

@@ -11,7 +11,7 @@ from talking_heads.config import Profile
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused.clip_metrics import LMD
-from talking_heads.experiments.diffused.protocol import OURS, Measured
+from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 
 TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)
@@ -74,9 +74,10 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     motion frames are grey.
     """
     conditions = profile.diffused.conditions
-    here = _rows(measured, (*TABLE3, "CSIM-judge", *OF_CLIPS), profile).assign(
-        audio_windows=conditions.audio_windows, motion_grey=conditions.motion_grey
-    )
+    here = _rows(measured, (*TABLE3, "CSIM-judge", *OF_CLIPS), profile)
+    own = here["method"].isin(ROWS)  # the baselines have neither
+    here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(own)
+    here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(own)
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
 
 

@@ -1,4 +1,6 @@
-"""The training of the denoising network in its folder, and what is watched on validation identities."""
+"""The trainings of the denoising network and of the baselines in their folders, and what is watched on
+validation identities.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,8 +110,8 @@ class DiffusionRun(RecordedTraining):
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
 
-class ComparatorRun(RecordedTraining):
-    """The training of a comparator; its validation clips are watched."""
+class BaselineRun(RecordedTraining):
+    """The training of a baseline; its validation clips are watched."""
 
     kind: type[SequenceLearner]
 
@@ -135,7 +137,7 @@ class ComparatorRun(RecordedTraining):
         super().__init__(name, learner, runs / name, device, metadata)
 
 
-class SdaRun(ComparatorRun):
+class SdaRun(BaselineRun):
     """The training of SDA."""
 
     kind = SdaLearner
@@ -157,7 +159,7 @@ class SdaRun(ComparatorRun):
         return {"validation": float(error.mean()), **sample.scores().mean().to_dict()}
 
 
-class LandmarkRun(ComparatorRun):
+class LandmarkRun(BaselineRun):
     """The training of the predictor of landmarks."""
 
     kind = LandmarkLearner
@@ -168,15 +170,16 @@ class LandmarkRun(ComparatorRun):
         rows = []
         for number in range(min(TALKING, len(self.validation))):
             _, points = self.validation.read(number, np.arange(self.validation.frame_count(number)))
-            heard = embed_beginning(self.encoder, self.validation, number, len(points), 0)[:, 0]
-            predicted = learner.predictor.track(heard, points[0], seed=0, motion=0.0)
+            each_side = learner.section.conditions.audio_windows
+            audio = embed_beginning(self.encoder, self.validation, number, len(points), each_side)
+            predicted = learner.predictor.track(audio[:, each_side], points[0], seed=0, motion=0.0)
             tracks = (mouth_opening, mouth_width)
             rows.append([track_correlation(track(predicted), track(points)) for track in tracks])
         opening, width = np.mean(rows, 0)
         return {"mouth opening": float(opening), "mouth width": float(width)}
 
 
-COMPARATORS = {"sda": SdaRun, "landmarks": LandmarkRun}
+BASELINES = {"sda": SdaRun, "landmarks": LandmarkRun}
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The weights of the denoising network: where they lie, and the network that they give."""
+"""The weights of the denoising network and of the baselines: where they lie, and what they give."""
 
 import os
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, digest
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.baselines.landmarks import LandmarkPredictor
 from talking_heads.diffused.baselines.sda import SdaTalker
-from talking_heads.diffused.baselines.training import build_generator, build_predictor, comparator_key
+from talking_heads.diffused.baselines.training import VERSION, baseline_key, build_generator, build_predictor
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -22,8 +22,8 @@ from talking_heads.nn.weight_files import load_weights
 # by the name of a training
 COMMANDS = {
     "diffusion": "train-diffusion",
-    "sda": "train-comparator --method sda",
-    "landmarks": "train-comparator --method landmarks",
+    "sda": "train-baseline --method sda",
+    "landmarks": "train-baseline --method landmarks",
 }
 
 
@@ -56,7 +56,7 @@ def has_weights(profile: Profile, weights: str, results: Path, name: str = "diff
 
 
 def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]:
-    """The weights that are there, of the denoising network and of the comparators."""
+    """The weights that are there, of the denoising network and of the baselines."""
     names = [name for name in COMMANDS if has_weights(profile, weights, results, name)]
     return tuple(weights_path(profile, weights, results, name) for name in names)
 
@@ -94,8 +94,8 @@ def load_sda(
     """SDA as a profile trains it, and the digest of its weights. Raises as :func:`load_model` does."""
     section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
     path, net = weights_path(profile, weights, results, "sda"), build_generator(section)
-    load_into(net, path, comparator_key(section, "sda", encoder), profile)
-    return SdaTalker(net.to(device).eval().requires_grad_(False)), sha256(path)[:12]
+    load_into(net, path, baseline_key(section, "sda", encoder), profile)
+    return SdaTalker(net.to(device).eval().requires_grad_(False)), digest(VERSION, sha256(path))
 
 
 def load_predictor(
@@ -104,8 +104,8 @@ def load_predictor(
     """The predictor of landmarks, and the digest of its weights. Raises as :func:`load_model` does."""
     section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
     path, net = weights_path(profile, weights, results, "landmarks"), build_predictor(section)
-    load_into(net, path, comparator_key(section, "landmarks", encoder), profile)
-    return net.to(device).eval().requires_grad_(False), sha256(path)[:12]
+    load_into(net, path, baseline_key(section, "landmarks", encoder), profile)
+    return net.to(device).eval().requires_grad_(False), digest(VERSION, sha256(path))
 
 
 def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:

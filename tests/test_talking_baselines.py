@@ -1,4 +1,4 @@
-"""The comparators: sizes, what discriminators see, landmarks from sound, training, and generation."""
+"""The baselines: sizes, what discriminators see, landmarks from sound, training, and generation."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.sequences import SequenceDataset, SequenceSettings
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH, cut_sound, gain_of
-from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.baselines import sda
 from talking_heads.diffused.baselines.landmarks import (
@@ -60,9 +60,9 @@ def begin(profile, clips):
 
 # -- data -------------------------------------------------------------------------------------------
 def test_a_sequence_has_consecutive_frames_and_the_sound_of_each(clips):
-    dataset = SequenceDataset(clips, SequenceSettings(3, 4), seed=0)
+    dataset = SequenceDataset(clips, SequenceSettings(3, 4, 1), seed=0)
     sequences = dataset[5]
-    assert sequences.frames.shape == (3, 4, 3, 32, 32) and sequences.sound.shape == (3, 4, LENGTH)
+    assert sequences.frames.shape == (3, 4, 3, 32, 32) and sequences.sound.shape == (3, 6, LENGTH)
     for frames, windows, points in zip(*sequences, strict=True):
         places = [
             (number, first)
@@ -76,27 +76,86 @@ def test_a_sequence_has_consecutive_frames_and_the_sound_of_each(clips):
         ]
         ((number, first),) = places
         sound = clips.sound(number)
-        expected = gain_of(sound) * cut_sound(sound, torch.arange(first, first + 4).numpy())
+        numbers = np.arange(first - 1, first + 5).clip(0, clips.frame_count(number) - 1)
+        expected = gain_of(sound) * cut_sound(sound, numbers)
         torch.testing.assert_close(windows, torch.from_numpy(expected).float())
         true = clips.read(number, range(first, first + 4))[1]
         torch.testing.assert_close(points, torch.from_numpy(true).float())
-    again = SequenceDataset(clips, SequenceSettings(3, 4), seed=0)[5]
+    again = SequenceDataset(clips, SequenceSettings(3, 4, 1), seed=0)[5]
     assert torch.equal(sequences.frames, again.frames)
-    with pytest.raises(ValueError, match="no clip has the 11 frames of a sequence"):
-        SequenceDataset(clips, SequenceSettings(3, 11), seed=0)
+    with pytest.raises(ValueError, match="no clip has 11 frames, as many as a training sequence"):
+        SequenceDataset(clips, SequenceSettings(3, 11, 1), seed=0)
 
 
 # -- networks ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["laptop", "crema"])
-def test_the_generator_has_the_papers_parts(name):
-    """A code of 50 numbers for the identity and 10 of noise, as in section 3.1 of the paper."""
+@pytest.mark.parametrize(
+    ("name", "generator", "frame", "sequence", "sync"),
+    [
+        ("laptop", 2_301_617, 176_081, 675_025, 266_705),
+        ("crema", 25_284_233, 6_964_033, 23_344_961, 8_407_873),
+    ],
+)
+def test_sizes_of_the_networks(name, generator, frame, sequence, sync):
+    """At the profiles' own sizes: parameters, and frames of the right shape."""
     section = config.load(name).diffused
     net, size = build_generator(section).eval(), section.clips.image_size
     audio = torch.zeros(1, 2, section.audio_encoder.embedding)
     with torch.no_grad():
-        x = net(torch.zeros(1, 3, size, size), audio, torch.zeros(1, 2, 10))
+        x = net(torch.zeros(1, 3, size, size), audio, torch.zeros(1, 2, section.sda.noise))
     assert x.shape == (1, 2, 3, size, size)
-    assert net.identity_encoder.code.out_channels == 50 and net.noise_encoder.hidden_size == 10
+    nets = Discriminators(section)
+    counts = [
+        sum(p.numel() for p in module.parameters()) for module in (net, nets.frame, nets.sequence, nets.sync)
+    ]
+    assert counts == [generator, frame, sequence, sync]
+
+
+def test_every_part_of_the_generator_reaches_the_frames(profile):
+    """The identity's code and its skips, the sound and the noise."""
+    torch.manual_seed(0)
+    net = build_generator(profile.diffused).eval()
+    identity, audio, noise = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64), torch.randn(1, 3, 10)
+    with torch.no_grad():
+        z, skips = net.latents(identity, audio, noise)
+        frames = net.decode(z, skips)
+        assert z.shape == (1, 3, 50 + 8 + 10) and len(skips) == 3
+        for part in (slice(0, 50), slice(50, 58), slice(58, 68)):
+            changed = z.clone()
+            changed[..., part] += 1
+            assert not torch.equal(net.decode(changed, skips), frames)
+        for k in range(3):
+            others = [skip + 1 if n == k else skip for n, skip in enumerate(skips)]
+            assert not torch.equal(net.decode(z, others), frames)
+        for given in (
+            (identity, audio + 1, noise),
+            (identity, audio, noise + 1),
+            (identity + 1, audio, noise),
+        ):
+            assert not torch.equal(net(*given), frames)
+
+
+def test_sizes_that_do_not_halve_to_four_are_refused(profile):
+    odd = profile.override({"diffused.clips.image_size": 48}).diffused
+    with pytest.raises(
+        ValueError, match=r"section diffused\.clips: image_size is 48; SDA needs 4 times a power"
+    ):
+        build_generator(odd)
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"kind": "log_mel", "embedding": 64}, {"kind": "waveform", "embedding": 16}]
+)
+def test_training_and_generation_have_the_same_embeddings(begin, clips, encoder):
+    """Also by an encoder that is recurrent over the windows that it is given."""
+    learner = begin({"audio_encoder": encoder})
+    each_side, sequences = learner.section.conditions.audio_windows, learner.dataset[0]
+    embedded = learner.embed(sequences.sound)
+    for points, audio in zip(sequences.points, embedded, strict=True):
+        number = next(
+            n for n in range(len(clips)) if np.allclose(clips.read(n, np.arange(10))[1], points.numpy())
+        )
+        generated = embed_clip(learner.encoder, clips.sound(number), 10, each_side)[:, each_side]
+        torch.testing.assert_close(audio, generated, rtol=1e-4, atol=1e-5)
 
 
 def test_frames_depend_on_the_sound_up_to_them_and_not_later(profile):
@@ -142,6 +201,7 @@ def test_the_sound_of_another_moment_is_half_a_snippet_away(length):
     assert torch.equal(snippets, x[:, :1] + draws.snippet[:, None] + torch.arange(SNIPPET))
     assert torch.equal(others[:, 0] - snippets[:, 0], draws.other - draws.snippet)
     assert torch.equal(draws.frames_of(x), x[torch.arange(500), draws.frame])
+    assert draws.frame.min() == 1 and draws.frame.max() == length - 1
 
 
 def test_losses_are_cross_entropies_with_logits():
@@ -170,7 +230,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(begin, tmp_path, kind):
 def test_each_update_changes_its_own_networks(begin):
     learner = begin()
     sequences = next(learner.batches)
-    audio = learner.encoder(sequences.sound)
+    audio = learner.embed(sequences.sound)
     draws = Draws(*audio.shape[:2], torch.Generator().manual_seed(0))
     noise = torch.randn(*audio.shape[:2], learner.sda.noise)
     x_hat = learner.generator(sequences.frames[:, 0], audio, noise)
@@ -185,7 +245,9 @@ def test_each_update_changes_its_own_networks(begin):
     row = learner.update_discriminators(sequences.frames, x_hat.detach(), audio, draws)
     between = weights()
     assert [torch.equal(a, b) for a, b in zip(before, between, strict=True)] == [True, False, False, False]
-    assert set(row) == {"dsc_frame", "dsc_sequence", "dsc_sync"}
+    names = ("dsc_frame", "dsc_sequence", "dsc_sync")
+    assert set(row) == {*names, "dsc", "r_real", "r_fake"}
+    torch.testing.assert_close(row["dsc"], sum(row[name] for name in names))
     learner.update_generator(sequences.frames, x_hat, audio, draws)
     assert [torch.equal(a, b) for a, b in zip(between, weights(), strict=True)] == [False, True, True, True]
     assert all(p.requires_grad for p in learner.discriminators.parameters())
@@ -202,6 +264,22 @@ def test_training_brings_predicted_landmarks_closer(begin):
     learner = begin({"landmarks.steps": 80, "landmarks.learning_rate": 1e-2}, LandmarkLearner)
     rows = [learner.train_step() for _ in range(80)]
     assert sum(row["mouth"] for row in rows[-20:]) < 0.8 * sum(row["mouth"] for row in rows[:20])
+
+
+def test_rates_fall_together_at_the_end(begin):
+    learner = begin({"sda.steps": 8, "sda.learning_rate_decay": 0.5})
+    rates = []
+    for _ in range(8):
+        learner.train_step()
+        rates.append([group["lr"] for group in learner.groups])
+    fractions = np.array(rates) / rates[0]
+    assert (fractions[:5] == 1).all() and (np.diff(fractions[4:], axis=0) < 0).all()
+    np.testing.assert_allclose(fractions, np.repeat(fractions[:, :1], 4, 1))
+    assert rates[0][3] == rates[0][2] < rates[0][1] == rates[0][0]
+
+
+def test_one_sequence_has_no_spread(begin):
+    assert "output_spread" not in begin({"sda.batch": 1}).train_step()
 
 
 def test_ranks_must_be_able_to_share_a_batch(begin, monkeypatch):
@@ -231,7 +309,7 @@ def test_a_run_is_watched_and_leaves_weights_that_generate(profile, clips, tmp_p
     sheets = sorted(path.name for path in run.folder.glob("*.png"))
     assert sheets == ["step000002.png", "step000004.png"]
     state, metadata = load_weights(run.export())
-    assert metadata["step"] == metadata["of"] == 4 and "train-comparator" in metadata["command"]
+    assert metadata["step"] == metadata["of"] == 4 and "train-baseline" in metadata["command"]
     net = build_generator(section).eval()
     net.load_state_dict(state)
     sample = run.truth.talk(SdaTalker(net))
@@ -343,12 +421,11 @@ def test_the_bridge_learns_a_head_from_one_frame_and_drives_it(profile, clips, t
 
     for tuned in (False, True):
         few = profile.override({"few_shot.fine_tuning.epochs": 1})
-        talker = BridgeTalker(predictor, nets, few, [], "key", tuned, find)
+        talker = BridgeTalker(predictor, nets, few, [], tuned, find)
         frames = torch.stack(list(talker.talk(identity, audio, [1, 2])), 1)
         assert frames.shape == (2, 5, 3, 32, 32) and frames.abs().max() <= 1
         assert not torch.equal(frames[0, 0], frames[0, 4])
         rest = torch.stack(list(talker.talk(identity, audio, [1, 2], earlier=[frames[:, 0]] * 3)), 1)
         assert rest.shape[1] == 2
-    other = profile.override({"diffused.clips.image_size": 64})
-    assert bridge.load(other, "scratch", tmp_path, torch.device("cpu")) is None
-    assert bridge.load(profile, "scratch", tmp_path, torch.device("cpu")) is None, "no meta-learned networks"
+    with pytest.raises(ValueError, match=r"no weights of few-shot heads \(ft\)"):
+        bridge.load(profile, "scratch", tmp_path, torch.device("cpu"))
