@@ -19,6 +19,7 @@ from talking_heads.data.loader import Batches
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import WindowDataset
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner
 from talking_heads.diffused.training import DiffusionLearner, step_seed
 from talking_heads.experiments.few_shot import trainings
 from talking_heads.few_shot.baselines.training import BaselineLearner
@@ -181,6 +182,28 @@ def test_ranks_of_a_diffusion_training_share_its_batch(profile, tmp_path):
     one = train_diffusion(profile, clips, encoder, tmp_path / "one", BothRanks)
     assert_close(first, second, 0)
     assert_close(first, one, 1e-4)
+
+
+def train_talking_baseline(profile, kind, clips, encoder, folder, until=None):
+    learner = kind(profile, clips, encoder)
+    loop.train(learner, folder, until=until)
+    state = learner.state(folder)
+    return [{k: v.clone() for k, v in state[name].items()} for name in sorted(NETWORKS & set(state))]
+
+
+NETWORKS = {"generator", "discriminators", "predictor"}
+
+
+@pytest.mark.parametrize("kind", [SdaLearner, LandmarkLearner])
+def test_ranks_of_a_talking_baseline_agree_and_resume(profile, tmp_path, kind):
+    """Also in the running statistics that are saved."""
+    clips = PoolVideos(talking_pool("training", profile.diffused, tmp_path / "pools"))
+    arguments = (profile, kind, clips, build_encoder(profile.diffused.audio_encoder))
+    first, second = run(train_talking_baseline, *arguments, tmp_path / "whole")
+    assert_close(first, second, 0)
+    run(train_talking_baseline, *arguments, tmp_path / "parts", 2)
+    parts = run(train_talking_baseline, *arguments, tmp_path / "parts")
+    assert_close(first, parts[0], 1e-5)
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(profile, videos, monkeypatch):

@@ -40,6 +40,8 @@ def test_paper_size_has_exactly_the_papers_parameters():
         "x2face_driving": 25_614_080,
         "diffused_unet": 203_929_094,
         "audio_encoder": 1_491_408,
+        "sda_generator": 25_284_233,
+        "landmark_predictor": 1_384_328,
     }
 
 

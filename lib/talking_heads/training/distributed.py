@@ -80,6 +80,11 @@ def _losing_ranks() -> Iterator[None]:
         ) from error
 
 
+def average_statistics(nets: Iterable[nn.Module]) -> None:
+    """Average the running statistics of batch normalisation, of which every rank has its own."""
+    average(buffer for net in nets for buffer in net.buffers() if buffer.is_floating_point())
+
+
 @torch.no_grad()
 def average_gradients(shared: Iterable[nn.Parameter], own: Iterable[nn.Parameter] = ()) -> None:
     """Average the gradients of parameters over the ranks.

@@ -149,6 +149,11 @@ class SequenceLearner:
         self.step, self.total = 0, own.steps
         self.parts = self.build()
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks among the parts."""
+        return [part for part in self.parts.values() if isinstance(part, nn.Module)]
+
     def build(self) -> dict[str, Any]:
         """The networks and optimisers, by the names that checkpoints give them."""
         raise NotImplementedError
@@ -170,7 +175,8 @@ class SequenceLearner:
 
     # -- on disk ------------------------------------------------------------------------------
     def state(self, folder: Path) -> dict:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on. All ranks take part."""
+        distributed.average_statistics(self.networks)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         training = {"key": self.key, "variant": self.variant, "step": self.step}
         return {**training, "videos": len(self.dataset.clips), "names": self.names, **state}
@@ -188,7 +194,8 @@ class SequenceLearner:
         return max(0, self.total - state["step"])
 
     def export(self, path: Path, metadata: dict) -> None:
-        """Write the trained network as fp16 safetensors."""
+        """Write the trained network as fp16 safetensors. All ranks take part."""
+        distributed.average_statistics(self.networks)
         if not distributed.is_main():
             return
         model = baseline_key(self.section, self.variant, self.encoder)

@@ -9,6 +9,7 @@ import torch
 
 from talking_heads.config import Profile
 from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.baselines.training import build_generator, build_predictor
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
@@ -42,10 +43,16 @@ CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
 
 def parameter_counts(profile: Profile) -> dict[str, int]:
-    """Parameters of the denoising network and of the audio encoder of a profile."""
+    """Parameters of the networks of Diffused Heads and of its baselines in a profile."""
+    section = profile.diffused
     with torch.device("meta"):  # counted, never filled
-        unet = build_unet(profile.diffused)
-    modules = {"diffused_unet": unet, "audio_encoder": build_encoder(profile.diffused.audio_encoder)}
+        unet, sda, predictor = build_unet(section), build_generator(section), build_predictor(section)
+    modules = {
+        "diffused_unet": unet,
+        "audio_encoder": build_encoder(section.audio_encoder),
+        "sda_generator": sda,
+        "landmark_predictor": predictor,
+    }
     return {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
 
 

@@ -203,21 +203,15 @@ class BaselineLearner:
 
     def export(self, path: Path, metadata: dict) -> None:
         """Write the networks as fp16 safetensors."""
-        self._average_statistics()
+        distributed.average_statistics(self.nets)
         if not distributed.is_main():
             return
         state = {f"{n}.{k}": v for n, net in enumerate(self.nets) for k, v in net.state_dict().items()}
         save_weights(path, state, {**metadata, "variant": self.variant, "step": self.step}, half=True)
 
-    def _average_statistics(self) -> None:
-        """Average the running statistics of batch normalisation, of which every rank has its own."""
-        distributed.average(
-            buffer for net in self.nets for buffer in net.buffers() if buffer.is_floating_point()
-        )
-
     def state(self, folder: Path) -> dict:
         """Everything that the next step depends on. All ranks take part."""
-        self._average_statistics()
+        distributed.average_statistics(self.nets)
         return {
             "key": self.key,
             "variant": self.variant,
