@@ -259,3 +259,24 @@ def test_the_command_reads_its_options(files, monkeypatch, capsys):
     ((given, profile, device),) = requests
     assert (given.seed, given.mark, given.face, profile, device) == (3, False, None, "smoke", "cpu")
     assert "o.mp4" in capsys.readouterr().out
+
+
+def test_the_command_changes_the_profiles_sampling(files, monkeypatch, capsys):
+    profiles = []
+
+    def record(request, profile, load_model, device):
+        profiles.append(profile.diffused.sampling)
+        return request.out
+
+    monkeypatch.setattr(speak, "speak", record)
+    words = (
+        f"speak --photo {files}/ada.png --sound {files}/voice.mkv --out {files}/o.mp4 --profile smoke".split()
+    )
+    own = config.load("smoke").diffused.sampling
+    changes = {"steps": 7, "guidance": 1.5, "sampler": "ddim"}
+    for name, value in changes.items():
+        assert main([*words, f"--{name}", str(value)]) == 0
+        assert profiles[-1] == own.model_copy(update={name: value}) != own
+    assert main(words) == 0 and profiles[-1] == own
+    assert main([*words, "--steps", "5000"]) == 2
+    assert "steps is higher than the 1000" in capsys.readouterr().err

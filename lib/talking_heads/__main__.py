@@ -301,7 +301,9 @@ def speak(args: argparse.Namespace) -> None:
     from talking_heads.animation import speak as speaking
     from talking_heads.experiments.diffused.weights import load_model as load
 
-    profile = config.load(args.profile)
+    options = {"steps": args.steps, "guidance": args.guidance, "sampler": args.sampler}
+    changes = {f"diffused.sampling.{name}": value for name, value in options.items() if value is not None}
+    profile = config.load(args.profile, changes)
 
     def load_model(device):
         model = load(profile, args.weights, args.results, device)
@@ -599,7 +601,14 @@ def add_animation(commands: Subcommands) -> None:
     add_video_options(c)
     c.add_argument("--keep", type=Path, help="where to keep the identity frame; <out>.face by default")
     c.add_argument("--person", help="the name on the identity frame's card")
-    c.add_argument("--seed", type=NATURAL, default=0)
+    c.add_argument("--seed", type=NATURAL, default=0, help="another one gives other motion of the head")
+    c.add_argument("--steps", type=COUNT, help="denoising steps of a frame; the profile's by default")
+    c.add_argument(
+        "--guidance",
+        type=number(float, 0, "a number of at least 0"),
+        help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
+    )
+    c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
 
