@@ -36,7 +36,7 @@ from talking_heads.training.checkpoints import check_videos, key_of, names_diges
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
-SECTION = {"sda": "sda", "landmarks": "landmarks"}  # of a profile, by the name of a training
+# the keys of a baseline's section, which has its name, that its networks' shapes depend on
 SIZES = {"sda": ("channels", "identity", "content", "noise"), "landmarks": ("hidden", "components")}
 BETAS = (0.5, 0.999)
 RESIDUAL_CLIPS = 400  # to which residuals are fitted
@@ -48,7 +48,7 @@ def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
     values = {
         "diffused.audio_encoder": section.audio_encoder,
         "diffused.conditions.audio_windows": section.conditions.audio_windows,
-        f"diffused.{SECTION[variant]}": getattr(section, SECTION[variant]),
+        f"diffused.{variant}": getattr(section, variant),
     }
     if variant == "sda":
         values["diffused.network.precision"] = section.network.precision
@@ -57,7 +57,7 @@ def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
 
 def baseline_key(section: Diffused, variant: str, encoder: nn.Module) -> str:
     """Changes with everything that weights must agree with where they are used."""
-    clips, own = (section.clips.image_size, section.clips.alignment), getattr(section, SECTION[variant])
+    clips, own = (section.clips.image_size, section.clips.alignment), getattr(section, variant)
     sizes = [getattr(own, name) for name in SIZES[variant]]
     sound = (section.audio_encoder, section.conditions.audio_windows, encoder_digest(encoder))
     return digest(VERSION, *clips, *sizes, *sound)
@@ -132,10 +132,10 @@ class SequenceLearner:
         torch.manual_seed(profile.seed)
         self.seed, self.device, self.section = profile.seed, device, profile.diffused
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        own, ranks = getattr(self.section, SECTION[self.variant]), distributed.ranks()
+        own, ranks = getattr(self.section, self.variant), distributed.ranks()
         if own.batch % ranks:
             raise ValueError(
-                f"section diffused.{SECTION[self.variant]}: batch is {own.batch}, which {ranks} processes "
+                f"section diffused.{self.variant}: batch is {own.batch}, which {ranks} processes "
                 "cannot share equally; change it, or --ranks"
             )
         settings = SequenceSettings(own.batch // ranks, own.frames, self.section.conditions.audio_windows)
