@@ -179,7 +179,7 @@ def test_workers_of_a_killed_run_end_with_it(source, whole, tmp_path):
     process.kill()
     process.join()
     assert len(workers) >= 2
-    wait_until(lambda: not any(worker.is_running() for worker in workers), 10)
+    wait_until(lambda: not any(worker.is_running() for worker in workers))
     prepare_with_workers(source, out)
     assert_same_corpus(out, whole)
 
