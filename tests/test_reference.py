@@ -156,9 +156,7 @@ def test_the_committed_diffusion_model_fits_and_states_its_provenance():
 
 
 MISSED = {  # criteria that the weights do not meet, with the reason
-    "CSIM-judge, first two seconds": "0.782; identity drifts (docs/notes/diffusion.md)",
-    "mouth closed in silence": "0.884; see docs/notes/diffusion.md",
-    "blinks, relative to true clips": "0.109; see docs/notes/diffusion.md",
+    "blinks, relative to true clips": "0.031; see docs/notes/diffusion.md",
 }
 
 
