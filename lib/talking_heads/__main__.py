@@ -298,6 +298,7 @@ def animate(args: argparse.Namespace) -> None:
 
 
 def speak(args: argparse.Namespace) -> None:
+    from talking_heads.animation import live
     from talking_heads.animation import speak as speaking
     from talking_heads.experiments.diffused.weights import load_model as load
 
@@ -320,7 +321,11 @@ def speak(args: argparse.Namespace) -> None:
         seed=args.seed,
         mark=not args.no_mark,
     )
-    print(f"written: {speaking.speak(request, profile, load_model, args.device)}")
+    if args.live:
+        written = live.speak_live(request, profile, load_model, args.device, sys.stdin.buffer)
+    else:
+        written = speaking.speak(request, profile, load_model, args.device)
+    print(f"written: {written}")
 
 
 def face_shape(args: argparse.Namespace) -> None:
@@ -601,6 +606,12 @@ def add_animation(commands: Subcommands) -> None:
     add_video_options(c)
     c.add_argument("--keep", type=Path, help="where to keep the identity frame; <out>.face by default")
     c.add_argument("--person", help="the name on the identity frame's card")
+    c.add_argument(
+        "--live",
+        action="store_true",
+        help="write frames while the sound comes in: raw 16-bit samples at 16 kHz, mono, from a file that "
+        "grows or, for -, from standard input",
+    )
     c.add_argument("--seed", type=NATURAL, default=0, help="another one gives other motion of the head")
     c.add_argument("--steps", type=COUNT, help="denoising steps of a frame; the profile's by default")
     c.add_argument(

@@ -59,11 +59,9 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
     interrupted call has generated is kept beside the output, and the same call goes on. Raises ValueError and
     FileNotFoundError for unusable input before anything is written; :class:`Interrupted` states what is kept.
     """
-    if bool(request.photo) == bool(request.face):
-        raise ValueError("give either --photo (a photograph) or --face (a kept identity frame)")
+    check_face(request)
     if request.face and request.keep:
         raise ValueError("--keep says where a new identity frame goes; --face gives one that is kept already")
-    check_kind(request.kind)
     keep = None if request.face else request.keep or appended(request.out, ".face")
     partial = appended(request.out, ".partial")
     check_files(request, keep, partial)
@@ -87,13 +85,25 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
         raise Interrupted(
             f"interrupted; {kept if generation.done else 'no frame is complete'}"
         ) from interrupt
-    comment = (
-        f"a neural talking head of {face.card['person']} ({face.card['kind']}), "
-        "generated from one frame and a sound; not a recording"
-    )
-    write_synthetic(request.out, frames, FPS, Sound(sound / 32768, SOUND_RATE), comment, request.mark)
+    spoken = Sound(sound / 32768, SOUND_RATE)
+    write_synthetic(request.out, frames, FPS, spoken, comment_of(face.card), request.mark)
     generation.clear()
     return request.out
+
+
+def check_face(request: Request) -> None:
+    """Raises ValueError where a request has no face, two of them, or an unknown kind."""
+    if bool(request.photo) == bool(request.face):
+        raise ValueError("give either --photo (a photograph) or --face (a kept identity frame)")
+    check_kind(request.kind)
+
+
+def comment_of(card: dict[str, str]) -> str:
+    """The comment of a video of an identity frame with this card."""
+    return (
+        f"a neural talking head of {card['person']} ({card['kind']}), "
+        "generated from one frame and a sound; not a recording"
+    )
 
 
 def check_files(request: Request, keep: Path | None, partial: Path) -> None:

@@ -28,16 +28,17 @@ def write_synthetic(
     Its metadata has the comment "synthetic: " followed by ``comment``, and the picture has ``MARK`` in a
     corner, unless ``mark`` is False.
     """
-
-    def enlarge(frame: np.ndarray) -> np.ndarray:
-        factor = max(1, -(-LEAST_SIDE // frame.shape[0]))
-        large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        return _marked(large) if mark else large
-
-    pictures = map(enlarge, frames)
+    pictures = (enlarged(frame, mark) for frame in frames)
     labelled = f"{MARK}: {comment}"
     video.write(path, pictures, fps, sound.samples, lossless=False, comment=labelled, rate=sound.rate)
     return path
+
+
+def enlarged(frame: np.ndarray, mark: bool = True) -> np.ndarray:
+    """A square frame (S, S, 3) uint8 with a side of at least ``LEAST_SIDE`` pixels, with ``MARK``."""
+    factor = max(1, -(-LEAST_SIDE // frame.shape[0]))
+    large = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return _marked(large) if mark else large
 
 
 def _marked(image: np.ndarray) -> np.ndarray:

@@ -389,3 +389,43 @@ def _write_sound(
         for resampled in resampler.resample(frame):
             container.mux(stream.encode(resampled))
     container.mux(stream.encode(None))
+
+
+class LiveWriter:
+    """A video that can be played while it is written: Matroska with H.264 and the sound as it is.
+
+    As a context, it completes the file. Raises OSError where it cannot be written.
+    """
+
+    def __init__(self, path: Path, fps: int, comment: str):
+        self.path, self.samples = path, 0
+        flushing = {"flush_packets": "1", "cluster_time_limit": "100"}  # milliseconds
+        with _encoding(path):
+            self.container = av.open(f"file:{path}", "w", format="matroska", options=flushing)
+        self.container.metadata["comment"] = comment
+        options = {"crf": "16", "preset": "veryfast", "tune": "zerolatency"}
+        self.video = self.container.add_stream("libx264", rate=fps, options=options)
+        self.audio = self.container.add_stream("pcm_s16le", rate=SOUND_RATE, layout="mono")
+
+    def __enter__(self) -> "LiveWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _encoding(self.path):
+            if self.video.codec_context.is_open:
+                self.container.mux(self.video.encode(None))
+            self.container.close()
+
+    def add(self, image: np.ndarray, sound: np.ndarray) -> None:
+        """Write a frame (H, W, 3) uint8, and the samples (n,) int16 until the next one."""
+        with _encoding(self.path):
+            if not self.video.codec_context.is_open:
+                self.video.height, self.video.width = image.shape[:2]
+                self.video.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self.container.mux(self.video.encode(frame))
+            if len(sound):
+                piece = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")
+                piece.sample_rate, piece.pts = SOUND_RATE, self.samples
+                self.samples += len(sound)
+                self.container.mux(self.audio.encode(piece))

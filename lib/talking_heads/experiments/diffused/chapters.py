@@ -38,7 +38,7 @@ CHAPTERS = (
             "figures/denoised.png",
             "figures/diffusion_losses.png",
         ),
-        0.7,
+        0.6,
     ),
     Chapter(
         "21_sound_and_motion",
@@ -50,7 +50,7 @@ CHAPTERS = (
             "figures/taken_away.png",
             "figures/taken_away_lips.png",
         ),
-        1.3,
+        1.0,
         diffusion=True,
     ),
     Chapter(
@@ -79,7 +79,7 @@ CHAPTERS = (
         3.1,
         alone=True,
         trained_by=("21_sound_and_motion",),
-        reads="runs/reference/*/weights.safetensors",  # of the baselines, too
+        reads="runs/reference/[!d]*/weights.safetensors",  # of the baselines, which another command trains
         diffusion=True,
     ),
 )
