@@ -111,16 +111,9 @@ class DiffusionLearner:
         )
         self.schedule = cosine_schedule(section.diffusion.steps).to(device)
         conditions, training = section.conditions, section.training
-        ranks = distributed.ranks()
-        if training.batch % ranks:
-            raise ValueError(
-                f"section diffused.training: batch is {training.batch}, which {ranks} processes cannot share "
-                "equally; change it, or --ranks"
-            )
+        batch = distributed.share(training.batch, "diffused.training")
         more = training.rollout_frames if training.rollout_share else 0  # frames and windows before
-        settings = WindowSettings(
-            training.batch // ranks, conditions.motion_frames + more, conditions.audio_windows + more
-        )
+        settings = WindowSettings(batch, conditions.motion_frames + more, conditions.audio_windows + more)
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)

@@ -80,6 +80,16 @@ def _losing_ranks() -> Iterator[None]:
         ) from error
 
 
+def share(batch: int, section: str) -> int:
+    """A rank's share of the batch of a profile's section. Raises ValueError where it cannot be divided."""
+    if batch % ranks():
+        raise ValueError(
+            f"section {section}: batch is {batch}, which {ranks()} processes cannot share equally; "
+            "change it, or --ranks"
+        )
+    return batch // ranks()
+
+
 def average_statistics(nets: Iterable[nn.Module]) -> None:
     """Average the running statistics of batch normalisation, of which every rank has its own."""
     average(buffer for net in nets for buffer in net.buffers() if buffer.is_floating_point())

@@ -132,13 +132,9 @@ class SequenceLearner:
         torch.manual_seed(profile.seed)
         self.seed, self.device, self.section = profile.seed, device, profile.diffused
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        own, ranks = getattr(self.section, self.variant), distributed.ranks()
-        if own.batch % ranks:
-            raise ValueError(
-                f"section diffused.{self.variant}: batch is {own.batch}, which {ranks} processes "
-                "cannot share equally; change it, or --ranks"
-            )
-        settings = SequenceSettings(own.batch // ranks, own.frames, self.section.conditions.audio_windows)
+        own = getattr(self.section, self.variant)
+        batch = distributed.share(own.batch, f"diffused.{self.variant}")
+        settings = SequenceSettings(batch, own.frames, self.section.conditions.audio_windows)
         self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)

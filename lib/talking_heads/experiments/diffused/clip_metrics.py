@@ -38,19 +38,12 @@ def pixel_metrics(images: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def motion_metrics(
-    images: np.ndarray, landmarks: np.ndarray, truth: np.ndarray, points: np.ndarray
-) -> dict[str, float]:
-    """Mean optical flow of generated and of true frames (n, H, W, 3) uint8, in pixels a frame, by region.
-
-    ``landmarks`` are found in the generated frames, ``points`` are the true ones, (n, 68, 2) each.
+def mean_flow(frames: np.ndarray, landmarks: np.ndarray, name: str = "flow") -> dict[str, float]:
+    """Mean optical flow by region of frames (n, H, W, 3) uint8 with landmarks (n, 68, 2), in pixels a frame,
+    as "``name`` of the mouth" and so on.
     """
-    flows = {"flow": flow_by_region(images, landmarks), "true flow": flow_by_region(truth, points)}
-    return {
-        f"{name} of the {region}": float(values.mean())
-        for name, by_region in flows.items()
-        for region, values in by_region.items()
-    }
+    by_region = flow_by_region(frames, landmarks)
+    return {f"{name} of the {region}": float(values.mean()) for region, values in by_region.items()}
 
 
 def face_metrics(

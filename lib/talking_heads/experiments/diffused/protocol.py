@@ -28,7 +28,7 @@ from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import (
     Face,
     face_metrics,
-    motion_metrics,
+    mean_flow,
     pixel_metrics,
 )
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
@@ -220,13 +220,14 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
         true_face, results = Face.of(truth, evaluation.device), []
+        true_flow = mean_flow(truth, points, "true flow")
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
             sound = evaluation.clips.sound(heard_clip(speaker, row))
             silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
             face = Face.of(images, evaluation.device)
             by_frame, of_clip = face_metrics(face, true_face, points, silent)
-            of_clip |= motion_metrics(images, face.landmarks, truth, points)
+            of_clip |= mean_flow(images, face.landmarks) | true_flow
             about = {"method": row, "identity": speaker.identity}
             frame = {"frame": np.arange(1, len(images) + 1)}
             frames = pd.DataFrame({**about, **frame, **pixel_metrics(images, truth), **by_frame})

@@ -41,8 +41,10 @@ def quick(section: Diffused) -> Diffused:
     return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
 
 
-class DiffusionRun(RecordedTraining):
-    """The training of the network; its validation clips are watched."""
+class TalkingRun(RecordedTraining):
+    """A training on talking clips; its validation clips are watched."""
+
+    kind: type[DiffusionLearner] | type[SequenceLearner]
 
     def __init__(
         self,
@@ -52,18 +54,35 @@ class DiffusionRun(RecordedTraining):
         device: torch.device,
         workers: int | None = None,
     ):
-        self.profile, self.validation = profile, data.validation
+        self.validation, name = data.validation, self.kind.variant
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         workers = worker_count(workers, device, distributed.ranks())
-        learner = DiffusionLearner(profile, data.training, self.encoder, device, workers)
+        learner = self.kind(profile, data.training, self.encoder, device, workers)
         metadata = {
             "profile": profile.name,
             "seed": profile.seed,
-            "command": f"python -m talking_heads train-diffusion --profile {profile.name}",
+            "command": f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}",
             "people": data.origin,
             "device": str(device),
         }
-        super().__init__("diffusion", learner, runs / "diffusion", device, metadata)
+        super().__init__(name, learner, runs / name, device, metadata)
+
+
+class DiffusionRun(TalkingRun):
+    """The training of the denoising network."""
+
+    kind = DiffusionLearner
+
+    def __init__(
+        self,
+        profile: Profile,
+        data: ClipData,
+        runs: Path,
+        device: torch.device,
+        workers: int | None = None,
+    ):
+        super().__init__(profile, data, runs, device, workers)
+        self.profile = profile
         conditions = profile.diffused.conditions
         settings = WindowSettings(WATCHED_BATCH, conditions.motion_frames, conditions.audio_windows)
         dataset = WindowDataset(self.validation, settings, profile.seed)
@@ -110,34 +129,7 @@ class DiffusionRun(RecordedTraining):
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
 
 
-class BaselineRun(RecordedTraining):
-    """The training of a baseline; its validation clips are watched."""
-
-    kind: type[SequenceLearner]
-
-    def __init__(
-        self,
-        profile: Profile,
-        data: ClipData,
-        runs: Path,
-        device: torch.device,
-        workers: int | None = None,
-    ):
-        self.validation, name = data.validation, self.kind.variant
-        self.encoder = load_reader(profile.diffused.audio_encoder).encoder
-        workers = worker_count(workers, device, distributed.ranks())
-        learner = self.kind(profile, data.training, self.encoder, device, workers)
-        metadata = {
-            "profile": profile.name,
-            "seed": profile.seed,
-            "command": f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}",
-            "people": data.origin,
-            "device": str(device),
-        }
-        super().__init__(name, learner, runs / name, device, metadata)
-
-
-class SdaRun(BaselineRun):
+class SdaRun(TalkingRun):
     """The training of SDA."""
 
     kind = SdaLearner
@@ -159,7 +151,7 @@ class SdaRun(BaselineRun):
         return {"validation": float(error.mean()), **sample.scores().mean().to_dict()}
 
 
-class LandmarkRun(BaselineRun):
+class LandmarkRun(TalkingRun):
     """The training of the predictor of landmarks."""
 
     kind = LandmarkLearner

@@ -92,20 +92,27 @@ def load_sda(
     profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu"
 ) -> tuple[SdaTalker, str]:
     """SDA as a profile trains it, and the digest of its weights. Raises as :func:`load_model` does."""
-    section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
-    path, net = weights_path(profile, weights, results, "sda"), build_generator(section)
-    load_into(net, path, baseline_key(section, "sda", encoder), profile)
-    return SdaTalker(net.to(device).eval().requires_grad_(False)), digest(VERSION, sha256(path))
+    net = build_generator(profile.diffused)
+    return SdaTalker(net), _load_baseline(net, "sda", profile, weights, results, device)
 
 
 def load_predictor(
     profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu"
 ) -> tuple[LandmarkPredictor, str]:
     """The predictor of landmarks, and the digest of its weights. Raises as :func:`load_model` does."""
-    section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
-    path, net = weights_path(profile, weights, results, "landmarks"), build_predictor(section)
-    load_into(net, path, baseline_key(section, "landmarks", encoder), profile)
-    return net.to(device).eval().requires_grad_(False), digest(VERSION, sha256(path))
+    net = build_predictor(profile.diffused)
+    return net, _load_baseline(net, "landmarks", profile, weights, results, device)
+
+
+def _load_baseline(
+    net: nn.Module, name: str, profile: Profile, weights: str, results: Path, device: str | torch.device
+) -> str:
+    """Load a baseline's weights into its network, ready for use; returns their digest."""
+    section, path = profile.diffused, weights_path(profile, weights, results, name)
+    encoder = load_reader(section.audio_encoder).encoder
+    load_into(net, path, baseline_key(section, name, encoder), profile)
+    net.to(device).eval().requires_grad_(False)
+    return digest(VERSION, sha256(path))
 
 
 def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:
