@@ -39,7 +39,7 @@ def test_channels_and_heads_of_the_papers_network():
     unet = network("crema")
     assert unet.stem.in_channels == 12 and unet.out.out_channels == 6
     assert [block.conv2.out_channels for block in unet.down] == [256] * 3 + [512] * 3 + [768] * 2
-    assert unet.attention.heads == 12 and unet.attention.qkv.in_channels == 768
+    assert unet.middle[0].attention.heads == 12 and unet.middle[0].attention.qkv.in_channels == 768
     assert unet.audio_mlp[0].in_features == 5 * 256
     assert network("lrw").stem.in_channels == 8
 

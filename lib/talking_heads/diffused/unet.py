@@ -41,9 +41,20 @@ def embedding_mlp(size: int, width: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """A residual block of BigGAN's kind, whose second normalisation is conditioned by equation (17)."""
+    """A residual block of BigGAN's kind, whose second normalisation is conditioned by equation (17).
 
-    def __init__(self, c_in: int, c_out: int, embedding: int, dropout: float, resample: str = ""):
+    With ``head_channels``, attention with heads of that many channels follows.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        embedding: int,
+        dropout: float = 0.0,
+        resample: str = "",
+        head_channels: int = 0,
+    ):
         super().__init__()
         self.resample: Callable[[Tensor], Tensor] = {"": nn.Identity(), "down": halve, "up": upsample}[
             resample
@@ -54,6 +65,7 @@ class ResidualBlock(nn.Module):
         self.norm2, self.dropout = group_norm(c_out), nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+        self.attention = Attention(c_out, head_channels) if head_channels else nn.Identity()
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x (B, C, H, W), embeddings of time and of sound t, y (B, D) -> (B, C', H', W')."""
@@ -62,7 +74,7 @@ class ResidualBlock(nn.Module):
         y_s, y_b = self.audio(y)[..., None, None].chunk(2, dim=1)
         h = (1 + y_s) * ((1 + t_s) * self.norm2(h) + t_b) + y_b  # equation (17)
         h = self.conv2(self.dropout(F.silu(h)))
-        return self.skip(self.resample(x)) + h
+        return self.attention(self.skip(self.resample(x)) + h)
 
 
 class Attention(nn.Module):
@@ -79,7 +91,7 @@ class Attention(nn.Module):
         """(B, C, H, W) to the same."""
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads) each
+        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)  # (B, heads, HW, C / heads) each
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(-1, -2).reshape(b, c, height, width))
 
@@ -104,26 +116,26 @@ class UNet(nn.Module):
         self.level_mlp = embedding_mlp(self.frequencies, width) if motion_level else None
         pixels = section.unshuffle**2  # of the frame for each position of the network
 
-        def block(c_in: int, c_out: int, resample: str = "") -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, width, section.dropout, resample)
+        def block(c_in: int, c_out: int, resample: str = "", attends: bool = False) -> ResidualBlock:
+            head_channels = section.head_channels if attends else 0
+            return ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels)
 
         self.stem = nn.Conv2d(channels_in * pixels, widths[0], 3, padding=1)
         self.down, skips, c = nn.ModuleList(), [widths[0]], widths[0]
         for level, c_out in enumerate(widths):
             for _ in range(section.blocks):
-                self.down.append(block(c, c_out))
+                self.down.append(block(c, c_out, attends=level in section.attention))
                 c = c_out
                 skips.append(c)
             if level < len(widths) - 1:
                 self.down.append(block(c, c, "down"))
                 skips.append(c)
-        self.middle = nn.ModuleList([block(c, c), block(c, c)])
-        self.attention = Attention(c, section.head_channels)
+        self.middle = nn.ModuleList([block(c, c, attends=True), block(c, c)])
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, c_out in reversed(list(enumerate(widths))):
             blocks = nn.ModuleList()
             for _ in range(section.blocks + 1):
-                blocks.append(block(c + skips.pop(), c_out))
+                blocks.append(block(c + skips.pop(), c_out, attends=level in section.attention))
                 c = c_out
             self.up.append(blocks)
             if level:
@@ -146,8 +158,8 @@ class UNet(nn.Module):
         for block in self.down:
             h = block(h, time, audio)
             skips.append(h)
-        h = self.middle[0](h, time, audio)
-        h = self.middle[1](self.attention(h), time, audio)
+        for block in self.middle:
+            h = block(h, time, audio)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), time, audio)
