@@ -35,6 +35,23 @@ def test_parameters_of_the_papers_network(profile, count, capsys):
     assert json.loads(capsys.readouterr().out)["diffused_unet"] == count
 
 
+def test_parameters_of_the_authors_public_configuration():
+    """It attends at 32², too."""
+    section = config.load("crema").override({"diffused.network.attention": [2]}).diffused
+    with torch.device("meta"):
+        unet = build_unet(section)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == 215_748_614
+
+
+def test_a_network_attends_at_the_named_resolutions():
+    unet = network("laptop")
+    down, up = [[hasattr(block.attention, "heads") for block in blocks] for blocks in (unet.down, unet.up[1])]
+    assert down == [False] * 3 + [True] * 2 + [False] * 3 and all(up)
+    assert not any(hasattr(block.attention, "heads") for blocks in (unet.up[0], unet.up[2]) for block in blocks)
+    with pytest.raises(ValueError, match="diffused.network: attention names resolution 3"):
+        config.load("laptop").override({"diffused.network.attention": [3]})
+
+
 def test_channels_and_heads_of_the_papers_network():
     unet = network("crema")
     assert unet.stem.in_channels == 12 and unet.out.out_channels == 6

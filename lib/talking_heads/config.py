@@ -418,6 +418,11 @@ def _contradictions(profile: Profile) -> Iterator[str]:
             f"section diffused.clips: image_size is {size}, not a multiple of {factor}: diffused.network has "
             f"unshuffle {network.unshuffle} and halves {len(network.multipliers) - 1} times"
         )
+    if any(level >= len(network.multipliers) for level in network.attention):
+        yield (
+            f"section diffused.network: attention names resolution {max(network.attention)}, but multipliers "
+            f"has those from 0 to {len(network.multipliers) - 1} alone"
+        )
     if sampling.steps > diffused.diffusion.steps:
         yield (
             f"section diffused.sampling: steps is higher than the {diffused.diffusion.steps} of "
