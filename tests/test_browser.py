@@ -7,7 +7,7 @@ import browser
 import nbformat
 import numpy as np
 import pytest
-from talking_heads.metrics import user_study
+from talking_heads.metrics import turing_test, user_study
 from talking_heads.widgets.study_page import write_page
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +214,39 @@ def test_the_page_of_the_user_study_keeps_answers_and_saves_them(page_and_log, s
     download.value.save_as(tmp_path / "answers.csv")
     answers, notes = user_study.read_answers([tmp_path / "answers.csv"], user_study.answer_key(triplets))
     assert answers[["triplet", "choice"]].values.tolist() == [[4, 1], [1, 0], [5, 2], [0, 0]] and not notes
+    log.assert_quiet(LOCAL)
+
+
+def test_the_page_of_the_turing_test_plays_clips_and_saves_votes(page_and_log, tmp_path):
+    page, log = page_and_log
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 255, (2, 3, 1, 1, 3), dtype=np.uint8)
+    clips = {
+        row: {identity: np.tile(levels[k, n], (25, 32, 32, 1)) for n, identity in enumerate("abc")}
+        for k, row in enumerate((turing_test.TRUE_CLIPS, "ours"))
+    }
+    sounds = dict.fromkeys("abc", (3000 * np.sin(np.arange(16_000) / 5)).astype(np.int16))
+    questions = turing_test.draw_questions(clips, sounds, 2)
+    begin(page, f"file://{write_page(questions, [3, 0, 2], tmp_path / 'sheet.html')}", "Ada")
+    assert page.locator("#pictures button").all_text_contents() == ["real", "synthetic"]
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    assert page.evaluate("document.querySelector('video').videoWidth") == 256
+    assert page.evaluate("document.querySelector('video').error") is None
+    page.wait_for_timeout(400)
+    page.keyboard.press("3")
+    assert position(page) == "1 of 3", "there are two choices"
+    page.locator("#pictures button").nth(1).click()
+    assert position(page) == "2 of 3" and page.locator("video").count() == 1
+    for digit in "12":
+        page.wait_for_timeout(400)
+        page.keyboard.press(digit)
+    assert page.locator("#end").is_visible() and not page.locator("video").count()
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "votes.csv")
+    key = user_study.answer_key(questions)
+    answers, notes = user_study.read_answers([tmp_path / "votes.csv"], key, len(turing_test.CHOICES))
+    assert answers[["triplet", "choice"]].values.tolist() == [[3, 1], [0, 0], [2, 1]] and not notes
     log.assert_quiet(LOCAL)
 
 

@@ -308,7 +308,7 @@ def test_input_files_and_fetched_networks_count(finished_run):
 def test_answers_of_raters_make_only_their_readers_stale(tmp_path):
     for name in ("a", "b"):
         write_notebook(tmp_path / "notebooks", name, "1")
-    run = make_run(tmp_path, Chapter("a", "", reads="study/answers/*.csv"), Chapter("b", ""))
+    run = make_run(tmp_path, Chapter("a", "", reads=("study/answers/*.csv",)), Chapter("b", ""))
     before = [step.key for step in runner.plan(run)]
     (run.results / "study/answers").mkdir(parents=True)
     (run.results / "study/answers/ada.csv").write_text("a")

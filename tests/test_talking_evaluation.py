@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,16 @@ from talking_heads.experiments.diffused import (
     clip_metrics,
     keep,
     protocol,
+    score,
     search,
     tables,
+    turing,
     weights,
 )
 from talking_heads.experiments.diffused.clips import embed_beginning
 from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.files import sha256
+from talking_heads.metrics import turing_test
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.nn.weight_files import save_weights
@@ -403,6 +407,59 @@ def test_tables_are_written(evaluation, measured, tmp_path):
         text = paths[1].read_text(encoding="utf-8")
         assert "frozen identity frame" in text and "PSNR ↑" in text and "19.1" in text
         assert len(pd.read_csv(paths[0])) == len(table)
+
+
+def test_tables_of_scores_become_rows(tmp_path):
+    """A method for each file; of its clips that were compared, means over identities."""
+    assert tables.scored_rows(tmp_path, tables.TABLE1).empty
+    columns = {"method": "theirs", "note": "", "key": "", "frames": 9.0, score.FACES: 0.0, "MSE": 4.0}
+    clips = pd.DataFrame({"identity": ["a", "a", "b"], "clip": ["1", "2", "3"], "SSIM": [0.2, 0.4, 0.5]})
+    clips.assign(**columns).to_csv(tmp_path / "theirs.csv", index=False)
+    rows = tables.scored_rows(tmp_path, tables.TABLE1)
+    assert rows["metric"].tolist() == ["SSIM"] and rows["method"].tolist() == ["theirs"]
+    assert rows["value"].item() == pytest.approx(0.4) and rows["n_identities"].item() == 2
+    assert rows["verdict"].item() == "not comparable" and rows["source"].item() == "here"
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"other\.csv: is no table of scores"):
+        tables.scored_rows(tmp_path, tables.TABLE1)
+
+
+# -- the Turing test --------------------------------------------------------------------------------
+def test_questions_are_the_evaluations_clips_with_their_own_sound(evaluation):
+    chosen = protocol.run(evaluation, [protocol.OURS])
+    questions = turing.questions(evaluation, chosen, seed=0)
+    assert Counter(q.method for q in questions) == {protocol.OURS: 3, turing_test.TRUE_CLIPS: 3}
+    of_identity = {speaker.identity: speaker for speaker in chosen}
+    for question in questions:
+        speaker = of_identity[question.identity]
+        true = question.method == turing_test.TRUE_CLIPS
+        frames = evaluation.truth(speaker)[0] if true else np.load(evaluation.path(speaker, protocol.OURS))
+        assert np.array_equal(question.frames, frames)
+        assert np.array_equal(question.sound, evaluation.clips.sound(speaker.number)[: 10 * 640])
+
+
+def test_votes_stand_beside_the_papers(evaluation):
+    alone = turing.table2(None, "a corpus")
+    assert set(alone["source"]) == {"paper"} and "ci_low" not in alone
+    votes = pd.DataFrame([(protocol.OURS, 0.25, 0.1, 0.5, 40, 4, 3, 1.0)], columns=turing_test.VOTE_COLUMNS)
+    table = turing.table2(votes, "a corpus")
+    row = table[table["source"] == "here"].iloc[0]
+    assert row[["real", "ci_low", "ci_high"]].tolist() == [25, 10, 50] and row["raters"] == 4
+    paper = table[table["source"] == "paper"].set_index("method")["real"]
+    assert paper[protocol.OURS] == 68.72 and paper[turing_test.TRUE_CLIPS] == 64
+
+
+# -- lips -------------------------------------------------------------------------------------------
+def test_read_lips_are_measured_for_procedural_speakers(evaluation, measured):
+    clips = measured.clips.set_index("method")
+    assert np.isfinite(clips[clip_metrics.PER]).all() and (clips[clip_metrics.PER] >= 0).all()
+    true = clips.groupby("identity")[f"true {clip_metrics.PER}"]
+    assert (true.nunique() == 1).all()
+    table = tables.table3(measured, evaluation.profile)
+    assert clip_metrics.PER in set(table["metric"])
+    videos = dataclasses.replace(evaluation, profile=evaluation.profile.override({"data.source": "videos"}))
+    speaker = protocol.run(evaluation, [protocol.OURS])[0]
+    assert videos.visemes(speaker) is None and evaluation.visemes(speaker)
 
 
 def test_values_are_shown_with_the_intervals_that_they_have():

@@ -47,8 +47,10 @@ def test_a_network_attends_at_the_named_resolutions():
     unet = network("laptop")
     down, up = [[hasattr(block.attention, "heads") for block in blocks] for blocks in (unet.down, unet.up[1])]
     assert down == [False] * 3 + [True] * 2 + [False] * 3 and all(up)
-    assert not any(hasattr(block.attention, "heads") for blocks in (unet.up[0], unet.up[2]) for block in blocks)
-    with pytest.raises(ValueError, match="diffused.network: attention names resolution 3"):
+    assert not any(
+        hasattr(block.attention, "heads") for blocks in (unet.up[0], unet.up[2]) for block in blocks
+    )
+    with pytest.raises(ValueError, match="attention names resolution 3"):
         config.load("laptop").override({"diffused.network.attention": [3]})
 
 

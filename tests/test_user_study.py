@@ -290,16 +290,20 @@ def test_raters_with_different_sheets_fill_a_row_of_table_1(folder, key):
 
 
 # -- pages ------------------------------------------------------------------------------------------
+PNG = "data:image/png;base64,"
+
+
 def test_the_page_holds_the_images_and_not_the_key(triplets, tmp_path):
     numbers = [7, 3, 11]
     page = study_page.write_page(triplets, numbers, tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(https?:)?//', page)
     images, page_numbers = (
-        json.loads(text) for text in re.search(r"const pictures = (.*), numbers = (.*);", page).groups()
+        json.loads(text)
+        for text in re.search(r"const contents = (.*), numbers = (.*), labels", page).groups()
     )
     assert page_numbers == numbers
     for number, three in zip(numbers, images, strict=True):
-        data = [np.frombuffer(base64.b64decode(image), np.uint8) for image in three]
+        data = [np.frombuffer(base64.b64decode(address.removeprefix(PNG)), np.uint8) for address in three]
         decoded = [cv2.imdecode(image, cv2.IMREAD_COLOR)[..., ::-1] for image in data]
         assert np.array_equal(np.stack(decoded), triplets[number].images)
     others = [study.Triplet("theirs", 99, "nobody", t.images, (t.fake + 1) % 3) for t in triplets]

@@ -518,7 +518,7 @@ def add_training(commands: Subcommands) -> None:
     text = "train the embedded judges again and write their weights into the package"
     c = commands.add(judges, "judges", text, device=False, resumes=True)
     c.add_argument(
-        "--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "lids", "gaze"]
+        "--only", nargs="+", choices=["attributes", "people", "identity", "landmarks", "lids", "gaze", "lips"]
     )
     c.add_argument("--minutes", type=MINUTES, help="for each; by default the budget of the committed ones")
 

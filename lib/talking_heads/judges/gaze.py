@@ -19,13 +19,20 @@ BATCH = 256
 
 def eye_strip(images: Tensor, points: np.ndarray) -> Tensor:
     """Strips (B, 3, HIGH, WIDE) with both eyes of images (B, 3, S, S) with landmarks (B, 68, 2)."""
-    outer = torch.as_tensor(points[:, [36, 45]], dtype=torch.float32, device=images.device)
-    centre, half = outer.mean(1), HALF_WIDTH * (outer[:, 1] - outer[:, 0]).norm(dim=-1)
+    middle, distance = between_eyes(points)
+    return cut_strip(images, middle[:, 0], HALF_WIDTH * distance[:, 0, 0], HIGH, WIDE)
+
+
+def cut_strip(images: Tensor, centre: np.ndarray, half_width: np.ndarray, high: int, wide: int) -> Tensor:
+    """Strips (B, 3, high, wide) of images (B, 3, S, S), ``half_width`` (B,) pixels around points (B, 2)."""
+    middle, half = (
+        torch.as_tensor(values, dtype=torch.float32, device=images.device) for values in (centre, half_width)
+    )
     size = images.shape[-1]
     theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 1, 1] = 2 * half / size, 2 * half * HIGH / WIDE / size
-    theta[:, :, 2] = 2 * (centre + 0.5) / size - 1
-    grid = F.affine_grid(theta, [len(images), 3, HIGH, WIDE], align_corners=False)
+    theta[:, 0, 0], theta[:, 1, 1] = 2 * half / size, 2 * half * high / wide / size
+    theta[:, :, 2] = 2 * (middle + 0.5) / size - 1
+    grid = F.affine_grid(theta, [len(images), 3, high, wide], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

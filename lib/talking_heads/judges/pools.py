@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from talking_heads.data.sound import FPS
 from talking_heads.data.speakers.clips import speaker
 from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
 from talking_heads.data.speakers.traits import NAMES, VOICE, unit_vector
@@ -15,6 +16,8 @@ POOLS: dict[str, dict[str, Any]] = {
     "features": {"first": 1_000_000, "people": 1400, "videos": 2, "frames": 10},
     "verification": {"first": 2_000_000, "people": 2400, "videos": 4, "frames": 2},
     "verification_test": {"first": 3_000_000, "people": 100, "videos": 3, "frames": 8},
+    "lips": {"first": 9_000_000, "people": 500, "videos": 1, "frames": 50, "fps": FPS},
+    "lips_test": {"first": 10_000_000, "people": 20, "videos": 1, "frames": 100, "fps": FPS},
 }
 VISIBLE = [number for number, name in enumerate(NAMES) if name not in VOICE]
 

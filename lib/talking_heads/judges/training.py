@@ -21,11 +21,19 @@ from torch.nn import functional as F
 
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.speakers.pool import Pool
+from talking_heads.judges import use
 from talking_heads.judges.eyelids import EYES, LidsJudge, detect_landmarks, refine_eyelids
 from talking_heads.judges.gaze import GazeJudge, StripReader, eye_strip, eyes_open, relative
+from talking_heads.judges.lip_reading import BLANK, LipReader, mouth_strip
 from talking_heads.judges.networks import IdentityJudge, LandmarkJudge
 from talking_heads.judges.pools import SEED, pool, trait_table
-from talking_heads.judges.verification import read_gaze, read_landmarks, verify
+from talking_heads.judges.verification import (
+    read_gaze,
+    read_landmarks,
+    read_utterances,
+    utterances,
+    verify,
+)
 from talking_heads.nn.feature_networks import WEIGHTS, AttributeNet, PersonNet
 from talking_heads.nn.precision import autocast
 from talking_heads.nn.weight_files import load_net, save_weights
@@ -38,7 +46,9 @@ MINUTES = {
     "landmarks": 9.0,
     "lids": 4.0,
     "gaze": 3.0,
+    "lips": 6.0,
 }
+LIPS_NOISE = 0.7  # standard deviation in pixels of the landmarks from which mouths are cut
 Loss = Callable[[np.ndarray, np.random.Generator], Tensor]  # (numbers of frames, generator) -> scalar
 
 
@@ -142,6 +152,7 @@ def train_judges(
         "landmarks": _landmarks,
         "lids": _lids,
         "gaze": _gaze,
+        "lips": _lips,
     }
     for name in only or trainings:
         torch.manual_seed(SEED)
@@ -293,6 +304,29 @@ def _gaze(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
     net = GazeJudge()
     result = _train_strips(net, frames, np.flatnonzero(eyes_open(points[:, :68])), "gaze", seconds)
     return net, {**result, **read_gaze(net, folder)}
+
+
+def _lips(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
+    data = pool("lips", folder)
+    images, points = data.images[:, 0], data.points[:, 0, :, :68]
+    targets = [torch.tensor(visemes) for visemes in utterances("lips")]
+    frames, net = images.shape[1], LipReader()
+
+    def loss_of(clips: np.ndarray, rng: np.random.Generator) -> Tensor:
+        x = to_tensor(images[clips].reshape(-1, *images.shape[2:]))
+        offsets = rng.normal(0, LIPS_NOISE, (len(x), 68, 2))
+        strips = _soften(mouth_strip(x, points[clips].reshape(-1, 68, 2) + offsets), rng)
+        gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(clips), 1, 3, 1, 1))).float()
+        with autocast("auto", "cpu"):
+            logits = net((strips.unflatten(0, (len(clips), frames)) + 1) * gain - 1)
+        spoken = [targets[number] for number in clips]
+        input_lengths = torch.full((len(clips),), frames)
+        target_lengths = torch.tensor([len(visemes) for visemes in spoken])
+        log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)
+        return F.ctc_loss(log_probabilities, torch.cat(spoken), input_lengths, target_lengths, BLANK)
+
+    result = train(net, loss_of, len(images), Schedule("lips", seconds, batch=16, rate=2e-3))
+    return net, {**result, **read_utterances(net, folder, use.find_landmarks)}
 
 
 def _train_strips(

@@ -10,12 +10,19 @@ from talking_heads.config import digest
 from talking_heads.files import sha256
 from talking_heads.judges.eyelids import LidsJudge, detect_landmarks, refine_eyelids
 from talking_heads.judges.gaze import GazeJudge, detect_pupils, gaze_error_of
+from talking_heads.judges.lip_reading import LipReader, read_lips
 from talking_heads.judges.networks import IdentityJudge, LandmarkJudge
 from talking_heads.judges.verification import embed
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.weight_files import load_net
 
-JUDGES = {"identity": IdentityJudge, "landmarks": LandmarkJudge, "lids": LidsJudge, "gaze": GazeJudge}
+JUDGES = {
+    "identity": IdentityJudge,
+    "landmarks": LandmarkJudge,
+    "lids": LidsJudge,
+    "gaze": GazeJudge,
+    "lips": LipReader,
+}
 
 
 @lru_cache
@@ -50,3 +57,8 @@ def gaze_error(
 ) -> np.ndarray:
     """Distance (n,) of the pupils in images to the true ones; see :func:`gaze.gaze_error_of`."""
     return gaze_error_of(images, points, pupils, judge("gaze", device))
+
+
+def find_visemes(images: np.ndarray, points: np.ndarray, device: str | torch.device = "cpu") -> list[int]:
+    """Visemes in the clip of images (n, H, W, 3) uint8 with landmarks; see :func:`lip_reading.read_lips`."""
+    return read_lips(images, points, judge("lips", device))

@@ -8,10 +8,13 @@ import torch
 
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import openings
+from talking_heads.data.sound import FPS
+from talking_heads.data.speakers.clips import spoken
 from talking_heads.data.speakers.traits import NAMES, VOICE
 from talking_heads.judges.gaze import GazeJudge, device_of, eyes_open, gaze_error_of, relative
+from talking_heads.judges.lip_reading import LipReader, error_rate, read_lips, visemes_of
 from talking_heads.judges.networks import IdentityJudge
-from talking_heads.judges.pools import pool, trait_table
+from talking_heads.judges.pools import POOLS, SEED, pool, trait_table
 
 VISIBLE_NAMES = [n for n in NAMES if n not in VOICE]
 APPEARANCE = (
@@ -114,3 +117,22 @@ def read_gaze(net: GazeJudge, folder: Path) -> dict[str, float]:
         "error": round(float(np.nanmean(error)), 4),
         "error of the mean": round(float(np.linalg.norm(true - true.mean(0), axis=-1).mean()), 4),
     }
+
+
+def read_utterances(
+    net: LipReader, folder: Path, find: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
+    """PER-judge of true clips of the test pool; ``find`` maps images to landmarks (n, 68, 2)."""
+    images, spoken_visemes = pool("lips_test", folder).images[:, 0], utterances("lips_test")
+    rates = [
+        error_rate(read_lips(clip, find(clip), net), visemes)
+        for clip, visemes in zip(images, spoken_visemes, strict=True)
+    ]
+    return {"error": round(float(np.mean(rates)), 4)}
+
+
+def utterances(name: str) -> list[list[int]]:
+    """The visemes of the clips of a pool with one video of each identity."""
+    settings = POOLS[name]
+    first, seconds = settings["first"], settings["frames"] / FPS
+    return [visemes_of(spoken(SEED, first + number, 0, seconds)) for number in range(settings["people"])]

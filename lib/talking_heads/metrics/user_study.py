@@ -14,18 +14,34 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-# study and sheet are digests, of is the number of triplets on the sheet, choice a position from 0 to 2
+# study and sheet are digests, of is the number of questions on the sheet, choice a position from 0 to 2
 ANSWER_COLUMNS = ("study", "sheet", "of", "rater", "triplet", "choice", "seconds")
 KEY_COLUMNS = ("triplet", "method", "T", "person", "fake")
 TEXT_COLUMNS = {"study": str, "sheet": str, "rater": str}  # read as text even where they are digits
 USER_COLUMNS = ("method", "T", "USER", "ci_low", "ci_high", "answers", "raters", "identities", "effect")
 POSITIONS = range(3)
+
+
+class Question(Protocol):
+    """What raters are asked about an identity; ``fake`` is the number of the right choice."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def t(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def fake(self) -> int: ...
+    def content(self) -> bytes:
+        """What the rater sees and hears, of which a study's digest is made."""
 
 
 @dataclass
@@ -37,6 +53,10 @@ class Triplet:
     identity: str
     images: NDArray[np.uint8]
     fake: int
+
+    def content(self) -> bytes:
+        """All three images."""
+        return self.images.tobytes()
 
 
 # -- triplets and sheets ----------------------------------------------------------------------------
@@ -58,8 +78,8 @@ def draw_triplets(
     identity_counts: Counter = Counter()
     for label, frames in fakes.items():
         method, t = label.rsplit("@", 1)
-        identities = _draw_balanced(sorted(frames), count, rng, identity_counts)
-        positions = _draw_balanced(POSITIONS, count, rng, Counter())
+        identities = draw_balanced(sorted(frames), count, rng, identity_counts)
+        positions = draw_balanced(POSITIONS, count, rng, Counter())
         for identity, fake in zip(identities, positions, strict=True):
             images = _draw_real_images(identity, reals[identity], rng)
             images.insert(fake, frames[identity][rng.integers(len(frames[identity]))])
@@ -80,7 +100,7 @@ def _draw_real_images(
     return images
 
 
-def _draw_balanced(values: Sequence, count: int, rng: np.random.Generator, counts: Counter) -> list:
+def draw_balanced(values: Sequence, count: int, rng: np.random.Generator, counts: Counter) -> list:
     """``count`` values in random order, all equally frequent up to one.
 
     Values that were drawn least before are preferred; ``counts`` says how often, and is updated.
@@ -117,21 +137,21 @@ def _shuffle(values: Sequence[int], rng: np.random.Generator) -> list[int]:
     return [values[i] for i in rng.permutation(len(values))]
 
 
-def study_digest(triplets: Sequence[Triplet]) -> str:
-    """Ten hex digits of a study's images, in their order; answers carry it and count for this study alone."""
-    return hashlib.sha256(b"".join(triplet.images.tobytes() for triplet in triplets)).hexdigest()[:10]
+def study_digest(questions: Sequence[Question]) -> str:
+    """Ten hex digits of a study's contents, in their order; answers carry it and count for it alone."""
+    return hashlib.sha256(b"".join(question.content() for question in questions)).hexdigest()[:10]
 
 
-def sheet_digest(triplets: Sequence[Triplet], numbers: Sequence[int]) -> str:
-    """Ten hex digits of a sheet: the triplets of these numbers, in this order."""
-    return hashlib.sha256(f"{study_digest(triplets)} {list(numbers)}".encode()).hexdigest()[:10]
+def sheet_digest(questions: Sequence[Question], numbers: Sequence[int]) -> str:
+    """Ten hex digits of a sheet: the questions of these numbers, in this order."""
+    return hashlib.sha256(f"{study_digest(questions)} {list(numbers)}".encode()).hexdigest()[:10]
 
 
 # -- files ------------------------------------------------------------------------------------------
-def answer_key(triplets: Sequence[Triplet], run_id: str = "") -> pd.DataFrame:
+def answer_key(questions: Sequence[Question], run_id: str = "") -> pd.DataFrame:
     """The solutions: columns ``KEY_COLUMNS``, the study's digest, and the ``run_id`` of the fakes."""
-    rows = [(n, x.method, x.t, x.identity, x.fake) for n, x in enumerate(triplets)]
-    return pd.DataFrame(rows, columns=KEY_COLUMNS).assign(study=study_digest(triplets), run_id=run_id)
+    rows = [(n, x.method, x.t, x.identity, x.fake) for n, x in enumerate(questions)]
+    return pd.DataFrame(rows, columns=KEY_COLUMNS).assign(study=study_digest(questions), run_id=run_id)
 
 
 def write_key(key: pd.DataFrame, folder: Path) -> None:
@@ -148,13 +168,15 @@ def write_key(key: pd.DataFrame, folder: Path) -> None:
     key.to_csv(path, index=False)
 
 
-def read_answers(paths: Sequence[Path], key: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def read_answers(
+    paths: Sequence[Path], key: pd.DataFrame, choices: int = len(POSITIONS)
+) -> tuple[pd.DataFrame, list[str]]:
     """All answers to a study, with columns ``ANSWER_COLUMNS``, and a note on everything that is left out.
 
     A sheet with fewer answers than triplets is incomplete and left out. Of a rater's answers to one triplet
     the first counts. Raises ValueError, naming the file, for a file that holds no answers to this study.
     """
-    tables = [_read_file(path, key) for path in paths]
+    tables = [_read_file(path, key, choices) for path in paths]
     answers = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=ANSWER_COLUMNS)
     answers, incomplete = _without_incomplete_sheets(answers)
     is_repetition = answers.duplicated(["rater", "triplet"])
@@ -163,7 +185,7 @@ def read_answers(paths: Sequence[Path], key: pd.DataFrame) -> tuple[pd.DataFrame
     return answers[~is_repetition].reset_index(drop=True), incomplete + notes
 
 
-def _read_file(path: Path, key: pd.DataFrame) -> pd.DataFrame:
+def _read_file(path: Path, key: pd.DataFrame, choices: int) -> pd.DataFrame:
     """A file's answers. Raises ValueError as :func:`read_answers` does."""
     try:
         table = pd.read_csv(path, dtype=TEXT_COLUMNS, keep_default_na=False)
@@ -181,13 +203,13 @@ def _read_file(path: Path, key: pd.DataFrame) -> pd.DataFrame:
         )
     count = len(key)
     valid = (
-        table["choice"].isin(POSITIONS)
+        table["choice"].isin(range(choices))
         & table["triplet"].isin(range(count))
         & table["of"].isin(range(1, count + 1))
     )
     if not valid.all():
         line = int((~valid).to_numpy().argmax()) + 2  # after the header, counted from 1
-        raise ValueError(f"{path}: line {line} is no answer to one of this study's {count} triplets")
+        raise ValueError(f"{path}: line {line} is no answer to one of this study's {count} questions")
     return table
 
 
@@ -209,7 +231,7 @@ def _without_incomplete_sheets(answers: pd.DataFrame) -> tuple[pd.DataFrame, lis
     return answers[~is_incomplete], notes
 
 
-def load_study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def load_study(folder: Path, choices: int = len(POSITIONS)) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Answers, key and notes of a study's folder, which holds ``key.csv`` and ``answers/*.csv``.
 
     Raises ValueError for answers of simulated raters, and for a key without its columns.
@@ -224,7 +246,7 @@ def load_study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
             f"{key_path}: columns {missing} are missing, it is of another version; "
             f"move {folder} away and create the study again"
         )
-    answers, notes = read_answers(paths, key)
+    answers, notes = read_answers(paths, key, choices)
     if answers["rater"].str.startswith("simulated").any():
         raise ValueError(
             f"{folder / 'answers'}: answers of simulated raters, which no table shows; remove them"
@@ -232,20 +254,33 @@ def load_study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     return answers, key, notes
 
 
-def measure(folder: Path, run_id: str) -> tuple[pd.DataFrame | None, list[str]]:
-    """:func:`accuracy` of a study's folder, and notes; None where fewer than two raters have answered.
-
-    Answers about images of other weights than those of ``run_id`` do not count. Raises what
-    :func:`load_study` does.
+def usable_answers(
+    folder: Path, run_id: str, choices: int = len(POSITIONS)
+) -> tuple[pd.DataFrame | None, pd.DataFrame, list[str]]:
+    """:func:`load_study`, with None for the answers where fewer than two raters have answered, or where the
+    images are of other weights than those of ``run_id``.
     """
-    answers, key, notes = load_study(folder)
+    answers, key, notes = load_study(folder, choices)
     if answers.empty:
-        return None, notes
+        return None, key, notes
     if set(key["run_id"]) != {run_id}:
-        return None, [f"{folder}: {len(answers)} answers about images of other weights do not count here"]
+        return (
+            None,
+            key,
+            [f"{folder}: {len(answers)} answers about images of other weights do not count here"],
+        )
     if answers["rater"].nunique() < 2:
-        return None, [*notes, "one rater is too few"]
-    return accuracy(answers, key), notes
+        return None, key, [*notes, "one rater is too few"]
+    return answers, key, notes
+
+
+def measure(folder: Path, run_id: str) -> tuple[pd.DataFrame | None, list[str]]:
+    """:func:`accuracy` of a study's folder, and notes; None where :func:`usable_answers` has none.
+
+    Raises what :func:`load_study` does.
+    """
+    answers, key, notes = usable_answers(folder, run_id)
+    return (None if answers is None else accuracy(answers, key)), notes
 
 
 # -- statistics -------------------------------------------------------------------------------------
@@ -333,7 +368,11 @@ def answers_needed(half_width: float, share: float = 1 / 3, effect: float = 1.0)
 
 
 def simulate_answers(
-    key: pd.DataFrame, skills: Mapping[str, float], seed: int = 0, identity_spread: float = 0.0
+    key: pd.DataFrame,
+    skills: Mapping[str, float],
+    seed: int = 0,
+    identity_spread: float = 0.0,
+    choices: int = len(POSITIONS),
 ) -> pd.DataFrame:
     """Answers of simulated raters, to test the statistics.
 
@@ -347,7 +386,7 @@ def simulate_answers(
     triplet_ease = key["person"].map(dict(zip(identities, ease, strict=True))).to_numpy()
     tables = []
     for name, skill in skills.items():
-        guesses = rng.integers(0, 3, len(key))
+        guesses = rng.integers(0, choices, len(key))
         hits = rng.random(len(key)) < skill + triplet_ease
         columns = {
             "study": key["study"],

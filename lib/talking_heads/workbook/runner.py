@@ -58,7 +58,7 @@ class Run:
         if isinstance(stage, Chapter):
             notebook = nbformat.read(self.notebooks / f"{stage.name}.ipynb", 4)
             content: list[Any] = [[cell.cell_type, cell.source] for cell in notebook.cells]
-            read = sorted(self.results.glob(stage.reads)) if stage.reads else []
+            read = sorted(path for pattern in stage.reads for path in self.results.glob(pattern))
         else:
             content = list(stage.command) if isinstance(stage, Job) else []
         inputs = (*self.inputs, *self.inputs_of.get(stage.name, ()))

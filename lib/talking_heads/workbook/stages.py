@@ -33,7 +33,7 @@ class Chapter(Stage):
     """A notebook that a run executes. It reads what jobs have left."""
 
     limit: float = 12 * 3600.0  # seconds
-    reads: str = ""  # pattern of files below results/<profile> that people or other commands put there
+    reads: tuple[str, ...] = ()  # patterns of files below results/<profile> of other commands and of people
     alone: bool = False  # nothing may run beside it: it measures time, or uses all cores itself
     trained_by: tuple[str, ...] = ()  # chapters that train the weights it uses, where none are committed
     diffusion: bool = False  # needs weights of Diffused Heads, and is left out where there are none

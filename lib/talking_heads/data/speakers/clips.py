@@ -36,6 +36,18 @@ def speaker(seed: int, identity: int) -> dict[str, float]:
     return draw_traits(person_rng(seed, identity))
 
 
+def _style(seed: int, identity: int, video: int) -> tuple[np.random.Generator, dict[str, float]]:
+    """The style of a video, and the generator that draws its utterance and motion next."""
+    rng = person_rng(seed, identity, 1 + video)
+    return rng, draw_style(rng)
+
+
+def spoken(seed: int, identity: int, video: int, seconds: float) -> list[Segment]:
+    """What is said in the first ``seconds`` of :func:`make_clip`'s video of this length."""
+    segments = utterance(_style(seed, identity, video)[0], seconds)
+    return [segment for segment in segments if segment.start < seconds]
+
+
 @torch.no_grad()
 def make_clip(
     seed: int,
@@ -56,12 +68,9 @@ def make_clip(
     voice remain. The same arguments give the same clip on the same type of device.
     """
     traits = speaker(seed, identity)
-    rng = person_rng(seed, identity, 1 + video)
-    style = {name: np.full(frames, value) for name, value in draw_style(rng).items()}
-    motion_rng = rng
-    if moved_by is not None:
-        motion_rng = person_rng(seed, moved_by[0], 1 + moved_by[1])
-        draw_style(motion_rng)  # the other video draws its style before its motion, too
+    rng, drawn = _style(seed, identity, video)
+    style = {name: np.full(frames, value) for name, value in drawn.items()}
+    motion_rng = rng if moved_by is None else _style(seed, *moved_by)[0]
     segments = utterance(motion_rng, frames / fps)
     pose = draw_motion(motion_rng, np.arange(frames) / fps, segments)
 

@@ -12,8 +12,9 @@ from talking_heads.config import Diffused
 from talking_heads.data.planning import Settings
 from talking_heads.data.prepare import prepare
 from talking_heads.data.sound import FPS
-from talking_heads.data.speakers.clips import VERSION
+from talking_heads.data.speakers.clips import VERSION, spoken
 from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
+from talking_heads.data.speakers.speech import Segment
 from talking_heads.data.speakers.write import Job, write_clips
 from talking_heads.data.store import Store
 from talking_heads.files import waiting_lock
@@ -63,3 +64,8 @@ def evaluation_store(section: Diffused, root: Path) -> Store:
         write_clips(folder / "videos", clips, SEED, settings.size)
         prepare(folder / "videos", folder / "prepared", Settings(settings.size, 0, section.clips.alignment))
     return Store(folder / "prepared", "test", settings.size)
+
+
+def phonemes_of(identity: str, seconds: float) -> list[Segment]:
+    """What an identity of these splits says in the first ``seconds`` of its clip."""
+    return spoken(SEED, int(identity.removeprefix("id")), 0, seconds)

@@ -24,7 +24,10 @@ CAPTIONS = {
     "guidance": "What guidance changes",
     "drift": "Identity similarity, second by second",
     "long": "Longer clips of two validation identities",
+    "diffused_table1": "As the paper's Table 1: SSIM and PSNR, on different corpora",
+    "diffused_lips": "What a lip reader misreads",
 }
+TABLES = ("table1", "table2", "lips")  # of chapter 23
 CHAPTERS = (
     Chapter(
         "20_diffusion_on_faces",
@@ -79,7 +82,21 @@ CHAPTERS = (
         3.1,
         alone=True,
         trained_by=("21_sound_and_motion",),
-        reads="runs/reference/[!d]*/weights.safetensors",  # of the baselines, which another command trains
+        reads=("runs/reference/[!d]*/weights.safetensors",),  # of the baselines, which another command trains
+        diffusion=True,
+    ),
+    Chapter(
+        "23_table_of_talking_faces",
+        "Tables 1 to 3 of Diffused Heads: clips of other programs, votes of people, read lips",
+        ("22_talking",),
+        (
+            *(f"tables/diffused_{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")),
+            "figures/diffused_table1.png",
+            "figures/diffused_lips.png",
+        ),
+        0.4,
+        trained_by=("21_sound_and_motion",),
+        reads=("scores/*.csv", "turing/answers/*.csv"),
         diffusion=True,
     ),
 )

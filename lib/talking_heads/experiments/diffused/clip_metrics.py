@@ -1,11 +1,13 @@
 """Metrics of a generated talking clip against the true one: of each frame, and of the whole clip."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from talking_heads.data.sound import FPS
+from talking_heads.judges import lip_reading
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.distances import cosine
@@ -13,6 +15,7 @@ from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
+PER = "PER-judge"  # phoneme error rate, read from the lips; phonemes that look alike are one
 
 
 class Face(NamedTuple):
@@ -44,6 +47,13 @@ def mean_flow(frames: np.ndarray, landmarks: np.ndarray, name: str = "flow") -> 
     """
     by_region = flow_by_region(frames, landmarks)
     return {f"{name} of the {region}": float(values.mean()) for region, values in by_region.items()}
+
+
+def lip_reading_errors(
+    images: np.ndarray, landmarks: np.ndarray, visemes: Sequence[int], device: str | torch.device = "cpu"
+) -> float:
+    """PER-judge of a clip: images (n, S, S, 3) uint8 with landmarks (n, 68, 2), and what is said in it."""
+    return lip_reading.error_rate(judges.find_visemes(images, landmarks, device), visemes)
 
 
 def face_metrics(

@@ -20,19 +20,23 @@ from talking_heads.config import Profile, digest
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import utterance_of
+from talking_heads.data.speakers.talking import phonemes_of
 from talking_heads.data.windows import TalkingClips
 from talking_heads.devices import in_threads
 from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import (
+    PER,
     Face,
     face_metrics,
+    lip_reading_errors,
     mean_flow,
     pixel_metrics,
 )
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.files import replacing
+from talking_heads.judges.lip_reading import visemes_of
 from talking_heads.metrics import lip_sync
 from talking_heads.shards import Shard
 
@@ -148,6 +152,12 @@ class Evaluation:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
 
+    def visemes(self, speaker: Speaker) -> list[int] | None:
+        """What a procedural speaker says; None for videos, of which it is not known."""
+        if self.profile.data.source == "videos":
+            return None
+        return visemes_of(phonemes_of(speaker.identity, frame_count(self.profile) / FPS))
+
     def generate(self, chosen: Sequence[Speaker], row: str) -> None:
         """Generate a row for B speakers, and write their clips (n, S, S, 3) uint8, a file for each.
 
@@ -207,7 +217,7 @@ class Measured(NamedTuple):
     """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
 
     frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, CPBD, LMD, CSIM-judge
-    # correlations of the mouth, its closing in silence, blinks, CSIM-judge by second, optical flow
+    # correlations of the mouth, PER-judge, closing in silence, blinks, CSIM-judge by second, optical flow
     clips: pd.DataFrame
 
 
@@ -220,14 +230,19 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
         true_face, results = Face.of(truth, evaluation.device), []
-        true_flow = mean_flow(truth, points, "true flow")
+        of_truth, visemes = mean_flow(truth, points, "true flow"), evaluation.visemes(speaker)
+        if visemes is not None:
+            errors = lip_reading_errors(truth, true_face.landmarks, visemes, evaluation.device)
+            of_truth[f"true {PER}"] = errors
         for row in rows:
             images = np.load(evaluation.path(speaker, row))[1:]
             sound = evaluation.clips.sound(heard_clip(speaker, row))
             silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
             face = Face.of(images, evaluation.device)
             by_frame, of_clip = face_metrics(face, true_face, points, silent)
-            of_clip |= mean_flow(images, face.landmarks) | true_flow
+            of_clip |= mean_flow(images, face.landmarks) | of_truth
+            if visemes is not None:
+                of_clip[PER] = lip_reading_errors(images, face.landmarks, visemes, evaluation.device)
             about = {"method": row, "identity": speaker.identity}
             frame = {"frame": np.arange(1, len(images) + 1)}
             frames = pd.DataFrame({**about, **frame, **pixel_metrics(images, truth), **by_frame})

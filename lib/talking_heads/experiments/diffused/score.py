@@ -303,18 +303,26 @@ def report_unmatched(lines: list[str]) -> None:
             print(f"  ... and {len(kind) - EXAMPLES} more {what}", flush=True)
 
 
-def read_scores(path: Path, method: str) -> dict[str, dict[str, Any]]:
-    """The rows of a table of :func:`score`, by clip. Raises ValueError for another file."""
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of :func:`score`. Raises ValueError for another file."""
     text = dict.fromkeys(("method", "identity", "clip", "note", "key"), str)
     try:
         table = pd.read_csv(path, dtype=text)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); choose another --out") from error
+        raise ValueError(f"{path}: cannot be read as a table ({error})") from error
     if missing := [name for name in COLUMNS if name not in table]:
-        raise ValueError(f"{path}: is no table of scores ({missing[0]} is missing); choose another --out")
-    if others := set(table["method"]) - {method}:
-        raise ValueError(f"{path}: is the table of {', '.join(others)}; choose another --out")
-    table = table.fillna(dict.fromkeys(text, ""))
+        raise ValueError(f"{path}: is no table of scores ({missing[0]} is missing)")
+    return table.fillna(dict.fromkeys(text, ""))
+
+
+def read_scores(path: Path, method: str) -> dict[str, dict[str, Any]]:
+    """The rows of a table of :func:`score`, by clip. Raises ValueError for another file."""
+    try:
+        table = read_table(path)
+        if others := set(table["method"]) - {method}:
+            raise ValueError(f"{path}: is the table of {', '.join(others)}")
+    except ValueError as error:
+        raise ValueError(f"{error}; choose another --out") from error
     return {row["clip"]: row for row in table.to_dict("records")}
 
 

@@ -60,6 +60,8 @@ def search(profile: Profile, weights: str, data: Path, results: Path, device: to
         row["seconds"] = float("nan") if resumed else seconds
         for metric in METRICS:
             table = measured.clips if metric in measured.clips else measured.frames
+            if metric not in table:  # such as PER-judge, where what is said is not known
+                continue
             estimate = mean_estimate(table.groupby("identity")[metric].mean().dropna().to_numpy())
             row |= {metric: estimate.value, f"{metric}, low": estimate.low, f"{metric}, high": estimate.high}
         rows.append(row)

@@ -11,7 +11,8 @@ from talking_heads.config import Profile
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.baselines.training import build_generator, build_predictor
 from talking_heads.diffused.model import build_unet
-from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.diffused import score
+from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 
@@ -19,6 +20,8 @@ TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)
 OF_CLIPS = (
     "mouth opening",
     "mouth width",
+    PER,
+    f"true {PER}",
     "mouth closed in silence",
     "blinks a second",
     "true blinks a second",
@@ -28,7 +31,13 @@ OF_CLIPS = (
     "true flow of the head",
 )
 # neither more nor less is better
-NEITHER = {"blinks a second", "true blinks a second", "flow of the head", "true flow of the head"}
+NEITHER = {
+    "blinks a second",
+    "true blinks a second",
+    "flow of the head",
+    "true flow of the head",
+    f"true {PER}",
+}
 UNITS = {
     "MSE": "squared levels",
     "PSNR": "dB",
@@ -38,7 +47,8 @@ UNITS = {
     "flow of the head": "pixels a frame",
     "true flow of the head": "pixels a frame",
 }
-LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER"}
+LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER", PER}
+SCORED = "scored videos"  # the corpus of videos that another program has generated
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
 
@@ -88,6 +98,23 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
 
 
+def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
+    """Rows from the tables that ``python -m talking_heads score`` has written to a folder: columns of
+    :func:`table1` without differences, a method for each file.
+
+    Raises ValueError for a file that is no such table.
+    """
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        clips = score.read_table(path)
+        means = score.summary(clips).query("metric in @metrics").drop(columns="n_clips")
+        values = {"method": clips["method"].iloc[0], "n_frames": int(clips["frames"].sum())}
+        rows.append(means.assign(corpus=SCORED, source="here", verdict="not comparable", **values))
+    return (
+        pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["corpus", "method", "metric"])
+    )
+
+
 def corpus_name(profile: Profile) -> str:
     """The corpus of a profile, by the paper's name where it is one of the paper's."""
     if profile.data.source == "speakers":
@@ -100,6 +127,8 @@ def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.Da
     verdict = "" if corpus in CORPUS_OF_LAYOUT.values() else "not comparable"
     rows = []
     for metric in metrics:
+        if metric not in measured.clips and metric not in measured.frames:
+            continue  # such as PER-judge, where what is said is not known
         values = measured.clips if metric in measured.clips else measured.frames
         ours = _means(values, OURS, metric)
         if not np.isfinite(ours).any():  # such as CPBD of small frames

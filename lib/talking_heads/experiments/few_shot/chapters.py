@@ -52,7 +52,7 @@ CAPTIONS = {
     "triplets": "Which one is the fake?",
     "astronaut": "A head from one photograph, by weights that have seen drawn people only",
 }
-ANSWERS = "study/answers/*.csv"  # of the user study
+ANSWERS = ("study/answers/*.csv",)  # of the user study
 TRAINING = ("03_meta_learning",)
 CHAPTERS = (
     Chapter(
@@ -122,7 +122,7 @@ CHAPTERS = (
         ("01_speakers_and_landmarks",),
         ("tables/table2.csv", "tables/timings.csv"),
         5.1,
-        reads="tables/benchmark.csv",  # which another command writes
+        reads=("tables/benchmark.csv",),  # which another command writes
         alone=True,
     ),
     Chapter(

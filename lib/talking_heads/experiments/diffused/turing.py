@@ -1,0 +1,49 @@
+"""The Turing test of the evaluation clips (section 5.3, Table 2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from talking_heads.data.sound import HOP
+from talking_heads.experiments.diffused import tables
+from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker, frame_count
+from talking_heads.metrics.turing_test import TRUE_CLIPS, ClipQuestion, draw_questions
+
+CLIPS = 10  # of every row, as in the paper
+REAL_VIDEOS = "real videos"  # the paper's name of the row of true clips
+
+
+def questions(evaluation: Evaluation, chosen: Sequence[Speaker], seed: int) -> list[ClipQuestion]:
+    """Ten clips of every method and ten true ones, of the generated clips of these speakers; fewer where
+    there are fewer identities.
+    """
+    samples = frame_count(evaluation.profile) * HOP
+    by_identity = {speaker.identity: speaker for speaker in chosen}
+    clips: dict[str, dict[str, np.ndarray]] = {
+        row: {identity: np.load(evaluation.path(speaker, row)) for identity, speaker in by_identity.items()}
+        for row in (OURS, *evaluation.baselines)
+    }
+    clips[TRUE_CLIPS] = {identity: evaluation.truth(speaker)[0] for identity, speaker in by_identity.items()}
+    sounds = {
+        identity: evaluation.clips.sound(speaker.number)[:samples]
+        for identity, speaker in by_identity.items()
+    }
+    return draw_questions(clips, sounds, min(CLIPS, len(by_identity)), seed)
+
+
+def table2(votes: pd.DataFrame | None, corpus: str) -> pd.DataFrame:
+    """The share of votes *real* of every row, in percent, and the paper's numbers.
+
+    Columns corpus, source, method, real, ci_low, ci_high, answers, raters and identities; only the paper's
+    rows where there are no votes.
+    """
+    paper = tables.paper_numbers(2)[["corpus", "method", "value"]].rename(columns={"value": "real"})
+    paper = paper.replace({"method": {REAL_VIDEOS: TRUE_CLIPS}}).assign(source="paper")
+    if votes is None:
+        return paper[["corpus", "source", "method", "real"]]
+    here = votes.assign(corpus=corpus, source="here").drop(columns="effect")
+    here[["real", "ci_low", "ci_high"]] *= 100
+    return pd.concat([here, paper], ignore_index=True)[
+        ["corpus", "source", *(name for name in here if name not in ("corpus", "source"))]
+    ]
