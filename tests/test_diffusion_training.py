@@ -568,9 +568,9 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.1)
     generator, identity = Generator(unet, section), torch.rand(1, 3, 32, 32)
-    wave = np.random.default_rng(0).standard_normal(9 * 640 + 200)
+    wave = np.random.default_rng(0).standard_normal(15 * 640 + 200)
     sound = (0.7 * 32767 * wave / np.abs(wave).max()).round().astype(np.int16)  # as loud as rendered clips
-    expected = list(generator.talk(identity, embed_clip(encoder, sound, 10, 2)[None], [4]))
+    expected = list(generator.talk(identity, embed_clip(encoder, sound, 16, 2)[None], [4]))
     given = [0]
 
     def chunks():
@@ -588,7 +588,7 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
         assert given[0] >= min(needed, len(sound))
         if sizes == [640]:
             assert given[0] - needed < 640 or given[0] == len(sound)
-    assert len(frames) == len(expected) == 10
+    assert len(frames) == len(expected) == 16
     for a, b in zip(frames, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     assert lookahead_seconds(section) == pytest.approx(0.18)

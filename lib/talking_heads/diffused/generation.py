@@ -137,22 +137,25 @@ def stream(
     """Frames (1, 3, H, W) while the sound goes in, each :func:`lookahead_seconds` after its instant.
 
     ``chunks`` are samples (n,) int16 at 16 kHz, of any length, as loud as the training clips. The frames are
-    those of :meth:`Generator.talk` for the whole sound.
+    those of :meth:`Generator.talk` for the whole sound, of which no more is kept than the next frame needs.
     """
     each_side, motion = generator.section.conditions.audio_windows, generator.first_motion(identity)
-    sound, k = np.zeros(0, np.int16), 0
+    sound, dropped, k = np.zeros(0, np.int16), 0, 0  # dropped: windows whose beginning is not kept
     for chunk in chain(chunks, [None]):
         if chunk is None:  # the end: what follows is silence
-            windows = ready = -(-len(sound) // HOP)
+            windows = ready = dropped + -(-len(sound) // HOP)
         else:
             sound = np.concatenate([sound, chunk])
-            windows = max(0, (len(sound) - LENGTH // 2) // HOP + 1)
+            windows = max(0, dropped + (len(sound) - LENGTH // 2) // HOP + 1)
             ready = windows - each_side
         while k < ready:
-            heard = torch.from_numpy(cut_sound(sound, neighbours(k, windows, each_side)))
+            heard = torch.from_numpy(cut_sound(sound, neighbours(k, windows, each_side) - dropped))
             with torch.no_grad():
                 audio = encoder(heard[None].to(identity.device))
             frame = generator.next_frame(identity, motion, audio, [seed], k)
             motion = generator.following(motion, frame, identity, k)
             yield frame
             k += 1
+        needless = k - each_side - LENGTH // HOP - dropped
+        if needless > 0:
+            sound, dropped = sound[needless * HOP :], dropped + needless
