@@ -233,12 +233,15 @@ def test_the_page_of_the_turing_test_plays_clips_and_saves_votes(page_and_log, t
     assert page.evaluate("document.querySelector('video').videoWidth") == 256
     assert page.evaluate("document.querySelector('video').error") is None
     page.wait_for_timeout(400)
+    page.keyboard.press("1")
+    assert position(page) == "1 of 3", "no vote before the clip has been seen"
+    page.wait_for_selector("#pictures button:enabled")
     page.keyboard.press("3")
     assert position(page) == "1 of 3", "there are two choices"
     page.locator("#pictures button").nth(1).click()
     assert position(page) == "2 of 3" and page.locator("video").count() == 1
     for digit in "12":
-        page.wait_for_timeout(400)
+        page.wait_for_selector("#pictures button:enabled")
         page.keyboard.press(digit)
     assert page.locator("#end").is_visible() and not page.locator("video").count()
     with page.expect_download() as download:

@@ -1234,3 +1234,18 @@ def test_a_run_keeps_its_name_and_colour_in_panels_that_others_do_not_log():
     many = figures.runs({str(number): log("x") for number in range(12)}, {"x": "X"})
     assert len({to_hex(line.get_color()) for line in many.axes[0].lines}) == 12
     plt.close("all")
+
+
+def test_estimates_are_drawn_from_the_top_with_intervals_where_they_were_measured():
+    rows = [("here", 0.5, 0.4, 0.6), ("paper", 0.7, np.nan, np.nan), ("here", 0.2, 0.1, 0.4)]
+    table = pd.DataFrame(rows, columns=["source", "value", "ci_low", "ci_high"])
+    figure, axis = plt.subplots()
+    figures.estimates(axis, table, ["a", "b", "c"])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1], "the first row is on top"
+    (container,) = axis.containers
+    low, high = np.array(container.lines[2][0].get_segments())[:, :, 0].T
+    assert low.tolist() == pytest.approx([0.4, 0.1]) and high.tolist() == pytest.approx([0.6, 0.4])
+    (hollow,) = (line for line in axis.lines if line.get_markerfacecolor() == "none")
+    assert hollow.get_xdata().tolist() == [0.7]
+    plt.close(figure)

@@ -419,6 +419,9 @@ def test_tables_of_scores_become_rows(tmp_path):
     assert rows["metric"].tolist() == ["SSIM"] and rows["method"].tolist() == ["theirs"]
     assert rows["value"].item() == pytest.approx(0.4) and rows["n_identities"].item() == 2
     assert rows["verdict"].item() == "not comparable" and rows["source"].item() == "here"
+    (tmp_path / "z.csv").write_text((tmp_path / "theirs.csv").read_text(), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"z\.csv: a second table of theirs; .* another --method"):
+        tables.scored_rows(tmp_path, tables.TABLE1)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"other\.csv: is no table of scores"):
         tables.scored_rows(tmp_path, tables.TABLE1)
@@ -428,7 +431,8 @@ def test_tables_of_scores_become_rows(tmp_path):
 def test_questions_are_the_evaluations_clips_with_their_own_sound(evaluation):
     chosen = protocol.run(evaluation, [protocol.OURS])
     questions = turing.questions(evaluation, chosen, seed=0)
-    assert Counter(q.method for q in questions) == {protocol.OURS: 3, turing_test.TRUE_CLIPS: 3}
+    assert Counter(q.method for q in questions) == {protocol.OURS: 1, turing_test.TRUE_CLIPS: 1}
+    assert len({q.identity for q in questions}) == 2, "nobody can compare two versions of a sentence"
     of_identity = {speaker.identity: speaker for speaker in chosen}
     for question in questions:
         speaker = of_identity[question.identity]
@@ -440,11 +444,16 @@ def test_questions_are_the_evaluations_clips_with_their_own_sound(evaluation):
 
 def test_votes_stand_beside_the_papers(evaluation):
     alone = turing.table2(None, "a corpus")
+    line = turing.result_line(alone)
+    assert "Diffused Heads 68.7 %" in line and line.endswith("Here: nobody has voted. Verdict: undecided.")
     assert set(alone["source"]) == {"paper"} and "ci_low" not in alone
     votes = pd.DataFrame([(protocol.OURS, 0.25, 0.1, 0.5, 40, 4, 3, 1.0)], columns=turing_test.VOTE_COLUMNS)
     table = turing.table2(votes, "a corpus")
     row = table[table["source"] == "here"].iloc[0]
     assert row[["real", "ci_low", "ci_high"]].tolist() == [25, 10, 50] and row["raters"] == 4
+    line = turing.result_line(table)
+    assert "Here: Diffused Heads 25 [10, 50] % (a corpus). Verdict: not comparable" in line
+    assert turing.result_line(turing.table2(votes, "LRW")).endswith("Verdict: see the intervals.")
     paper = table[table["source"] == "paper"].set_index("method")["real"]
     assert paper[protocol.OURS] == 68.72 and paper[turing_test.TRUE_CLIPS] == 64
 

@@ -56,6 +56,21 @@ def sheet(
     return figure
 
 
+def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
+    """The ``value`` of every row, the first one on top: with its interval where ``source`` is "here", hollow
+    where it is only reported.
+    """
+    names, measured = pd.Series(list(labels)), (table["source"] == "here").to_numpy()
+    value, low, high = (table[name].to_numpy(float) for name in ("value", "ci_low", "ci_high"))
+    axis.plot(value, names, alpha=0)  # in the order of the rows
+    errors = [(value - low)[measured], (high - value)[measured]]
+    axis.errorbar(value[measured], names[measured], xerr=errors, fmt="o", ms=4, capsize=3, label="here")
+    if not measured.all():
+        axis.plot(value[~measured], names[~measured], "s", ms=4, mfc="none", label="paper")
+    axis.tick_params(axis="y", labelsize=6)
+    axis.set_ylim(len(dict.fromkeys(names)) - 0.5, -0.5)
+
+
 def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smooth: int = 25) -> Figure:
     """Logged values over steps: a panel for each name, or for several that share one.
 

@@ -102,13 +102,17 @@ def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
     """Rows from the tables that ``python -m talking_heads score`` has written to a folder: columns of
     :func:`table1` without differences, a method for each file.
 
-    Raises ValueError for a file that is no such table.
+    Raises ValueError for a file that is no such table, and for a second one of a method.
     """
-    rows = []
+    rows: list[pd.DataFrame] = []
+    methods: set[str] = set()
     for path in sorted(folder.glob("*.csv")):
         clips = score.read_table(path)
+        if (method := clips["method"].iloc[0]) in methods:
+            raise ValueError(f"{path}: a second table of {method}; score it again with another --method")
+        methods.add(method)
         means = score.summary(clips).query("metric in @metrics").drop(columns="n_clips")
-        values = {"method": clips["method"].iloc[0], "n_frames": int(clips["frames"].sum())}
+        values = {"method": method, "n_frames": int(clips["frames"].sum())}
         rows.append(means.assign(corpus=SCORED, source="here", verdict="not comparable", **values))
     return (
         pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["corpus", "method", "metric"])

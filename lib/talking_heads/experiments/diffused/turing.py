@@ -10,13 +10,15 @@ from talking_heads.experiments.diffused import tables
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker, frame_count
 from talking_heads.metrics.turing_test import TRUE_CLIPS, ClipQuestion, draw_questions
 
-CLIPS = 10  # of every row, as in the paper
+CLIPS = 10  # of every row, at most, as in the paper
 REAL_VIDEOS = "real videos"  # the paper's name of the row of true clips
 
 
 def questions(evaluation: Evaluation, chosen: Sequence[Speaker], seed: int) -> list[ClipQuestion]:
-    """Ten clips of every method and ten true ones, of the generated clips of these speakers; fewer where
-    there are fewer identities.
+    """Ten clips of every method and ten true ones, of the generated clips of these speakers.
+
+    Every clip has an identity of its own, so that nobody can compare two versions of a sentence; where there
+    are too few identities for that, there are fewer clips.
     """
     samples = frame_count(evaluation.profile) * HOP
     by_identity = {speaker.identity: speaker for speaker in chosen}
@@ -29,7 +31,7 @@ def questions(evaluation: Evaluation, chosen: Sequence[Speaker], seed: int) -> l
         identity: evaluation.clips.sound(speaker.number)[:samples]
         for identity, speaker in by_identity.items()
     }
-    return draw_questions(clips, sounds, min(CLIPS, len(by_identity)), seed)
+    return draw_questions(clips, sounds, min(CLIPS, max(1, len(by_identity) // len(clips))), seed)
 
 
 def table2(votes: pd.DataFrame | None, corpus: str) -> pd.DataFrame:
@@ -47,3 +49,20 @@ def table2(votes: pd.DataFrame | None, corpus: str) -> pd.DataFrame:
     return pd.concat([here, paper], ignore_index=True)[
         ["corpus", "source", *(name for name in here if name not in ("corpus", "source"))]
     ]
+
+
+def result_line(table: pd.DataFrame) -> str:
+    """What the paper reports of Table 2, what was measured here, and the verdict."""
+    parts = {}
+    for source, rows in table.groupby("source", sort=False):
+        intervals = rows.reindex(columns=["real", "ci_low", "ci_high"]).to_numpy(float)
+        values = [tables.with_interval(*values, ".3g") for values in intervals]
+        parts[source] = ", ".join(
+            f"{name} {text} %" for name, text in zip(rows["method"], values, strict=True)
+        )
+    if "here" not in parts:
+        return f"Paper: {parts['paper']}. Here: nobody has voted. Verdict: undecided."
+    corpus = table[table["source"] == "here"]["corpus"].iloc[0]
+    comparable = corpus in set(table[table["source"] == "paper"]["corpus"])
+    verdict = "see the intervals" if comparable else "not comparable: another corpus"
+    return f"Paper: {parts['paper']}. Here: {parts['here']} ({corpus}). Verdict: {verdict}."
