@@ -48,13 +48,16 @@ def test_the_committed_encoder_hears_unheard_voices():
     assert metadata["result"] == pytest.approx(result, abs=0.005)
 
 
-@pytest.mark.parametrize("profile", ["laptop", "crema"])
-def test_an_encoder_is_trained_for_a_profile(profile, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "profile, device",
+    [("laptop", "cpu"), ("crema", "cpu"), pytest.param("crema", "cuda", marks=pytest.mark.cuda)],
+)
+def test_an_encoder_is_trained_for_a_profile(profile, device, tmp_path, monkeypatch):
     """Also the paper's, which is recurrent over the windows of a frame."""
     for name, value in {"VOICES": 2, "TEST_VOICES": 1, "BATCH": 4}.items():
         monkeypatch.setattr(audio_pretraining, name, value)
     section = config.load(profile).diffused.audio_encoder
-    result = train_encoder(section, tmp_path / "a", tmp_path / "run", "the command", steps=2)
+    result = train_encoder(section, tmp_path / "a", tmp_path / "run", "the command", device, steps=2)
     assert 0 <= result["phoneme accuracy"] <= 1
     assert load_weights(tmp_path / "a")[1]["command"] == "the command"
 

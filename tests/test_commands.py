@@ -504,7 +504,7 @@ def test_own_judges_are_trained_once(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "WEIGHTS", weights)
     monkeypatch.setattr(trainings.face_shape, "FILE", face_shape)
     monkeypatch.setattr(trainings, "train_judges", lambda folder, names, times: calls.append((folder, names)))
-    names = ["attributes", "people", "identity", "landmarks", "lids", "gaze"]
+    names = ["attributes", "people", "identity", "landmarks", "lids", "gaze", "lips"]
     trainings.train_own_judges(profile, tmp_path)
     assert calls == [(tmp_path / "pools", names)]
     model = FaceShape.load(face_shape)
@@ -514,7 +514,7 @@ def test_own_judges_are_trained_once(tmp_path, monkeypatch):
         (weights / f"{name}.safetensors").touch()
     before = face_shape.stat().st_mtime_ns
     trainings.train_own_judges(profile, tmp_path)
-    assert calls[1][1] == ["gaze"]
+    assert calls[1][1] == ["lips"]
     assert face_shape.stat().st_mtime_ns == before
 
 

@@ -22,6 +22,7 @@ from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder,
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import Generator, lookahead_seconds, stream
+from talking_heads.diffused.losses import min_snr_weight
 from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
 from talking_heads.experiments.diffused import trainings
@@ -131,6 +132,27 @@ def test_the_loss_is_equation_19(begin):
     loss, row = learner.loss(windows, torch.Generator().manual_seed(1))
     expected = row["simple"] + 0.3 * row["lips"] + 0.01 * row["vlb"]
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+def test_min_snr_weighs_the_simple_and_the_lip_loss(begin):
+    """For one window, of which the weight is that of its time step."""
+    learner = begin({"diffusion.min_snr": 5.0, "training.batch": 1, "conditions.audio_dropout": 0.0})
+    windows, section = learner.dataset[0], learner.section.diffusion
+    drawn, _ = learner.draw(windows, torch.Generator().manual_seed(1))
+    loss, row = learner.loss(windows, torch.Generator().manual_seed(1))
+    weight = min_snr_weight(learner.schedule, drawn, 5.0, section.prediction)
+    expected = weight * (row["simple"] + section.lip_weight * row["lips"]) + section.vlb_weight * row["vlb"]
+    torch.testing.assert_close(loss, expected[0], rtol=1e-5, atol=0)
+    assert weight.item() != 1
+
+
+def test_without_averaging_the_average_is_the_network(begin):
+    """As in the paper's profiles."""
+    learner = begin({"training.ema": 0.0, "training.learning_rate": 1e-2})
+    for _ in range(3):
+        learner.train_step()
+    pairs = zip(learner.ema.parameters(), learner.unet.parameters(), strict=True)
+    assert all(torch.equal(average, parameter) for average, parameter in pairs)
 
 
 def test_a_step_reads_its_row_at_once(begin):

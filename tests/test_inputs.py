@@ -311,15 +311,15 @@ def test_what_a_cut_out_hides_is_not_learned(tmp_path):
     Image.fromarray(image).save(tmp_path / "cut_out.webp", lossless=True, exact=True)
     image[:6] = [40, 60, 80, 255]
     Image.fromarray(image).save(tmp_path / "bordered.png")
-    for name, ground, said in (
+    for name, ground, message in (
         ("cut_out.png", [255] * 3, "white"),
         ("cut_out.webp", [255] * 3, "white"),
         ("bordered.png", [40, 60, 80], "border"),
     ):
         seen, note = read_photograph(tmp_path / name)
-        assert seen[35, 5].tolist() == ground and seen[20, 20].tolist() == [10, 200, 30] and said in note, (
-            name
-        )
+        assert (
+            seen[35, 5].tolist() == ground and seen[20, 20].tolist() == [10, 200, 30] and message in note
+        ), name
     frames = [image] * 4
     for name, codec, pixels in (
         ("a.webm", "libvpx-vp9", "yuva420p"),
@@ -476,9 +476,9 @@ def test_every_broken_sidecar_gets_its_line(clip, tmp_path):
         os.link(whole, tmp_path / f"in/{name}.mp4")
         write(tmp_path / f"in/{name}.mp4.npz")
     found = run(tmp_path / "in", tmp_path / "out", workers=1)
-    for name, (_, said) in kinds.items():
+    for name, (_, message) in kinds.items():
         line = found[f"{name}.mp4"]
-        assert line["frames"] == 0 and said in line["note"] and "Error:" not in line["note"], line
+        assert line["frames"] == 0 and message in line["note"] and "Error:" not in line["note"], line
 
 
 def test_rows_that_say_not_found_are_left_out(clip, tmp_path):
@@ -680,7 +680,7 @@ def test_folders_are_walked_through_links_and_every_source_has_its_line(clip, tm
         "loop",
         "self.mp4",
     }
-    for name, said in {
+    for name, message in {
         "gone.mp4": "nowhere.mp4, which is not there",
         "raw.cr2": "ending .cr2",
         "half.mp4.part": "unfinished",
@@ -688,7 +688,7 @@ def test_folders_are_walked_through_links_and_every_source_has_its_line(clip, tm
         "loop": "the same folder",
         "self.mp4": "symbolic links",
     }.items():
-        assert said in found[name]["note"]
+        assert message in found[name]["note"]
     assert set(Store(tmp_path / "out", "test").identities()) == {"anna", "ben"}
 
 
@@ -879,7 +879,7 @@ def test_a_torn_last_line_is_dropped_and_its_video_done_again(clip, tmp_path):
     run(tmp_path / "ben", tmp_path / "out")
     assert len(Store(tmp_path / "out", "test")) == 4
     first, second, third = text.splitlines()
-    for damaged, said in (
+    for damaged, message in (
         ("\n".join([first[:-9], second, third]), "line 1"),
         (text.replace('"frames": 24', '"frames": "24"', 1), "frames is '24', not int"),
         (text.replace('"split"', '"spilt"', 1), "'split'"),
@@ -887,7 +887,7 @@ def test_a_torn_last_line_is_dropped_and_its_video_done_again(clip, tmp_path):
         manifest.write_text(damaged)
         with pytest.raises(ValueError, match=r"manifest.jsonl, line 1: .*prepare again") as error:
             Store(tmp_path / "out", "test")
-        assert said in str(error.value)
+        assert message in str(error.value)
 
 
 def test_a_folder_of_somebody_elses_is_no_corpus(clip, tmp_path):

@@ -161,7 +161,7 @@ def test_a_job_that_is_ended_may_save_its_state(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "lines, status, said",
+    "lines, status, message",
     [
         (["  step 3", "error: no room"], 2, "error: no room"),
         (["one", "two"], 1, "one\ntwo"),
@@ -169,8 +169,8 @@ def test_a_job_that_is_ended_may_save_its_state(monkeypatch):
         (["  step 3"], -signal.SIGKILL, "ended by SIGKILL"),
     ],
 )
-def test_the_error_of_a_job(lines, status, said):
-    assert fault(lines, status) == said
+def test_the_error_of_a_job(lines, status, message):
+    assert fault(lines, status) == message
 
 
 def test_shards_of_an_evaluation_compute_all_cells(tmp_path):

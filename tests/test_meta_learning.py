@@ -109,9 +109,9 @@ def test_a_share_of_the_episodes_shows_pupils(videos, monkeypatch, share, low, h
     dataset = EpisodeDataset(videos, dataclasses.replace(settings(batch=4), pupils=share), seed=0)
     for number in range(12):
         dataset[number]
-    known = [np.isfinite(points[:, 68:]) for points in tracks]
-    assert all(pupils.all() or not pupils.any() for pupils in known), "all frames of an episode or none"
-    assert low <= sum(pupils.size > 0 and pupils.all() for pupils in known) <= high
+    visible = [np.isfinite(points[:, 68:]) for points in tracks]
+    assert all(pupils.all() or not pupils.any() for pupils in visible), "all frames of an episode or none"
+    assert low <= sum(pupils.size > 0 and pupils.all() for pupils in visible) <= high
 
 
 def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors, tmp_path):

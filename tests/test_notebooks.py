@@ -20,13 +20,13 @@ from talking_heads.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BY_PRODUCTS = ("runs", "heads", "study")  # folders whose files are not listed one by one
+BY_PRODUCTS = ("runs", "heads", "study", "turing")  # folders whose files are not listed one by one
 TABLES = (
     "differences",
     "ablations",
     "table2",
     "claims",
-    "reasons",
+    "explanations",
     "blur",
     "adaptation",
     "drivers",

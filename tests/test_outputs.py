@@ -130,7 +130,7 @@ def test_somebody_elses_file_is_never_overwritten(place, kept, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("o.gif", "ending .gif"),
         ("two.head", "ending .head"),
@@ -142,11 +142,11 @@ def test_somebody_elses_file_is_never_overwritten(place, kept, capsys):
         ("loop.mp4", "cannot be written"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_learning(place, name, said, capsys):
+def test_what_cannot_be_written_is_refused_before_learning(place, name, message, capsys):
     (place / "folder.mp4").mkdir()
     os.mkfifo(place / "pipe.mp4")
     (place / "loop.mp4").symlink_to("loop.mp4")
-    assert said in animated(
+    assert message in animated(
         place, capsys, "--photo", place / "me.png", "--driver", place / "you.mp4", "--out", place / name
     )
 
@@ -248,12 +248,12 @@ def test_a_folder_of_photographs_is_learned_from(place, kept, capsys):
     capsys.readouterr()
     assert animate.find_photos([place], place / "you.mp4") == [place / "me.png"]
     told = capsys.readouterr().out
-    for said in (
+    for message in (
         "you.mp4: left out: it is the driver",
         "made.mp4: left out: this command wrote it",
         "raw.nef: left out: files with the ending",
     ):
-        assert said in told
+        assert message in told
     (place / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing: a folder without photographs"):
         animate.find_photos([place / "nothing"], place / "you.mp4")
@@ -319,13 +319,13 @@ def damaged_heads():
 
 @pytest.mark.parametrize("name", damaged_heads())
 def test_a_damaged_head_is_refused_by_field(name, kept):
-    damage, said = damaged_heads()[name]
+    damage, message = damaged_heads()[name]
     state, about = load_weights(kept)
     damage(state, about)
     save_file({k: v.contiguous() for k, v in state.items()}, kept, metadata={"about": json.dumps(about)})
     with pytest.raises(ValueError, match=r"p.head: a damaged head") as error:
         heads.load_head(kept)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -371,10 +371,10 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize(
-    "where, said",
+    "where, message",
     [("make_extractors", "nothing was written"), ("perform", "the head is kept: go on with --head")],
 )
-def test_an_interrupt_says_what_is_kept(where, said, place):
+def test_an_interrupt_says_what_is_kept(where, message, place):
     done = subprocess.run(
         [
             sys.executable,
@@ -395,8 +395,8 @@ def test_an_interrupt_says_what_is_kept(where, said, place):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 130 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert (place / "o.mp4.head").exists() == ("kept" in said) and not (place / "o.mp4").exists()
+    assert done.returncode == 130 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (place / "o.mp4.head").exists() == ("kept" in message) and not (place / "o.mp4").exists()
     assert not list(place.glob(".*")), "no temporary file is left"
 
 
@@ -493,11 +493,11 @@ def test_a_checkout_keeps_its_line_ends_on_every_system():
     if checked.returncode:
         pytest.skip("not a git checkout")
     rows = (line.rsplit(": ", 2) for line in checked.stdout.splitlines())
-    said = {(name, attribute): value for name, attribute, value in rows}
+    attributes = {(name, attribute): value for name, attribute, value in rows}
     for name in ("run_all.sh", "environment.yml", "lib/talking_heads/__main__.py"):
-        assert said[name, "eol"] == "lf"
+        assert attributes[name, "eol"] == "lf"
     for name in ("results/reference/weights/ft.safetensors", "results/reference/figures/gap.png"):
-        assert said[name, "binary"] == "set"
+        assert attributes[name, "binary"] == "set"
 
 
 def test_a_process_says_that_it_waits_for_another_one(tmp_path, capsys):

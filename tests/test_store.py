@@ -37,7 +37,7 @@ def test_the_index_is_made_once_and_again_after_a_change(root, monkeypatch):
     lines = manifest_lines("meta", 4, 2)
     write_manifest(root, lines)
     before = len(Store(root, "meta")), Store(root, "meta").digest()
-    made = (root / manifest.INDEX).stat().st_mtime_ns
+    index_time = (root / manifest.INDEX).stat().st_mtime_ns
     with monkeypatch.context() as context:
         context.setattr(manifest, "iterate_manifest", lambda root: pytest.fail("the index is current"))
         assert (len(Store(root, "meta")), Store(root, "meta").digest()) == before
@@ -45,7 +45,7 @@ def test_the_index_is_made_once_and_again_after_a_change(root, monkeypatch):
     write_manifest(root, [*lines, another])
     store = Store(root, "meta")
     assert len(store) == before[0] + 1 and store.digest() != before[1]
-    assert (root / manifest.INDEX).stat().st_mtime_ns > made
+    assert (root / manifest.INDEX).stat().st_mtime_ns > index_time
     (root / manifest.INDEX).write_bytes(b"PK torn")
     assert Store(root, "meta").digest() == store.digest()
     moved = root.parent.rename(root.parents[1] / "other") / "prepared"

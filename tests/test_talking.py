@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data import corpora, prepare, sources, video
+from talking_heads.data import corpora, prepare, sources, talking, video
 from talking_heads.data.landmarks import openings
 from talking_heads.data.sound import FPS, HOP, read_sound
 from talking_heads.data.speakers.clips import make_clip
@@ -183,6 +183,19 @@ def test_similarity_puts_eyes_and_nose_on_the_mean_face(tmp_path, clip):
         mean = MEAN_FACE * 48 - 0.5
         distances[alignment] = np.linalg.norm(points[:, ANCHORS] - mean, axis=-1).mean()
     assert distances["similarity"] < 0.05 * 48 and distances["similarity"] < 0.6 * distances["square"]
+
+
+def test_the_alignment_follows_the_mean_of_seven_frames(tmp_path, clip, monkeypatch):
+    """Frames are aligned by smoothed points: without smoothing, the eyes and the nose would lie closer."""
+    film(tmp_path / "in/ada/talk/00001.mkv", clip)
+    jitter = {}
+    for smoothed in (talking.SMOOTHED, 1):
+        monkeypatch.setattr(talking, "SMOOTHED", smoothed)
+        settings = TALKING._replace(talking="similarity")
+        prepare.prepare(tmp_path / "in", tmp_path / f"{smoothed}", settings, quiet=True)
+        points = Store(tmp_path / f"{smoothed}", "test").track(0)["landmarks"][:, ANCHORS]
+        jitter[smoothed] = np.linalg.norm(np.diff(points.mean(1), axis=0), axis=-1).mean()
+    assert set(jitter) == {7, 1} and jitter[7] > 1.2 * jitter[1]
 
 
 def test_landmarks_move_with_the_aligned_frames(tmp_path, clip):

@@ -50,12 +50,19 @@ def clips(tmp_path_factory):
 def begin(profile, clips):
     """A learner of the smoke profile with an untrained encoder."""
 
-    def begin_training(overrides=None, kind=SdaLearner):
+    def begin_training(overrides=None, kind=SdaLearner, device="cpu"):
         torch.manual_seed(0)
         changed = profile.override({f"diffused.{name}": v for name, v in (overrides or {}).items()})
-        return kind(changed, clips, build_encoder(changed.diffused.audio_encoder))
+        return kind(changed, clips, build_encoder(changed.diffused.audio_encoder), device)
 
     return begin_training
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", [SdaLearner, LandmarkLearner])
+def test_a_step_on_a_gpu_has_the_losses_of_the_cpu(begin, kind):
+    rows = [begin(kind=kind, device=device).train_step() for device in ("cpu", "cuda")]
+    assert rows[1] == pytest.approx(rows[0], rel=0.05, abs=0.02)
 
 
 # -- data -------------------------------------------------------------------------------------------

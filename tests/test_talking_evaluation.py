@@ -15,6 +15,7 @@ from talking_heads import config
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
+from talking_heads.diffused import resumable
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.baselines.sda import SdaTalker
@@ -206,6 +207,32 @@ def test_an_interrupted_evaluation_goes_on_exactly(evaluation, tmp_path, monkeyp
     for speaker in protocol.run(again, [row]):
         assert np.array_equal(np.load(again.path(speaker, row)), np.load(evaluation.path(speaker, row)))
     assert len(generated) == 10 - 4 and not list(again.folder.glob("*.partial"))
+
+
+def test_a_killed_generation_goes_on_from_what_it_saved_on_the_way(evaluation, tmp_path, monkeypatch, capsys):
+    """Nothing is saved at a kill, of which this error has the place; progress is shown."""
+    protocol.run(evaluation)
+    again, talk = dataclasses.replace(evaluation, runs=tmp_path), Generator.talk
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
+    generated = []
+
+    def fail_after_four(*arguments):
+        for frame in talk(*arguments):
+            if len(generated) == 4:
+                raise SystemError
+            generated.append(frame)
+            yield frame
+
+    monkeypatch.setattr(Generator, "talk", fail_after_four)
+    with pytest.raises(SystemError):
+        protocol.run(again, [protocol.OURS])
+    monkeypatch.setattr(Generator, "talk", talk)
+    capsys.readouterr()
+    chosen = protocol.run(again, [protocol.OURS])
+    assert "generating: 18/18 frames" in capsys.readouterr().out, "3 clips of 10 - 4 frames"
+    for speaker in chosen:
+        paths = [of.path(speaker, protocol.OURS) for of in (again, evaluation)]
+        assert np.array_equal(*(np.load(path) for path in paths))
 
 
 def test_the_sound_goes_on_after_the_last_generated_frame(evaluation):
@@ -503,15 +530,19 @@ def test_the_papers_table_3():
     }
 
 
-SMOKE_TESTS = [(None, "procedural speakers"), *([(CLIPS, "own videos")] if CLIPS else [])]
+SMOKE_TESTS = [
+    (None, "procedural speakers", "cpu"),
+    pytest.param(None, "procedural speakers", "cuda", marks=pytest.mark.cuda),
+    *([(CLIPS, "own videos", "cpu")] if CLIPS else []),
+]
 
 
-@pytest.mark.parametrize("clips, corpus", SMOKE_TESTS)
-def test_a_smoke_test_reaches_the_table(tmp_path, clips, corpus):
+@pytest.mark.parametrize("clips, corpus, device", SMOKE_TESTS)
+def test_a_smoke_test_reaches_the_table(tmp_path, clips, corpus, device):
     """On rendered speakers, and on real clips where they are; never under the name of the paper's corpus."""
     folder = Path(clips) if clips else None
     profile = config.load("smoke").override({"data.layout": "crema", "data.source": "videos"})
-    stages = smoke_test(profile, folder, tmp_path, torch.device("cpu"))
+    stages = smoke_test(profile, folder, tmp_path, torch.device(device))
     assert stages["stage"].tolist()[1:3] == ["training step 1", "training step 2"]
     table = pd.read_csv(tmp_path / "tables/talking_table1.csv").query("source == 'here'")
     assert set(table["method"]) == {protocol.OURS, protocol.FROZEN} and table["value"].notna().all()

@@ -218,9 +218,7 @@ class DiffusionNetwork(Section):
     multipliers: Channels  # of the channels at every resolution
     blocks: Positive  # at every resolution
     embedding: Positive  # width of the embeddings of time and sound
-    attention: tuple[
-        Count, ...
-    ]  # resolutions, 0 the highest, at which every block attends, beside the middle
+    attention: tuple[Count, ...]  # resolutions (0 the highest) whose blocks attend, beside the middle
     head_channels: Positive  # of the attention
     dropout: Share
     precision: Precision

@@ -17,6 +17,7 @@ from talking_heads.judges.gaze import between_eyes, cut_strip, device_of
 
 HIGH, WIDE = 24, 32  # pixels of the strip with the mouth
 HALF_WIDTH = 0.5  # of the strip, in distances between the outer corners of the eyes
+DROPOUT = 0.3
 BLANK = 0  # also the class of silence, for which nothing is written
 # phonemes with almost the same lips in ``PHONEMES``; the class of a viseme is its group + 1
 VISEMES = ("a ae", "e", "uh", "i", "o", "u w", "er r sh", "m b p", "f v", "s z", "t d n l k g")
@@ -49,11 +50,18 @@ class LipReader(nn.Module):
         def conv(a: int, b: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
-        features = 64 * (HIGH // 8) * (WIDE // 8)
         self.frame = nn.Sequential(
-            conv(3, 24), conv(24, 48), conv(48, 64), nn.Flatten(), nn.Linear(features, width), nn.ReLU()
+            conv(3, 24),
+            conv(24, 48),
+            conv(48, 64),
+            nn.Flatten(),
+            nn.Linear(64 * (HIGH // 8) * (WIDE // 8), width),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
         )
-        self.sequence = nn.GRU(width, width, num_layers=2, batch_first=True, bidirectional=True)
+        self.sequence = nn.GRU(
+            width, width, num_layers=2, batch_first=True, bidirectional=True, dropout=DROPOUT
+        )
         self.out = nn.Linear(2 * width, 1 + len(VISEMES))
 
     def forward(self, strips: Tensor) -> Tensor:

@@ -96,10 +96,10 @@ def average_statistics(nets: Iterable[nn.Module]) -> None:
 
 
 @torch.no_grad()
-def average_gradients(shared: Iterable[nn.Parameter], own: Iterable[nn.Parameter] = ()) -> None:
+def average_gradients(shared: Iterable[nn.Parameter], local: Iterable[nn.Parameter] = ()) -> None:
     """Average the gradients of parameters over the ranks.
 
-    Those of ``own``, which no other rank has, are divided by the number of ranks, because the loss is the
+    Those of ``local``, which no other rank has, are divided by the number of ranks, because the loss is the
     mean over the batches of all. Raises :class:`RankLost`.
     """
     if ranks() == 1:
@@ -111,7 +111,7 @@ def average_gradients(shared: Iterable[nn.Parameter], own: Iterable[nn.Parameter
         parts = (flat / ranks()).split([gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-    for parameter in own:
+    for parameter in local:
         if parameter.grad is not None:
             parameter.grad = parameter.grad / ranks()
 

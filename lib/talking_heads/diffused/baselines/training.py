@@ -57,8 +57,8 @@ def training_settings(profile: Profile, variant: str) -> dict[str, Any]:
 
 def baseline_key(section: Diffused, variant: str, encoder: nn.Module) -> str:
     """Changes with everything that weights must agree with where they are used."""
-    clips, own = (section.clips.image_size, section.clips.alignment), getattr(section, variant)
-    sizes = [getattr(own, name) for name in SIZES[variant]]
+    clips, method = (section.clips.image_size, section.clips.alignment), getattr(section, variant)
+    sizes = [getattr(method, name) for name in SIZES[variant]]
     sound = (section.audio_encoder, section.conditions.audio_windows, encoder_digest(encoder))
     return digest(VERSION, *clips, *sizes, *sound)
 
@@ -132,9 +132,9 @@ class SequenceLearner:
         torch.manual_seed(profile.seed)
         self.seed, self.device, self.section = profile.seed, device, profile.diffused
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        own = getattr(self.section, self.variant)
-        batch = distributed.share(own.batch, f"diffused.{self.variant}")
-        settings = SequenceSettings(batch, own.frames, self.section.conditions.audio_windows)
+        method = getattr(self.section, self.variant)
+        batch = distributed.share(method.batch, f"diffused.{self.variant}")
+        settings = SequenceSettings(batch, method.frames, self.section.conditions.audio_windows)
         self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)
@@ -142,7 +142,7 @@ class SequenceLearner:
         self.settings = training_settings(profile, self.variant)
         self.key = digest(key_of(self.settings), weights)
         self.settings["weights of the audio encoder"] = weights
-        self.step, self.total = 0, own.steps
+        self.step, self.total = 0, method.steps
         self.parts = self.build()
 
     @property

@@ -79,9 +79,9 @@ def load(profile: Profile, weights: str, results: Path, device: torch.device) ->
     few_shot_key = few_shot.weights_key(profile, variant, weights, results)
     if few_shot_key == "absent":
         raise ValueError(f"no weights of few-shot heads ({variant})")
-    size, own = profile.data.image_size, profile.diffused.clips.image_size
-    if size != own:
-        raise ValueError(f"few-shot heads have {size}², and the clips {own}²")
+    size, clip_size = profile.data.image_size, profile.diffused.clips.image_size
+    if size != clip_size:
+        raise ValueError(f"few-shot heads have {size}², and the clips {clip_size}²")
     predictor, predictor_key = load_predictor(profile, weights, results, device)
     nets, _ = few_shot.load_networks(profile, variant, weights, results, device)
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]

@@ -1,11 +1,18 @@
 """The chapters on Diffused Heads: what each needs and promises, and the captions of its figures."""
 
-from talking_heads.diffused import training
-from talking_heads.experiments.diffused import protocol
+from talking_heads.diffused import audio_pretraining, training
+from talking_heads.diffused.baselines import training as baselines
+from talking_heads.experiments.diffused import clip_metrics, protocol
 from talking_heads.workbook.stages import Chapter
 
 # versions of the code that the chapters' results depend on; they stand beside that code
-VERSIONS = {"diffusion": training.VERSION, "talking heads": protocol.VERSION}
+VERSIONS = {
+    "audio encoder": audio_pretraining.VERSION,
+    "diffusion": training.VERSION,
+    "talking baselines": baselines.VERSION,
+    "talking heads": protocol.VERSION,
+    "metrics of talking heads": clip_metrics.VERSION,
+}
 
 CAPTIONS = {
     "forward_process": "A face becomes noise",

@@ -243,10 +243,10 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             of_clip |= mean_flow(images, face.landmarks) | of_truth
             if visemes is not None:
                 of_clip[PER] = lip_reading_errors(images, face.landmarks, visemes, evaluation.device)
-            about = {"method": row, "identity": speaker.identity}
+            row_names = {"method": row, "identity": speaker.identity}
             frame = {"frame": np.arange(1, len(images) + 1)}
-            frames = pd.DataFrame({**about, **frame, **pixel_metrics(images, truth), **by_frame})
-            results.append((frames, {**about, **of_clip}))
+            frames = pd.DataFrame({**row_names, **frame, **pixel_metrics(images, truth), **by_frame})
+            results.append((frames, {**row_names, **of_clip}))
         return results
 
     measured = list(chain.from_iterable(in_threads(measure_speaker, chosen, evaluation.device)))

@@ -59,7 +59,8 @@ class Beginnings:
         seeds = clip_seeds(seed, range(len(self.frames)))
         conditions = {"identity": self.identity, "audio": self.audio} | changes
         frames = [to_image(frame) for frame in generator.talk(seeds=seeds, **conditions)]
-        return Sample(np.stack(frames, 1), self.frames[:, : len(frames)], self.sounds)
+        truth = self.frames[:, : len(frames)]
+        return Sample(np.stack(frames, 1), truth, self.sounds, self.identity.device)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Sample:
     generated: np.ndarray
     truth: np.ndarray
     sounds: Sequence[np.ndarray] = ()  # of the true clips, (samples,) int16
+    device: str | torch.device = "cpu"  # of the judges
 
     def scores(self) -> pd.DataFrame:
         """A row for each clip.
@@ -79,8 +81,8 @@ class Sample:
         """
         rows = []
         for frames, truth in zip(self.generated, self.truth, strict=True):
-            a, b = find_landmarks(frames), find_landmarks(truth)
-            similarity = cosine(identity_features(frames), identity_features(truth))
+            a, b = (find_landmarks(images, self.device) for images in (frames, truth))
+            similarity = self._similarity(frames, truth)
             opening, true_opening = mouth_opening(a), mouth_opening(b)
             rows.append(
                 {
@@ -98,13 +100,16 @@ class Sample:
         """CSIM-judge to the true frames, the mean over clips and over the frames of each whole second."""
         similarity = np.mean(
             [
-                cosine(identity_features(frames), identity_features(truth))
+                self._similarity(frames, truth)
                 for frames, truth in zip(self.generated, self.truth, strict=True)
             ],
             0,
         )
         seconds = max(1, len(similarity) // SECOND)
         return similarity[: seconds * SECOND].reshape(seconds, -1).mean(1)
+
+    def _similarity(self, frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        return cosine(*(identity_features(images, self.device) for images in (frames, truth)))
 
     def save_sheet(self, path: Path) -> None:
         """A contact sheet: true frames above generated ones, a pair of rows for each clip."""

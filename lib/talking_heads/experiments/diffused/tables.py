@@ -92,9 +92,9 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     """
     conditions = profile.diffused.conditions
     here = _rows(measured, (*TABLE3, "CSIM-judge", *OF_CLIPS), profile)
-    own = here["method"].isin(ROWS)  # the baselines have neither
-    here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(own)
-    here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(own)
+    of_diffusion = here["method"].isin(ROWS)  # the baselines have neither
+    here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(of_diffusion)
+    here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(of_diffusion)
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
 
 

@@ -56,7 +56,7 @@ def result_line(table: pd.DataFrame) -> str:
     parts = {}
     for source, rows in table.groupby("source", sort=False):
         intervals = rows.reindex(columns=["real", "ci_low", "ci_high"]).to_numpy(float)
-        values = [tables.with_interval(*values, ".3g") for values in intervals]
+        values = [tables.with_interval(real, low, high, ".3g") for real, low, high in intervals]
         parts[source] = ", ".join(
             f"{name} {text} %" for name, text in zip(rows["method"], values, strict=True)
         )

@@ -2,7 +2,7 @@
 
 from talking_heads.data import planning
 from talking_heads.data.speakers import clips
-from talking_heads.experiments.few_shot import claims, protocol, tables
+from talking_heads.experiments.few_shot import claims, protocol, tables, timing
 from talking_heads.few_shot import fine_tuning, meta_learning
 from talking_heads.few_shot.baselines import training as baselines
 from talking_heads.metrics import observer
@@ -20,6 +20,7 @@ VERSIONS = {
     "observer": observer.VERSION,
     "tables": tables.VERSION,
     "claims": claims.VERSION,
+    "timing": timing.VERSION,
 }
 
 CAPTIONS = {
@@ -129,7 +130,7 @@ CHAPTERS = (
         "08_claims",
         "which of the paper's claims hold here",
         ("05_comparison", "06_ablations", "07_timing"),
-        ("tables/claims.csv", "tables/reasons.csv", "tables/blur.csv"),
+        ("tables/claims.csv", "tables/explanations.csv", "tables/blur.csv"),
         0.9,
     ),
     Chapter(

@@ -22,7 +22,7 @@ VERDICT_TEXTS = {"yes": "as claimed", "no": "the opposite", "undecided": "undeci
 
 
 def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
-    """``reasons.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`."""
+    """``explanations.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`."""
     n_identities = data.evidence.frames["identity"].nunique()
     rows = []
     for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):

@@ -150,8 +150,8 @@ class Search:
         rates = {COLUMNS[name]: value for name, value in choice.items()}
         rows = []
         for snapshot in tune(self.nets, train, test, profile, extractors):
-            scores = protocol.scores(snapshot.images, test.images, test.points)
-            generated, true = openings(find_landmarks(snapshot.images)), openings(test.points)
+            scores = protocol.scores(snapshot.images, test.images, test.points, self.device)
+            generated, true = openings(find_landmarks(snapshot.images, self.device)), openings(test.points)
             rows.append(
                 {
                     "person": identity,
