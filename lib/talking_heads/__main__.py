@@ -95,24 +95,11 @@ def audio_encoder(args: argparse.Namespace) -> None:
     print(f"weights in {path}" if result else f"trained already, weights in {path}; --again trains it anew")
 
 
-def train_diffusion(args: argparse.Namespace) -> int:
-    from talking_heads.experiments.diffused.trainings import DiffusionRun
-
-    return train_talking(args, DiffusionRun)
-
-
-def train_baseline(args: argparse.Namespace) -> int:
-    from talking_heads.experiments.diffused import trainings
-
-    return train_talking(args, trainings.BASELINES[args.method])
-
-
-def train_talking(args: argparse.Namespace, kind: Callable) -> int:
-    """A training on talking clips, of a class of :mod:`experiments.diffused.trainings`."""
+def train_talking(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
-    from talking_heads.experiments.diffused.trainings import WATCH_EVERY
+    from talking_heads.experiments.diffused.trainings import RUNS, WATCH_EVERY
     from talking_heads.experiments.diffused.weights import runs_folder
     from talking_heads.training import distributed, launch, loop
 
@@ -123,7 +110,7 @@ def train_talking(args: argparse.Namespace, kind: Callable) -> int:
         return launch.run_with_torchrun(ranks, args.words)
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
-        run = kind(profile, clip_data(profile, args.data, device), runs, device, args.workers)
+        run = RUNS[args.method](profile, clip_data(profile, args.data, device), runs, device, args.workers)
         if run.finished:
             print(f"{run.name}: at its end already, weights in {run.exported}")
             return 0
@@ -528,11 +515,12 @@ def add_training(commands: Subcommands) -> None:
     add_training_options(c)
 
     text = "train the denoising network, or go on; stop and repeat as you like"
-    c = commands.add(train_diffusion, "train-diffusion", text, profile="laptop-full", resumes=True)
+    c = commands.add(train_talking, "train-diffusion", text, profile="laptop-full", resumes=True)
+    c.set_defaults(method="diffusion")
     add_training_options(c)
 
     text = "train a method that Diffused Heads is compared with, or go on"
-    c = commands.add(train_baseline, "train-baseline", text, profile="laptop-full", resumes=True)
+    c = commands.add(train_talking, "train-baseline", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--method",
         choices=BASELINES,

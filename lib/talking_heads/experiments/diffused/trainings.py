@@ -171,7 +171,11 @@ class LandmarkRun(TalkingRun):
         return {"mouth opening": float(opening), "mouth width": float(width)}
 
 
-BASELINES = {"sda": SdaRun, "landmarks": LandmarkRun}
+RUNS: dict[str, type[DiffusionRun] | type[SdaRun] | type[LandmarkRun]] = {
+    "diffusion": DiffusionRun,
+    "sda": SdaRun,
+    "landmarks": LandmarkRun,
+}
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:
