@@ -17,7 +17,6 @@ from talking_heads.judges.gaze import between_eyes, cut_strip, device_of
 
 HIGH, WIDE = 24, 32  # pixels of the strip with the mouth
 HALF_WIDTH = 0.5  # of the strip, in distances between the outer corners of the eyes
-DROPOUT = 0.3
 BLANK = 0  # also the class of silence, for which nothing is written
 # phonemes with almost the same lips in ``PHONEMES``; the class of a viseme is its group + 1
 VISEMES = ("a ae", "e", "uh", "i", "o", "u w", "er r sh", "m b p", "f v", "s z", "t d n l k g")
@@ -57,11 +56,8 @@ class LipReader(nn.Module):
             nn.Flatten(),
             nn.Linear(64 * (HIGH // 8) * (WIDE // 8), width),
             nn.ReLU(),
-            nn.Dropout(DROPOUT),
         )
-        self.sequence = nn.GRU(
-            width, width, num_layers=2, batch_first=True, bidirectional=True, dropout=DROPOUT
-        )
+        self.sequence = nn.GRU(width, width, num_layers=2, batch_first=True, bidirectional=True)
         self.out = nn.Linear(2 * width, 1 + len(VISEMES))
 
     def forward(self, strips: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ MINUTES = {
     "lips": 6.0,
 }
 LIPS_NOISE = (
-    0.7  # standard deviation in pixels of the landmarks from which mouths are cut, in a frame and in a clip
+    0.7  # standard deviation in pixels of the landmarks from which mouths are cut
 )
 Loss = Callable[[np.ndarray, np.random.Generator], Tensor]  # (numbers of frames, generator) -> scalar
 
@@ -316,8 +316,7 @@ def _lips(folder: Path, seconds: float) -> tuple[nn.Module, dict]:
 
     def loss_of(clips: np.ndarray, rng: np.random.Generator) -> Tensor:
         x = to_tensor(images[clips].reshape(-1, *images.shape[2:]))
-        of_clips = rng.normal(0, LIPS_NOISE, (len(clips), 1, 1, 2)).repeat(frames, 1).reshape(-1, 1, 2)
-        offsets = of_clips + rng.normal(0, LIPS_NOISE, (len(x), 68, 2))
+        offsets = rng.normal(0, LIPS_NOISE, (len(x), 68, 2))
         strips = _soften(mouth_strip(x, points[clips].reshape(-1, 68, 2) + offsets), rng)
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(clips), 1, 3, 1, 1))).float()
         with autocast("auto", "cpu"):
