@@ -96,7 +96,11 @@ def fields(section: type[Section], prefix: str = "") -> dict[str, Any]:
 
 
 FIELDS = fields(config.Profile)
-FITTING = {"diffused.clips.image_size": 64, "diffused.network.unshuffle": 4}  # one needs the other
+FITTING = {  # one needs the other; an empty one has no other value
+    "diffused.clips.image_size": 64,
+    "diffused.network.unshuffle": 4,
+    "diffused.network.attention": [1],
+}
 
 
 def value_of(profile: config.Profile, name: str) -> Any:

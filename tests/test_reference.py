@@ -268,7 +268,7 @@ def test_reference_pix2pixhd_has_the_pretraining_and_rate_that_were_chosen():
 
 
 def test_reference_decides_every_claim_and_explains_every_no():
-    claims, reasons = read_table("claims"), read_table("reasons")
+    claims, reasons = read_table("claims"), read_table("explanations")
     verdicts = claims.groupby("id")["holds"].first()
     assert set(verdicts.index) == set(range(1, 16))
     assert set(verdicts) <= {"yes", "no", "undecided"}

@@ -44,7 +44,9 @@ def test_parameters_of_the_authors_public_configuration():
 
 
 def test_a_network_attends_at_the_named_resolutions():
-    unet = network("laptop")
+    section = config.load("laptop").override({"diffused.network.attention": [1]}).diffused
+    with torch.device("meta"):
+        unet = build_unet(section)
     down, up = [[hasattr(block.attention, "heads") for block in blocks] for blocks in (unet.down, unet.up[1])]
     assert down == [False] * 3 + [True] * 2 + [False] * 3 and all(up)
     assert not any(

@@ -91,7 +91,7 @@ class Attention(nn.Module):
         """(B, C, H, W) to the same."""
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)  # (B, heads, HW, C / heads) each
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads) each
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(-1, -2).reshape(b, c, height, width))
 

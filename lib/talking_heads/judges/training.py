@@ -48,9 +48,7 @@ MINUTES = {
     "gaze": 3.0,
     "lips": 6.0,
 }
-LIPS_NOISE = (
-    0.7  # standard deviation in pixels of the landmarks from which mouths are cut
-)
+LIPS_NOISE = 0.7  # standard deviation in pixels of the landmarks from which mouths are cut
 Loss = Callable[[np.ndarray, np.random.Generator], Tensor]  # (numbers of frames, generator) -> scalar
 
 
