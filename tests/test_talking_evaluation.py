@@ -179,20 +179,24 @@ def test_shards_generate_every_clip_once(evaluation, tmp_path):
     assert all(parts) and sum(map(len, parts)) == len(set().union(*parts)) == 3 * len(protocol.ROWS)
 
 
+def ends_after_four(talk, error):
+    """``Generator.talk`` that raises an error after four frames."""
+
+    def talk_four(*arguments):
+        for number, frame in enumerate(talk(*arguments)):
+            if number == 4:
+                raise error
+            yield frame
+
+    return talk_four
+
+
 @pytest.mark.parametrize("row", [protocol.OURS, protocol.TRUE_MOTION])
 def test_an_interrupted_evaluation_goes_on_exactly(evaluation, tmp_path, monkeypatch, row):
     protocol.run(evaluation)
     again = dataclasses.replace(evaluation, runs=tmp_path)
-    talk, frames = Generator.talk, []
-
-    def stop_after_four(*arguments):
-        for frame in talk(*arguments):
-            if len(frames) == 4:
-                raise KeyboardInterrupt
-            frames.append(frame)
-            yield frame
-
-    monkeypatch.setattr(Generator, "talk", stop_after_four)
+    talk = Generator.talk
+    monkeypatch.setattr(Generator, "talk", ends_after_four(talk, KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         protocol.run(again, [row])
     assert list(again.folder.glob("*.partial")) and not list(again.folder.glob("*.npy"))
@@ -210,20 +214,11 @@ def test_an_interrupted_evaluation_goes_on_exactly(evaluation, tmp_path, monkeyp
 
 
 def test_a_killed_generation_goes_on_from_what_it_saved_on_the_way(evaluation, tmp_path, monkeypatch, capsys):
-    """Nothing is saved at a kill, of which this error has the place; progress is shown."""
+    """An error that is no interrupt stands for the kill: nothing is saved then. Progress is shown."""
     protocol.run(evaluation)
     again, talk = dataclasses.replace(evaluation, runs=tmp_path), Generator.talk
     monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
-    generated = []
-
-    def fail_after_four(*arguments):
-        for frame in talk(*arguments):
-            if len(generated) == 4:
-                raise SystemError
-            generated.append(frame)
-            yield frame
-
-    monkeypatch.setattr(Generator, "talk", fail_after_four)
+    monkeypatch.setattr(Generator, "talk", ends_after_four(talk, SystemError))
     with pytest.raises(SystemError):
         protocol.run(again, [protocol.OURS])
     monkeypatch.setattr(Generator, "talk", talk)

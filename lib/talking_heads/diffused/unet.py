@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
         c_in: int,
         c_out: int,
         embedding: int,
-        dropout: float = 0.0,
+        dropout: float,
         resample: str = "",
         head_channels: int = 0,
     ):

@@ -62,7 +62,7 @@ def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
     """
     names, measured = pd.Series(list(labels)), (table["source"] == "here").to_numpy()
     value, low, high = (table[name].to_numpy(float) for name in ("value", "ci_low", "ci_high"))
-    axis.plot(value, names, alpha=0)  # in the order of the rows
+    axis.yaxis.update_units(list(labels))  # in the order of the rows
     errors = [(value - low)[measured], (high - value)[measured]]
     axis.errorbar(value[measured], names[measured], xerr=errors, fmt="o", ms=4, capsize=3, label="here")
     if not measured.all():
