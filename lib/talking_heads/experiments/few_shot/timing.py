@@ -8,9 +8,10 @@ weights.
 import copy
 import dataclasses
 import gc
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +65,15 @@ def without_gradients(work: Work) -> Work:
             return work()
 
     return run
+
+
+def allocate_states(optimisers: Iterable[torch.optim.Optimizer]) -> None:
+    """Allocate the states of Adam, as a first step does, so that all steps count alike; no weight changes."""
+    for optimiser in optimisers:
+        for parameter in chain.from_iterable(group["params"] for group in optimiser.param_groups):
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        optimiser.zero_grad()
 
 
 def _psi_hat(nets: Networks, x: Tensor, y: Tensor) -> Tensor:
@@ -121,6 +131,7 @@ class Cases:
         optimisers = [
             torch.optim.Adam(net.parameters(), lr=1e-6, betas=(0.5, 0.999), fused=True) for net in nets
         ]
+        allocate_states(optimisers)
         for t in self.shots:
             batch = self.batch(t)
             x, y = self.frames(batch), self.frames(batch)
@@ -152,6 +163,7 @@ class Cases:
         for t in self.shots:
             batch = self.batch(t)
             tuning = set_up(nets, self.frames(batch), self.frames(batch), self.profile, self.extractors)
+            allocate_states([tuning.generator_optimiser, tuning.discriminator_optimiser])
             index = torch.arange(batch, device=self.device)
             x, y = self.frames(t), self.frames(t)
             yield Case(
@@ -209,8 +221,6 @@ def _count(cases: Cases) -> dict[tuple[str, str, int], Count]:
     counts = {}
     for case in cases:
         once = np.array(operations(case.once)) if case.once else np.zeros(2)
-        if case.method in FINE_TUNED and case.phase == LEARNING:
-            case.work()  # the first step also allocates the optimiser's state
         counts[case.method, case.phase, case.t] = Count(np.array(operations(case.work)), once)
         gc.collect()
     return counts
@@ -255,7 +265,7 @@ def measured_rows(
 
     A step that is predicted to take longer than ``seconds`` is not warmed up and is repeated three times: the
     median is not the first, cold one. Where it takes ``LONG`` times as long, a cold start matters little, and
-    two repetitions are enough.
+    it is measured once.
     """
     expected = predicted.set_index(CASE)["predicted"]
     measured: dict[tuple[str, str, int], Timing] = {}
@@ -265,14 +275,15 @@ def measured_rows(
         prediction = expected[case.method, case.phase, case.t] / case.steps
         step = case.method, case.phase, case.batch
         if step not in measured:
-            repetitions = 2 if prediction > LONG * seconds else 100
+            repetitions = 1 if prediction > LONG * seconds else 100
             warm_up = 0 if prediction > seconds else 2
             measured[step] = measure(case.work, cases.device, repetitions, seconds, warm_up)
         steps = measured[step].times(case.steps)
         once = Timing(0.0, 0.0, 0.0, 0, 0)
         if case.once:
             once = measure(case.once, cases.device, repetitions=1, warm_up=0)
-        note = "" if case.steps == 1 else f"{case.steps} times the median of {steps.repetitions} steps"
+        measured_steps = "one step" if steps.repetitions == 1 else f"the median of {steps.repetitions} steps"
+        note = "" if case.steps == 1 else f"{case.steps} times {measured_steps}"
         total = once.median + steps.median
         row = f"{case.method} {case.phase} T = {case.t}"
         print(f"  {row}: predicted {prediction:.3g} s, took {total:.3g} s", flush=True)
