@@ -173,8 +173,8 @@ TALKING_STEPS = {
 }
 
 
-def crema_names():
-    """Names of eight clips in CREMA-D: four actors for training, two for validation, and two for testing."""
+def crema_places():
+    """Places of eight clips in CREMA-D: four actors for training, two for validation, and two for testing."""
     actors = {split: [] for split in ("meta", "validation", "test")}
     for number in range(1001, 1092):
         actors[split_of(str(number), "", "crema")].append(number)
@@ -183,16 +183,24 @@ def crema_names():
     return [f"{actor}_{sentences[k % 2]}_ANG_XX" for k, actor in enumerate(chosen)]
 
 
+def lrw_places():
+    """Places of eight clips in LRW: two words, four clips for training, two for validation and testing."""
+    words = ("ABOUT", "WORDS")  # neighbours say different things
+    splits = ("train", "train", "val", "test")
+    return [f"{word}/{split}/{word}_0000{k}" for k, split in enumerate(splits, 1) for word in words]
+
+
 @pytest.mark.paper_size
 @pytest.mark.skipif(not CLIPS, reason="needs real clips with sound: set TALKING_HEADS_CLIPS to their folder")
-def test_jobs_and_chapters_of_diffused_heads_run_on_real_clips(tmp_path):
-    """At 128 pixels, with CREMA-D's names; the paper's widths are those of the smoke test."""
-    name = "two-steps-crema"
-    write_profile(tmp_path, name, {"base": "crema", **TALKING_STEPS})
-    videos = tmp_path / "data/crema/videos"
-    videos.mkdir(parents=True)
-    for clip, stem in zip(sorted(Path(CLIPS).resolve().glob("*.mp4")), crema_names(), strict=True):
-        link_clip(clip, videos / stem)
+@pytest.mark.parametrize(("base", "places"), [("crema", crema_places()), ("lrw", lrw_places())])
+def test_jobs_and_chapters_of_diffused_heads_run_on_real_clips(base, places, tmp_path):
+    """At 128 pixels, with the names of the corpus; the paper's widths are those of the smoke test."""
+    name = f"two-steps-{base}"
+    write_profile(tmp_path, name, {"base": base, **TALKING_STEPS})
+    for clip, place in zip(sorted(Path(CLIPS).resolve().glob("*.mp4")), places, strict=True):
+        target = tmp_path / "data" / base / "videos" / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_clip(clip, target)
     run_all(name, tmp_path)
     results = tmp_path / "results" / name
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))
