@@ -136,6 +136,14 @@ def search(args: argparse.Namespace) -> None:
         run_search(profile, args.method, args.shots, args.data, args.results, device)
 
 
+def ablate(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.diffused.ablations import ablate as run_ablations
+
+    profile = config.load(args.profile)
+    run_ablations(profile, args.weights, args.data, args.results, choose(args.device))
+
+
 def smoke_test(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.experiments.diffused.smoke_test import smoke_test as run_diffused
@@ -545,6 +553,10 @@ def add_training(commands: Subcommands) -> None:
         metavar="STEPS",
         help="of Pix2pixHD instead: compare pretrainings of these lengths",
     )
+
+    text = "train and measure the ablations of Diffused Heads, or go on"
+    c = commands.add(ablate, "ablate", text, profile="laptop-full", resumes=True)
+    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="that the trainings begin with")
 
     text = "fit the linear face model of landmark adaptation to a profile's identities again"
     commands.add(face_shape, "face-shape", text, profile="laptop", device=False)

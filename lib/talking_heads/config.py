@@ -243,6 +243,7 @@ class DiffusionTraining(Section):
     learning_rate: Amount
     learning_rate_decay: Share  # of the steps, the last ones, in which it falls to zero; 1 for all
     ema: Share  # 0 for none, as in the paper
+    identity_frame: Literal["random", "first"]  # of the clip; random as in the paper
     # self-rollouts: in a share of the batches, or of their parts, the newest motion frames are the network's
     rollout_share: Share  # 0 for none, as in the paper
     rollout_frames: Positive
@@ -306,6 +307,8 @@ class TalkingProtocol(Section):
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
     chapter_seconds: Amount  # of the clips in which chapter 22 measures drift
     chapter_trains: bool  # whether chapter 21 trains the network where there are no weights
+    ablation_steps: Count  # of the trainings of the ablations; 0 shows the reference's results
+    ablation_seconds: Amount  # of the clips in which these are measured
 
 
 class Diffused(Section):

@@ -93,6 +93,7 @@ class WindowSettings:
     batch: int
     motion_frames: int  # m_x
     audio_windows: int  # m_y, on each side
+    first_as_identity: bool = False  # the clip's first frame is the identity frame, else a random one
 
 
 class Windows(NamedTuple):
@@ -197,6 +198,8 @@ class WindowDataset(ClipDataset):
         count = self.clips.frame_count(number)
         target, other = int(rng.integers(count)), int(rng.integers(count - 1))
         identity = other + (other >= target)
+        if self.settings.first_as_identity:
+            target, identity = max(1, target), 0
         before = np.arange(target - self.settings.motion_frames, target)
         before[before < 0] = identity  # missing motion frames
         images, points = self.clips.read(number, np.array([target, identity, *before]))

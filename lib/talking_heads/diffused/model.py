@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from talking_heads.config import Diffused
 from talking_heads.data.frames import LUMA
@@ -27,6 +28,31 @@ def build_unet(section: Diffused) -> UNet:
     channels = 3 + 3 + conditions.motion_frames * (1 if conditions.motion_grey else 3)
     audio_size = section.audio_encoder.embedding * (2 * conditions.audio_windows + 1)
     return UNet(section.network, channels, audio_size, motion_level=conditions.motion_noise > 0)
+
+
+def adapted(state: dict[str, Tensor], source: Diffused, target: Diffused) -> dict[str, Tensor]:
+    """The weights of a network of ``source`` for one of ``target``, which has other conditions.
+
+    Motion frames and audio windows that both have keep their weights: the newest frames, and the windows
+    around the frame. What is new starts at zero, so it changes nothing before training. A grey motion frame
+    gets the sum of the weights of the three colours, which a grey picture in colour would meet.
+    """
+    pixels, width = target.network.unshuffle**2, target.audio_encoder.embedding
+    stem = state["stem.weight"].float().unflatten(1, (-1, pixels))  # (C, channels of the input, pixels, 3, 3)
+    grey_before, grey_now = (section.conditions.motion_grey for section in (source, target))
+    noisy, motion, identity = stem[:, :3], stem[:, 3:-3], stem[:, -3:]
+    frames = motion.unflatten(1, (-1, 1 if grey_before else 3))  # (C, m_x, 1 or 3, pixels, 3, 3)
+    if grey_now and not grey_before:
+        frames = frames.sum(2, keepdim=True)
+    elif grey_before and not grey_now:
+        frames = frames * torch.tensor(LUMA)[:, None, None, None]
+    more = target.conditions.motion_frames - frames.shape[1]
+    frames = F.pad(frames.movedim(1, -1), (more, 0)).movedim(-1, 1)  # crops where it is negative
+    joined = torch.cat([noisy, frames.flatten(1, 2), identity], 1).flatten(1, 2)
+    more = target.conditions.audio_windows - source.conditions.audio_windows
+    heard = state["audio_mlp.0.weight"].float().unflatten(1, (-1, width))  # (D, 2 m_y + 1, A)
+    heard = F.pad(heard, (0, 0, more, more)).flatten(1)
+    return {**state, "stem.weight": joined, "audio_mlp.0.weight": heard}
 
 
 def grey(x: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, Win
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
-from talking_heads.diffused.model import SEED_STRIDE, Conditions, build_unet, predict
-from talking_heads.nn.weight_files import save_weights
+from talking_heads.diffused.model import SEED_STRIDE, Conditions, adapted, build_unet, predict
+from talking_heads.files import sha256
+from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.rows import read_row
@@ -113,7 +114,12 @@ class DiffusionLearner:
         conditions, training = section.conditions, section.training
         batch = distributed.share(training.batch, "diffused.training")
         more = training.rollout_frames if training.rollout_share else 0  # frames and windows before
-        settings = WindowSettings(batch, conditions.motion_frames + more, conditions.audio_windows + more)
+        settings = WindowSettings(
+            batch,
+            conditions.motion_frames + more,
+            conditions.audio_windows + more,
+            training.identity_frame == "first",
+        )
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)
@@ -122,6 +128,14 @@ class DiffusionLearner:
         self.key = digest(key_of(self.settings), weights)
         self.settings["weights of the audio encoder"] = weights
         self.step, self.total = 0, section.training.steps
+
+    def start_from(self, path: Path, source: Diffused) -> None:
+        """Begin with finished weights of a network of ``source``, which may have other conditions."""
+        state = adapted(load_weights(path)[0], source, self.section)
+        self.unet.load_state_dict(state)
+        self.ema.load_state_dict(state)
+        self.settings["weights at the start"] = sha256(path)
+        self.key = digest(self.key, sha256(path))
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:

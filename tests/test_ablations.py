@@ -1,0 +1,197 @@
+"""Ablations of Diffused Heads: adapted weights, equal trainings from the same start, paired differences."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from talking_heads import config
+from talking_heads.__main__ import main
+from talking_heads.data.episodes import PoolVideos
+from talking_heads.data.frames import to_image
+from talking_heads.data.speakers.talking import talking_pool
+from talking_heads.data.windows import WindowDataset, WindowSettings
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.model import Conditions, adapted, build_unet, predict
+from talking_heads.diffused.training import DiffusionLearner
+from talking_heads.experiments.diffused import ablations
+from talking_heads.experiments.diffused.ablations import LIPS, MOTION, STEPS, Setting, settings
+from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.nn.weight_files import load_weights, save_weights
+
+
+# -- weights for other conditions -------------------------------------------------------------------
+@pytest.fixture
+def network(profile):
+    """A network of the smoke profile with random weights in every layer, and its section."""
+    section = profile.override({"diffused.network.precision": "fp32"}).diffused
+    torch.manual_seed(0)
+    net = build_unet(section).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.normal_(std=0.1)
+    return net, section
+
+
+def other_network(network, **conditions):
+    """The network for other conditions, and its section."""
+    net, section = network
+    changed = section.model_copy(update={"conditions": section.conditions.model_copy(update=conditions)})
+    other = build_unet(changed).eval().requires_grad_(False)
+    other.load_state_dict(adapted(net.state_dict(), section, changed))
+    return other, changed
+
+
+def output(network, motion, audio):
+    """A network's output for a fixed noisy frame, with motion frames (1, m_x, 3, H, W) and sound."""
+    net, section = network
+    random = torch.Generator().manual_seed(1)
+    size = section.clips.image_size
+    x_t, identity = torch.randn(2, 1, 3, size, size, generator=random)
+    given = Conditions(identity, motion, audio, torch.zeros(1))
+    return predict(net, x_t, torch.tensor([500]), given, section.conditions.motion_grey)
+
+
+@pytest.fixture
+def given(network):
+    """Three motion frames and the embeddings of seven windows."""
+    section = network[1]
+    size = section.clips.image_size
+    random = torch.Generator().manual_seed(2)
+    motion = torch.randn(1, 3, 3, size, size, generator=random)
+    return motion, torch.randn(1, 7, section.audio_encoder.embedding, generator=random)
+
+
+def test_more_frames_and_windows_change_nothing_before_training(network, given):
+    motion, audio = given
+    larger = other_network(network, motion_frames=3, audio_windows=3)
+    before = output(network, motion[:, 1:], audio[:, 1:-1])
+    torch.testing.assert_close(output(larger, motion, audio), before)
+
+
+def test_fewer_frames_and_windows_leave_the_newest_and_the_middle_ones(network, given):
+    motion, audio = given
+    smaller = other_network(network, motion_frames=1, audio_windows=1)
+    silent = torch.zeros_like(audio[:, :1])
+    with_black = torch.cat([torch.zeros_like(motion[:, :1]), motion[:, 2:]], 1)
+    padded = torch.cat([silent, audio[:, 2:-2], silent], 1)
+    torch.testing.assert_close(
+        output(smaller, motion[:, 2:], audio[:, 2:-2]), output(network, with_black, padded)
+    )
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+def test_grey_motion_frames_meet_the_weights_of_all_colours(network, given, frames):
+    motion, audio = given
+    grey_picture = motion[:, 1:].mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
+    of_grey = other_network(network, motion_frames=frames, motion_grey=True)
+    of_colour = other_network(network, motion_frames=frames)
+    heard, seen = audio[:, 1:-1], grey_picture[:, 2 - frames :]
+    expected = output(of_colour, seen, heard)
+    torch.testing.assert_close(output(of_grey, seen, heard), expected, rtol=1e-3, atol=1e-3)
+    back = other_network(of_grey, motion_grey=False)
+    torch.testing.assert_close(
+        output(back, motion[:, 3 - frames :], heard),
+        output(of_grey, motion[:, 3 - frames :], heard),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+# -- training ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    section = config.load("smoke").diffused
+    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
+
+
+def test_the_first_frame_is_the_identity_frame_where_it_is_asked_for(clips):
+    dataset = WindowDataset(clips, WindowSettings(64, 1, 0, first_as_identity=True), seed=0)
+    first_frames = {clips.read(n, np.array([0]))[0][0].tobytes() for n in range(len(clips))}
+    batch = dataset[0]
+    as_bytes = [image.tobytes() for image in to_image(batch.identity)]
+    assert set(as_bytes) <= first_frames
+    assert not (batch.x_0 == batch.identity).flatten(1).all(1).any(), "the target is another frame"
+
+
+def test_a_training_from_weights_has_a_key_of_its_own(profile, clips, tmp_path):
+    def learner():
+        return DiffusionLearner(profile, clips, build_encoder(profile.diffused.audio_encoder))
+
+    first, second = learner(), learner()
+    path = tmp_path / "start.safetensors"
+    torch.manual_seed(5)
+    save_weights(path, build_unet(profile.diffused).state_dict(), {})
+    second.start_from(path, profile.diffused)
+    assert first.key != second.key
+    state = load_weights(path)[0]
+    for started in (second.unet, second.ema):
+        for name, value in started.state_dict().items():
+            torch.testing.assert_close(value, state[name].float())
+
+
+# -- settings and tables ----------------------------------------------------------------------------
+def test_every_ablation_of_training_contains_the_profiles_own_setting():
+    profile = config.load("laptop-full")
+    own = [setting for setting in settings() if ablations.is_own(setting, profile)]
+    names = {setting.ablation for setting in settings()}
+    assert {setting.ablation for setting in own} == names - {ablations.SOUND[True]}
+    assert len({setting[:2] for setting in settings()}) == len(settings())
+
+
+def measured(values):
+    """Rows of three identities, LMD and SSIM, from the LMD of the settings in ``values``."""
+    rows = []
+    for number, setting in enumerate(settings()):
+        lmd = values.get(setting[:2], 0.5)
+        for k, identity in enumerate("abc"):
+            names = {"ablation": setting.ablation, "setting": setting.name, "seed": 0, "identity": identity}
+            spread = 0.01 * k * (number % 2)  # differences of neighbours have intervals
+            rows.append({**names, LMD: lmd + spread, "SSIM": np.nan if k == 2 else 0.8})
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired_with_the_profiles_own_setting():
+    profile = config.load("laptop-full")
+    rows = measured({(MOTION, "0"): 0.9, (MOTION, "2"): 0.5})
+    again = rows[(rows["ablation"] == MOTION) & (rows["setting"] == "0")].assign(seed=1)
+    table = ablations.table(pd.concat([rows, again.assign(**{LMD: again[LMD] + 0.2})]), profile)
+    table = table.set_index(["ablation", "setting", "metric"])
+    row = table.loc[(MOTION, "0", LMD)]
+    assert row["difference"] == pytest.approx(0.9 + 0.1 - 0.5) and row["n_seeds"] == 2
+    assert row["seed_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert table.loc[(MOTION, "2", LMD)]["own"] and np.isnan(table.loc[(MOTION, "2", LMD)]["difference"])
+    assert table.loc[(MOTION, "0", "SSIM")]["n_identities"] == 2
+    grey = table.loc[(ablations.SOUND[True], "2", LMD)]
+    assert grey["difference"] == pytest.approx(0.0, abs=0.02), "against the same training in colour"
+
+
+def test_the_closest_pair_are_neighbours_among_the_trained_settings():
+    apart = {setting[:2]: 0.1 * k for k, setting in enumerate(settings())}
+    apart[LIPS, "0.2"] = apart[LIPS, "0.1"] + 0.05
+    rows = measured(apart)
+    assert ablations.closest_pair(rows) == {(LIPS, "0.1"), (LIPS, "0.2")}
+
+
+def test_ablations_are_trained_measured_and_resumed(tmp_path, monkeypatch, capsys):
+    """Two settings of training and one of generation, by the command; the second time they are read."""
+    few = [
+        Setting(MOTION, "0", {"diffused.conditions.motion_frames": 0}),
+        Setting(MOTION, "2", {"diffused.conditions.motion_frames": 2}),
+        Setting(STEPS, "5", {"diffused.sampling.steps": 5}),
+    ]
+    monkeypatch.setattr(ablations, "settings", lambda: few)
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    profile = ["--profile", "smoke", "--device", "cpu"]
+    assert main([*places, "train-diffusion", *profile]) == 0
+    command = [*places, "ablate", *profile, "--weights", "scratch"]
+    assert main(command) == 0
+    table = tmp_path / "results/smoke/tables/ablation_metrics.csv"
+    rows = pd.read_csv(table, dtype={"setting": str})
+    counts = rows.groupby(["ablation", "setting"])["seed"].nunique()
+    assert counts.to_dict() == {(MOTION, "0"): 3, (MOTION, "2"): 3, (STEPS, "5"): 1}
+    assert rows[LMD].notna().all()
+    logs = list((tmp_path / "results/smoke/runs/ablations").glob("*/stats.jsonl"))
+    assert len(logs) == 6 and {len(log.read_text().splitlines()) for log in logs} == {2}
+    first = table.read_text()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert table.read_text() == first and "step" not in capsys.readouterr().out
