@@ -11,6 +11,7 @@ from talking_heads.training.loop import LOG
 
 COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever results go
 EVERY = 20  # rows of a log of which one is kept
+VALIDATION = {"validation", "mouth opening"}  # columns of the rows with results on validation identities
 
 
 def reference_weights(name: str, results: Path) -> Path:
@@ -30,9 +31,9 @@ def reference_weights(name: str, results: Path) -> Path:
 
 
 def thin(log: Path, every: int = EVERY) -> list[dict]:
-    """One of ``every`` rows of a training's log, and all rows with a validation loss."""
+    """One of ``every`` rows of a training's log, and all rows with results on validation identities."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [row for number, row in enumerate(rows) if number % every == 0 or "validation" in row]
+    return [row for number, row in enumerate(rows) if number % every == 0 or VALIDATION & row.keys()]
 
 
 def check_finished(folder: Path, command: str) -> None:
