@@ -32,6 +32,7 @@ CAPTIONS = {
     "drift": "Identity similarity, second by second",
     "long": "Longer clips of two validation identities",
     "diffused_table1": "As the paper's Table 1: SSIM and PSNR, on different corpora",
+    "diffused_figure4": "As the paper's Figure 4: identity frames (red), and what is generated from them",
     "diffused_lips": "What a lip reader misreads",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
@@ -99,6 +100,7 @@ CHAPTERS = (
         (
             *(f"tables/diffused_{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")),
             "figures/diffused_table1.png",
+            "figures/diffused_figure4.png",
             "figures/diffused_lips.png",
         ),
         0.4,
