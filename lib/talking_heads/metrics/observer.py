@@ -8,7 +8,7 @@ is better for a method.
 
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
@@ -213,21 +213,38 @@ def observe(
     Raises ValueError for fewer than two groups to train on, or fewer than two identities.
     """
     groups = {label: (groups or {}).get(label, label) for label in fakes}
-    names, identities = list(dict.fromkeys(groups.values())), sorted(reals)
-    trainable = [name for name in names if name not in real_groups]
-    folds = min(FOLDS, len(identities))
+    experiment = CrossFitting(fakes, reals, groups, settings)
+    rows = cross_fit(experiment.test, groups.values(), real_groups, reals, settings.device)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+Test = Callable[[str, Sequence[str], Sequence[str]], list[tuple]]
+
+
+def cross_fit(
+    test: Test,
+    groups: Iterable[str],
+    test_only: Collection[str],
+    identities: Iterable[str],
+    device: str | torch.device,
+) -> list[tuple]:
+    """The rows of ``test(group, training_groups, identities)`` of all groups and folds of identities.
+
+    Training groups are all others but those of ``test_only``. Raises ValueError for fewer than two groups to
+    train on, or fewer than two identities.
+    """
+    names, everybody = list(dict.fromkeys(groups)), sorted(identities)
+    trainable = [name for name in names if name not in test_only]
+    folds = min(FOLDS, len(everybody))
     if len(trainable) < 2 or folds < 2:
         raise ValueError(
             f"cross-fitting needs two groups of methods and two identities, not {len(trainable)} and "
-            f"{len(identities)}"
+            f"{len(everybody)}"
         )
-    experiment = CrossFitting(fakes, reals, groups, settings)
 
-    def test(part: tuple[int, str]) -> list[tuple]:
+    def test_part(part: tuple[int, str]) -> list[tuple]:
         fold, group = part
-        training_groups = [name for name in trainable if name != group]
-        return experiment.test(group, training_groups, identities[fold::folds])
+        return test(group, [name for name in trainable if name != group], everybody[fold::folds])
 
     parts = list(product(range(folds), names))
-    rows = devices.in_threads(test, parts, settings.device)
-    return pd.DataFrame(list(chain.from_iterable(rows)), columns=COLUMNS)
+    return list(chain.from_iterable(devices.in_threads(test_part, parts, device)))

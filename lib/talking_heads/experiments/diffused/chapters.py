@@ -3,6 +3,7 @@
 from talking_heads.diffused import audio_pretraining, training
 from talking_heads.diffused.baselines import training as baselines
 from talking_heads.experiments.diffused import clip_metrics, protocol
+from talking_heads.metrics import clip_observer
 from talking_heads.workbook.stages import Chapter
 
 # versions of the code that the chapters' results depend on; they stand beside that code
@@ -12,6 +13,7 @@ VERSIONS = {
     "talking baselines": baselines.VERSION,
     "talking heads": protocol.VERSION,
     "metrics of talking heads": clip_metrics.VERSION,
+    "observer of clips": clip_observer.VERSION,
 }
 
 CAPTIONS = {

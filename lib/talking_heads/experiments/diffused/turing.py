@@ -7,7 +7,16 @@ import pandas as pd
 
 from talking_heads.data.sound import HOP
 from talking_heads.experiments.diffused import tables
-from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker, frame_count
+from talking_heads.experiments.diffused.protocol import (
+    FROZEN,
+    OURS,
+    ROWS,
+    Evaluation,
+    Speaker,
+    frame_count,
+)
+from talking_heads.metrics import clip_observer
+from talking_heads.metrics.statistics import mean_estimate, paired
 from talking_heads.metrics.turing_test import TRUE_CLIPS, ClipQuestion, draw_questions
 
 CLIPS = 10  # of every row, at most, as in the paper
@@ -32,6 +41,50 @@ def questions(evaluation: Evaluation, chosen: Sequence[Speaker], seed: int) -> l
         for identity, speaker in by_identity.items()
     }
     return draw_questions(clips, sounds, min(CLIPS, max(1, len(by_identity) // len(clips))), seed)
+
+
+def observe(
+    evaluation: Evaluation, chosen: Sequence[Speaker], settings: clip_observer.ClipObserverSettings
+) -> pd.DataFrame:
+    """Votes of observer networks on the clips of these speakers (:func:`clip_observer.observe`).
+
+    Our rows are one group; the frozen frame is never trained on. Raises ValueError where no baseline has been
+    trained, because observers of ours need another method to learn from.
+    """
+    fakes = {
+        row: {speaker.identity: np.load(evaluation.path(speaker, row)) for speaker in chosen}
+        for row in evaluation.rows
+    }
+    reals = {speaker.identity: evaluation.truth(speaker)[0] for speaker in chosen}
+    groups = {row: OURS if row in ROWS and row != FROZEN else row for row in fakes}
+    return clip_observer.observe(fakes, reals, groups, [FROZEN], settings)
+
+
+def proxy_table(votes: pd.DataFrame) -> pd.DataFrame:
+    """The shares of votes *real* of observer networks, in percent, with intervals over identities.
+
+    Columns method, real with its interval, true clips (the same observers on the true clips of the same
+    identities), difference with its interval, control, n_identities.
+    """
+    rows = []
+    for method, of_method in votes.groupby("method", sort=False):
+        real, true = (100 * of_method[name].to_numpy() for name in (clip_observer.VOTES, "true clips"))
+        estimate, difference = mean_estimate(real), paired(real, true)
+        rows.append(
+            {
+                "method": method,
+                "real": estimate.value,
+                "ci_low": estimate.low,
+                "ci_high": estimate.high,
+                "true clips": true.mean(),
+                "difference": difference.value,
+                "difference, low": difference.low,
+                "difference, high": difference.high,
+                "control": 100 * of_method["control"].mean(),
+                "n_identities": len(of_method),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def table2(votes: pd.DataFrame | None, corpus: str) -> pd.DataFrame:
