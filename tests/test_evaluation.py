@@ -713,7 +713,9 @@ def test_an_error_in_a_thread_is_raised_and_nothing_more_is_begun(two_threads):
 
     with pytest.raises(OSError, match=r"item [01]: disk full"):
         devices.in_threads(work, range(100), torch.device("cpu"))
-    time.sleep(0.5)
+    for thread in threading.enumerate():
+        if thread.name.startswith("item"):
+            thread.join()
     assert len(begun) < 10 and torch.get_num_threads() == 2
 
 

@@ -163,10 +163,9 @@ def test_sigterm_to_a_training_and_its_workers_saves_the_step(tmp_path):
         command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=Path(__file__).parent
     )
     log, deadline = tmp_path / loop.LOG, time.time() + 120
-    while not (tmp_path / "config.json").exists() or not log.exists():
+    while not (log.exists() and log.stat().st_size):
         assert time.time() < deadline and process.poll() is None
         time.sleep(0.05)
-    time.sleep(3)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     steps = len(log.read_text().splitlines())
