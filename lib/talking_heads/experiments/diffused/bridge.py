@@ -14,6 +14,7 @@ from torch import Tensor
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import Frames, to_image, to_tensor
 from talking_heads.data.landmarks import draw_all
+from talking_heads.devices import in_threads
 from talking_heads.diffused.baselines.landmarks import LandmarkPredictor
 from talking_heads.experiments.diffused.weights import load_predictor
 from talking_heads.experiments.few_shot import weights as few_shot
@@ -49,7 +50,11 @@ class BridgeTalker:
         """The frames (B, 3, S, S) of B clips, as :meth:`generation.Generator.talk` yields them."""
         heard = audio[:, :, audio.shape[2] // 2]
         images = to_image(identity)
-        clips = [self.clip(*given) for given in zip(images, heard, seeds, strict=True)]
+
+        def clip(given: tuple[np.ndarray, Tensor, int]) -> np.ndarray:
+            return self.clip(*given)
+
+        clips = in_threads(clip, zip(images, heard, seeds, strict=True), identity.device)
         yield from to_tensor(np.stack(clips, 1), identity.device)[len(earlier) :]
 
     def clip(self, image: np.ndarray, heard: Tensor, seed: int) -> np.ndarray:
