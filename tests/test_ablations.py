@@ -1,4 +1,4 @@
-"""Ablations of Diffused Heads: adapted weights, equal trainings from the same start, paired differences."""
+"""Ablations of Diffused Heads: weights for other conditions, equal trainings, paired differences."""
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,12 @@ from talking_heads.data.frames import to_image
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_encoder import build_encoder
-from talking_heads.diffused.model import Conditions, adapted, build_unet, predict
-from talking_heads.diffused.training import DiffusionLearner
+from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
+from talking_heads.diffused.training import DiffusionLearner, model_key
 from talking_heads.experiments.diffused import ablations
 from talking_heads.experiments.diffused.ablations import LIPS, MOTION, STEPS, Setting, settings
 from talking_heads.experiments.diffused.clip_metrics import LMD
-from talking_heads.nn.weight_files import load_weights, save_weights
+from talking_heads.nn.weight_files import save_weights
 
 
 # -- weights for other conditions -------------------------------------------------------------------
@@ -36,7 +36,7 @@ def other_network(network, **conditions):
     net, section = network
     changed = section.model_copy(update={"conditions": section.conditions.model_copy(update=conditions)})
     other = build_unet(changed).eval().requires_grad_(False)
-    other.load_state_dict(adapted(net.state_dict(), section, changed))
+    other.load_state_dict(adapt_weights(net.state_dict(), section, changed))
     return other, changed
 
 
@@ -78,22 +78,23 @@ def test_fewer_frames_and_windows_leave_the_newest_and_the_middle_ones(network, 
     )
 
 
-@pytest.mark.parametrize("frames", [0, 2])
-def test_grey_motion_frames_meet_the_weights_of_all_colours(network, given, frames):
+def test_grey_motion_frames_meet_the_weights_of_all_colours(network, given):
     motion, audio = given
-    grey_picture = motion[:, 1:].mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
-    of_grey = other_network(network, motion_frames=frames, motion_grey=True)
-    of_colour = other_network(network, motion_frames=frames)
-    heard, seen = audio[:, 1:-1], grey_picture[:, 2 - frames :]
-    expected = output(of_colour, seen, heard)
-    torch.testing.assert_close(output(of_grey, seen, heard), expected, rtol=1e-3, atol=1e-3)
+    grey_pictures = motion[:, 1:].mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
+    of_grey, windows = other_network(network, motion_grey=True), audio[:, 1:-1]
+    expected = output(network, grey_pictures, windows)
+    torch.testing.assert_close(output(of_grey, grey_pictures, windows), expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(output(network, motion[:, 1:], windows), expected, atol=1e-2), "colour counts"
     back = other_network(of_grey, motion_grey=False)
-    torch.testing.assert_close(
-        output(back, motion[:, 3 - frames :], heard),
-        output(of_grey, motion[:, 3 - frames :], heard),
-        rtol=1e-3,
-        atol=1e-3,
-    )
+    expected = output(of_grey, motion[:, 1:], windows)
+    torch.testing.assert_close(output(back, motion[:, 1:], windows), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_without_motion_frames_ignores_them(network, given):
+    motion, audio = given
+    without, windows = other_network(network, motion_frames=0), audio[:, 1:-1]
+    expected = output(network, torch.zeros_like(motion[:, 1:]), windows)
+    torch.testing.assert_close(output(without, motion[:, :0], windows), expected)
 
 
 # -- training ---------------------------------------------------------------------------------------
@@ -112,28 +113,41 @@ def test_the_first_frame_is_the_identity_frame_where_it_is_asked_for(clips):
     assert not (batch.x_0 == batch.identity).flatten(1).all(1).any(), "the target is another frame"
 
 
-def test_a_training_from_weights_has_a_key_of_its_own(profile, clips, tmp_path):
-    def learner():
+@pytest.fixture
+def learner(profile, clips):
+    def begin():
+        torch.manual_seed(0)
         return DiffusionLearner(profile, clips, build_encoder(profile.diffused.audio_encoder))
 
-    first, second = learner(), learner()
+    return begin
+
+
+def test_a_training_from_weights_has_a_key_of_its_own(profile, learner, tmp_path):
+    from_nothing, from_weights = learner(), learner()
     path = tmp_path / "start.safetensors"
     torch.manual_seed(5)
-    save_weights(path, build_unet(profile.diffused).state_dict(), {})
-    second.start_from(path, profile.diffused)
-    assert first.key != second.key
-    state = load_weights(path)[0]
-    for started in (second.unet, second.ema):
-        for name, value in started.state_dict().items():
-            torch.testing.assert_close(value, state[name].float())
+    weights = build_unet(profile.diffused).state_dict()
+    save_weights(path, weights, {"model": model_key(profile.diffused, from_weights.encoder)})
+    from_weights.start_from(path, profile.diffused)
+    assert from_nothing.key != from_weights.key
+    for network in (from_weights.unet, from_weights.ema):
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(value, weights[name])
+
+
+def test_weights_of_another_network_are_refused(profile, learner, tmp_path):
+    path = tmp_path / "start.safetensors"
+    save_weights(path, build_unet(profile.diffused).state_dict(), {"model": "another"})
+    with pytest.raises(ValueError, match=r"start\.safetensors: trained with another audio encoder"):
+        learner().start_from(path, profile.diffused)
 
 
 # -- settings and tables ----------------------------------------------------------------------------
-def test_every_ablation_of_training_contains_the_profiles_own_setting():
+def test_every_ablation_but_that_of_grey_frames_contains_the_unchanged_profile():
     profile = config.load("laptop-full")
-    own = [setting for setting in settings() if ablations.is_own(setting, profile)]
+    baselines = [setting for setting in settings() if setting.is_baseline(profile)]
     names = {setting.ablation for setting in settings()}
-    assert {setting.ablation for setting in own} == names - {ablations.SOUND[True]}
+    assert {setting.ablation for setting in baselines} == names - {ablations.SOUND[True]}
     assert len({setting[:2] for setting in settings()}) == len(settings())
 
 
@@ -144,24 +158,37 @@ def measured(values):
         lmd = values.get(setting[:2], 0.5)
         for k, identity in enumerate("abc"):
             names = {"ablation": setting.ablation, "setting": setting.name, "seed": 0, "identity": identity}
-            spread = 0.01 * k * (number % 2)  # differences of neighbours have intervals
-            rows.append({**names, LMD: lmd + spread, "SSIM": np.nan if k == 2 else 0.8})
+            spread = 0.1 * k + 0.01 * k * (number % 2)  # differences of neighbours have intervals
+            unknown = "c" if setting[:2] == (MOTION, "0") else "a"
+            rows.append({**names, LMD: lmd + spread, "SSIM": np.nan if identity == unknown else 0.8})
     return pd.DataFrame(rows)
 
 
-def test_differences_are_paired_with_the_profiles_own_setting():
+def test_differences_are_paired_with_the_unchanged_profile():
     profile = config.load("laptop-full")
     rows = measured({(MOTION, "0"): 0.9, (MOTION, "2"): 0.5})
     again = rows[(rows["ablation"] == MOTION) & (rows["setting"] == "0")].assign(seed=1)
     table = ablations.table(pd.concat([rows, again.assign(**{LMD: again[LMD] + 0.2})]), profile)
     table = table.set_index(["ablation", "setting", "metric"])
     row = table.loc[(MOTION, "0", LMD)]
-    assert row["difference"] == pytest.approx(0.9 + 0.1 - 0.5) and row["n_seeds"] == 2
+    assert row["value"] == pytest.approx(0.9 + 0.1 + 0.1) and row["n_seeds"] == 2
     assert row["seed_sd"] == pytest.approx(0.2 / 2**0.5)
-    assert table.loc[(MOTION, "2", LMD)]["own"] and np.isnan(table.loc[(MOTION, "2", LMD)]["difference"])
-    assert table.loc[(MOTION, "0", "SSIM")]["n_identities"] == 2
+    # of the seed that both have; the spread between identities is in neither end
+    ends = row[["difference", "difference, low", "difference, high"]].astype(float)
+    np.testing.assert_allclose(ends, 0.4)
+    baseline = table.loc[(MOTION, "2", LMD)]
+    assert baseline["baseline"] and np.isnan(baseline["difference"])
+    ssim = table.loc[(MOTION, "0", "SSIM")]
+    assert ssim["n_identities"] == 2 and ssim["difference"] == 0
+    assert np.isnan(ssim["difference, low"]), "only one identity has both"
     grey = table.loc[(ablations.SOUND[True], "2", LMD)]
-    assert grey["difference"] == pytest.approx(0.0, abs=0.02), "against the same training in colour"
+    assert grey["difference"] == pytest.approx(0.01), "against the same training in colour"
+
+
+def test_lines_of_differences_name_setting_metric_and_interval():
+    table = ablations.table(measured({(MOTION, "0"): 0.9}), config.load("laptop-full"))
+    lines = ablations.difference_lines(table, MOTION, [LMD])
+    assert len(lines) == 3 and lines[0] == "motion frames 0: LMD, normalised +0.4 [+0.4, +0.4]"
 
 
 def test_the_closest_pair_are_neighbours_among_the_trained_settings():
@@ -186,6 +213,7 @@ def test_ablations_are_trained_measured_and_resumed(tmp_path, monkeypatch, capsy
     assert main(command) == 0
     table = tmp_path / "results/smoke/tables/ablation_metrics.csv"
     rows = pd.read_csv(table, dtype={"setting": str})
+    assert "2 steps each" in table.with_name("diffused_ablations.md").read_text(encoding="utf-8")
     counts = rows.groupby(["ablation", "setting"])["seed"].nunique()
     assert counts.to_dict() == {(MOTION, "0"): 3, (MOTION, "2"): 3, (STEPS, "5"): 1}
     assert rows[LMD].notna().all()
@@ -195,3 +223,11 @@ def test_ablations_are_trained_measured_and_resumed(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     assert main(command) == 0
     assert table.read_text() == first and "step" not in capsys.readouterr().out
+
+
+def test_a_profile_without_ablations_or_weights_is_refused(tmp_path):
+    places = (tmp_path / "data", tmp_path / "results", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"profile laptop: diffused\.protocol\.ablation_steps is 0"):
+        ablations.ablate(config.load("laptop"), "reference", *places)
+    with pytest.raises(ValueError, match="no finished weights to begin with; python -m talking_heads train"):
+        ablations.ablate(config.load("smoke"), "scratch", *places)

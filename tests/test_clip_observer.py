@@ -1,12 +1,14 @@
 """Observers of clips: they find artefacts of methods and identities that they were not trained on."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from talking_heads.experiments.diffused import turing
 from talking_heads.metrics import clip_observer
 from talking_heads.metrics.clip_observer import SNIPPET, VOTES, ClipObserverSettings, draw_snippet, observe
 
 SETTINGS = ClipObserverSettings(steps=100, snippets=8)
+SPREAD = (("x", -0.2), ("y", 0.0), ("z", 0.2))
 IDENTITIES = [f"id{k}" for k in range(12)]
 
 
@@ -56,19 +58,44 @@ def test_the_first_frame_is_never_seen():
 
 
 def test_a_method_is_judged_by_observers_that_saw_neither_it_nor_the_identity(monkeypatch):
-    reals = {identity: clip(k) for k, identity in enumerate(IDENTITIES)}
-    fakes = {name: reals for name in ("a", "a again", "b")}
-    trained = []
+    def numbered(method):
+        """Clips whose pixels say of which method and identity they are."""
+        return {
+            name: np.full((12, 16, 16, 3), 20 * method + k, np.uint8) for k, name in enumerate(IDENTITIES)
+        }
+
+    reals = numbered(0)
+    fakes = {name: numbered(method) for method, name in enumerate(("a", "a again", "b"), start=1)}
+    leaks = []
 
     def train(groups, reals, identities, settings):
-        trained.append((len(groups), [len(group) for group in groups], tuple(identities)))
-        return lambda x: x.new_zeros(len(x))
+        learned = {int(clips[name].flat[0]) for group in groups for clips in group for name in identities}
+        real = {int(reals[name].flat[0]) for name in identities}
+        tested = []
+
+        def vote(x):
+            tested.append(round(float((x.flatten()[0] + 1) * 127.5)))
+            return x.new_zeros(len(x))
+
+        leaks.append((learned, real, tested))
+        return vote
 
     monkeypatch.setattr(clip_observer, "train_observer", train)
     rows = observe(fakes, reals, {"a": "a", "a again": "a", "b": "b"}, settings=SETTINGS)
     assert len(rows) == 3 * len(IDENTITIES) and not rows.duplicated(["method", "identity"]).any()
-    assert sorted(sizes for _, sizes, _ in trained) == [[1]] * 3 + [[2]] * 3
-    assert all(len(identities) == 8 for _, _, identities in trained)
+    assert len(leaks) == 6
+    for learned, real, tested in leaks:
+        methods = {number // 20 for number in learned}
+        assert methods in ({1, 2}, {3}) and len(real) == 8
+        assert not {number % 20 for number in tested} & {number % 20 for number in real | learned}
+        judged = {number // 20 for number in tested} - {0} - methods  # the others are the control
+        assert judged == {1, 2, 3} - methods
+
+
+def test_clips_that_are_too_short_are_refused():
+    reals = {identity: clip(k)[:SNIPPET] for k, identity in enumerate(IDENTITIES)}
+    with pytest.raises(ValueError, match="a clip has 8 frames; observers need 9"):
+        observe({"a": reals, "b": reals}, reals, {"a": "a", "b": "b"}, settings=SETTINGS)
 
 
 def test_observers_need_two_groups():
@@ -77,11 +104,16 @@ def test_observers_need_two_groups():
         observe({"a": reals}, reals, {"a": "a"}, settings=SETTINGS)
 
 
-def test_the_table_pairs_votes_with_those_on_true_clips():
-    rows = clip_observer.pd.DataFrame(
-        [("a", "x", 0.2, 0.6, 0.1), ("a", "y", 0.4, 1.0, 0.3)], columns=clip_observer.COLUMNS
-    )
-    row = turing.proxy_table(rows).iloc[0]
-    assert row["real"] == pytest.approx(30) and row["true clips"] == pytest.approx(80)
-    assert row["difference"] == pytest.approx(-50) and row["difference, low"] < -50 < row["difference, high"]
-    assert row["control"] == pytest.approx(20) and row["n_identities"] == 2
+@pytest.mark.parametrize(
+    ("difference", "verdict"), [(-0.4, "fewer"), (0.4, "more"), (0.0, "no measurable difference")]
+)
+def test_the_table_pairs_votes_with_those_on_true_clips(difference, verdict):
+    """The spread between identities is in neither end of the difference."""
+    rows = [("a", name, 0.45 + d + difference / 2, 0.45 + d - difference / 2, 0.1) for name, d in SPREAD]
+    table = turing.proxy_table(pd.DataFrame(rows, columns=clip_observer.COLUMNS))
+    row = table.iloc[0]
+    assert row["real"] == pytest.approx(45 + 50 * difference) and row["control"] == pytest.approx(10)
+    ends = row[["difference", "difference, low", "difference, high"]].astype(float)
+    np.testing.assert_allclose(ends, 100 * difference, atol=1e-9)
+    assert row["ci_low"] < row["real"] - 5 and row["n_identities"] == 3
+    assert turing.proxy_lines(table)[0].endswith(verdict)

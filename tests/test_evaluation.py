@@ -48,8 +48,8 @@ from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.files import sha256
 from talking_heads.judges import use as judges
 from talking_heads.judges.verification import equal_error_rate
+from talking_heads.metrics import cross_fitting, images, inception, observer
 from talking_heads.metrics import distances as metrics
-from talking_heads.metrics import images, inception, observer
 from talking_heads.metrics.landmarks import landmark_error
 from talking_heads.metrics.observer import CHANCE, ObserverSettings, draw_triplets, observe
 from talking_heads.metrics.statistics import (
@@ -1190,14 +1190,14 @@ def test_observers_are_tested_on_other_identities_and_methods(monkeypatch, one_t
     reals = {identity: [frame, frame] for identity, frame in frames.items()}
     rates = observe(fakes, reals, groups, real_groups=["real"])
     assert len(rates) == len(labels) * len(identities) and set(rates["method"]) == set(labels)
-    assert len(trainings) == observer.FOLDS * 4
+    assert len(trainings) == cross_fitting.FOLDS * 4
     group_of = {id(fakes[label]): groups[label] for label in labels}
     for number, (training_groups, training_identities) in enumerate(trainings):
         tested = ["ours", "other", "third", "real"][number % 4]
         fold = number // 4
         names = [{group_of[id(fake)] for fake in group} for group in training_groups]
         assert names == [{name} for name in ("ours", "other", "third") if name != tested]
-        assert training_identities == set(identities) - set(identities[fold :: observer.FOLDS])
+        assert training_identities == set(identities) - set(identities[fold :: cross_fitting.FOLDS])
 
 
 def test_rows_are_comparable_on_the_papers_corpora_alone():

@@ -180,7 +180,7 @@ def test_running_again_has_nothing_to_do(smoke):
     assert process.stdout.count("ok already") == len(CHAPTERS)
 
 
-def test_a_corpus_with_one_variant_runs_to_its_end(smoke, tmp_path):
+def test_a_corpus_with_one_variant_is_compared_and_ablated(smoke, tmp_path):
     """As voxceleb2-ff: nothing is fine-tuned in Table 1, and another model than its "Ours" is ablated."""
     data = smoke[0].parents[1] / "data"
     command = [

@@ -150,6 +150,16 @@ def test_predictions_of_networks_are_what_a_count_at_that_t_gives():
         np.testing.assert_allclose(row[["operations", "bytes"]].astype(float), counts, rtol=1e-3)
 
 
+def test_states_of_optimisers_are_allocated_without_changing_a_weight():
+    layer = torch.nn.Linear(4, 4)
+    before = [parameter.clone() for parameter in layer.parameters()]
+    optimiser = torch.optim.Adam(layer.parameters(), fused=True)
+    few_shot_timing.allocate_states([optimiser])
+    for parameter, value in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(parameter, value) and parameter.grad is None
+        assert "exp_avg" in optimiser.state[parameter]
+
+
 # -- the measurement --------------------------------------------------------------------------------
 def test_a_measurement_has_quartiles_of_what_comes_after_the_warm_up(clock):
     durations = [100.0, 100.0, 1.0, 2.0, 3.0, 4.0, 5.0]

@@ -142,6 +142,7 @@ def ablate(args: argparse.Namespace) -> None:
 
     profile = config.load(args.profile)
     run_ablations(profile, args.weights, args.data, args.results, choose(args.device))
+    print(f"{args.results / profile.name / 'tables/diffused_ablations.md'}")
 
 
 def smoke_test(args: argparse.Namespace) -> None:

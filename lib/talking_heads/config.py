@@ -307,7 +307,7 @@ class TalkingProtocol(Section):
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
     chapter_seconds: Amount  # of the clips in which chapter 22 measures drift
     chapter_trains: bool  # whether chapter 21 trains the network where there are no weights
-    ablation_steps: Count  # of the trainings of the ablations; 0 shows the reference's results
+    ablation_steps: Count  # of each training of the ablations; 0 for none
     ablation_seconds: Amount  # of the clips in which these are measured
 
 
@@ -334,7 +334,7 @@ class Protocol(Section):
     shots: Channels  # T
     small_shots: Channels  # of these, those at which the rows of the small corpus are computed
     seeds: Positive  # of fine-tuning
-    observer_steps: Count  # of training the observers of USER-proxy
+    observer_steps: Count  # of training the observers of USER-proxy and Turing-proxy; 0 for none
     stability_steps: Count  # of the trainings with and without L_FM
     stability_seeds: Count  # of each; 0 shows the reference's
     jobs: bool  # whether jobs prepare, train, evaluate and measure, and chapters read what they left

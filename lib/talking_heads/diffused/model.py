@@ -30,12 +30,13 @@ def build_unet(section: Diffused) -> UNet:
     return UNet(section.network, channels, audio_size, motion_level=conditions.motion_noise > 0)
 
 
-def adapted(state: dict[str, Tensor], source: Diffused, target: Diffused) -> dict[str, Tensor]:
+def adapt_weights(state: dict[str, Tensor], source: Diffused, target: Diffused) -> dict[str, Tensor]:
     """The weights of a network of ``source`` for one of ``target``, which has other conditions.
 
     Motion frames and audio windows that both have keep their weights: the newest frames, and the windows
-    around the frame. What is new starts at zero, so it changes nothing before training. A grey motion frame
-    gets the sum of the weights of the three colours, which a grey picture in colour would meet.
+    around the frame. Others start at zero, so they change nothing before training. A grey motion frame gets
+    the sum of the weights of its three colours, so that the output is that for R = G = B; a motion frame in
+    colour gets those of the grey one, times the shares of the colours in grey.
     """
     pixels, width = target.network.unshuffle**2, target.audio_encoder.embedding
     stem = state["stem.weight"].float().unflatten(1, (-1, pixels))  # (C, channels of the input, pixels, 3, 3)
@@ -46,13 +47,16 @@ def adapted(state: dict[str, Tensor], source: Diffused, target: Diffused) -> dic
         frames = frames.sum(2, keepdim=True)
     elif grey_before and not grey_now:
         frames = frames * torch.tensor(LUMA)[:, None, None, None]
-    more = target.conditions.motion_frames - frames.shape[1]
-    frames = F.pad(frames.movedim(1, -1), (more, 0)).movedim(-1, 1)  # crops where it is negative
-    joined = torch.cat([noisy, frames.flatten(1, 2), identity], 1).flatten(1, 2)
-    more = target.conditions.audio_windows - source.conditions.audio_windows
-    heard = state["audio_mlp.0.weight"].float().unflatten(1, (-1, width))  # (D, 2 m_y + 1, A)
-    heard = F.pad(heard, (0, 0, more, more)).flatten(1)
-    return {**state, "stem.weight": joined, "audio_mlp.0.weight": heard}
+    new_frames = target.conditions.motion_frames - frames.shape[1]
+    frames = F.pad(frames.movedim(1, -1), (new_frames, 0)).movedim(-1, 1)  # crops where it is negative
+    new_windows = target.conditions.audio_windows - source.conditions.audio_windows  # on each side
+    windows = state["audio_mlp.0.weight"].float().unflatten(1, (-1, width))  # (D, 2 m_y + 1, A)
+    windows = F.pad(windows, (0, 0, new_windows, new_windows))
+    return {
+        **state,
+        "stem.weight": torch.cat([noisy, frames.flatten(1, 2), identity], 1).flatten(1, 2),
+        "audio_mlp.0.weight": windows.flatten(1),
+    }
 
 
 def grey(x: Tensor) -> Tensor:

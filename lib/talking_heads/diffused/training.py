@@ -16,7 +16,7 @@ from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, Win
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
-from talking_heads.diffused.model import SEED_STRIDE, Conditions, adapted, build_unet, predict
+from talking_heads.diffused.model import SEED_STRIDE, Conditions, adapt_weights, build_unet, predict
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.training import distributed
@@ -130,8 +130,14 @@ class DiffusionLearner:
         self.step, self.total = 0, section.training.steps
 
     def start_from(self, path: Path, source: Diffused) -> None:
-        """Begin with finished weights of a network of ``source``, which may have other conditions."""
-        state = adapted(load_weights(path)[0], source, self.section)
+        """Begin with finished weights of a network of ``source``, which may have other conditions.
+
+        Raises ValueError where they belong to another network or audio encoder.
+        """
+        state, metadata = load_weights(path)
+        if metadata.get("model") != model_key(source, self.encoder):
+            raise ValueError(f"{path}: trained with another audio encoder, other conditions or sizes")
+        state = adapt_weights(state, source, self.section)
         self.unet.load_state_dict(state)
         self.ema.load_state_dict(state)
         self.settings["weights at the start"] = sha256(path)

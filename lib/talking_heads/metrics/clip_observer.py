@@ -6,6 +6,7 @@ Observers are cross-fitted: each votes on methods and identities that it was not
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talking_heads.data.frames import to_tensor
-from talking_heads.metrics.observer import LEARNING_RATE, SEEDED, cross_fit
+from talking_heads.metrics.cross_fitting import cross_fit, fit, methods_by_group
 from talking_heads.nn.precision import mixed_precision
 
 VERSION = 1  # raised when the same clips give other votes
@@ -71,13 +72,9 @@ def train_observer(
 ) -> ClipObserver:
     """An observer trained on these identities and groups of methods; every group is drawn equally often."""
     rng = np.random.default_rng(settings.seed)
-    with SEEDED:
-        torch.manual_seed(settings.seed)
-        observer = ClipObserver().to(settings.device).train()
-    optimiser = torch.optim.AdamW(observer.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=settings.steps)
     real = (torch.arange(BATCH, device=settings.device) % 2).float()
-    for _ in range(settings.steps):
+
+    def batch_loss(observer: ClipObserver) -> Tensor:
         snippets = []
         for number in range(BATCH):
             group = groups[int(rng.integers(len(groups)))]
@@ -85,12 +82,9 @@ def train_observer(
             snippet = draw_snippet(clips[str(rng.choice(identities))], rng)
             snippets.append(snippet[:, :, ::-1] if rng.random() < 0.5 else snippet)
         logits = observer(_as_input(snippets, settings.device))
-        loss = F.binary_cross_entropy_with_logits(logits, 0.05 + 0.9 * real)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return observer.eval()
+        return F.binary_cross_entropy_with_logits(logits, 0.05 + 0.9 * real)  # smoothed labels
+
+    return fit(ClipObserver, batch_loss, settings.steps, settings.seed, settings.device)
 
 
 def _as_input(snippets: Sequence[np.ndarray], device: str | torch.device) -> Tensor:
@@ -116,17 +110,15 @@ class CrossFitting:
 
     def test(self, group: str, training_groups: Sequence[str], identities: Sequence[str]) -> list[tuple]:
         """Rows of a group's methods and these identities, by an observer trained on the other identities."""
-        methods_of: dict[str, list[str]] = {}
-        for method, name in self.groups.items():
-            methods_of.setdefault(name, []).append(method)
-        training = [[self.fakes[method] for method in methods_of[name]] for name in training_groups]
+        methods = methods_by_group(self.groups)
+        training = [[self.fakes[method] for method in methods[name]] for name in training_groups]
         training_identities = [i for i in sorted(self.reals) if i not in identities]
         observer = train_observer(training, self.reals, training_identities, self.settings)
         rows = []
         for identity in identities:
             real = self.votes(observer, self.reals[identity])
-            control = np.mean([self.votes(observer, clips[identity]) for of in training for clips in of])
-            for method in methods_of[group]:
+            control = np.mean([self.votes(observer, clips[identity]) for clips in chain(*training)])
+            for method in methods[group]:
                 share = self.votes(observer, self.fakes[method][identity])
                 rows.append((method, identity, share, real, float(control)))
         return rows
@@ -147,9 +139,13 @@ def observe(
     identity, and "control" that of the methods that the observer was trained on, both by the same observer:
     near "true clips", it has learned nothing.
 
-    Raises ValueError for fewer than two groups to train on, or fewer than two identities.
+    Raises ValueError for clips that are too short, fewer than two groups to train on, or fewer than two
+    identities.
     """
     settings = settings or ClipObserverSettings()
+    shortest = min(len(clip) for clips in (reals, *fakes.values()) for clip in clips.values())
+    if shortest <= SNIPPET:
+        raise ValueError(f"a clip has {shortest} frames; observers need {SNIPPET + 1}")
     experiment = CrossFitting(fakes, reals, groups, settings)
     rows = cross_fit(experiment.test, groups.values(), test_only, reals, settings.device)
     return pd.DataFrame(rows, columns=COLUMNS)

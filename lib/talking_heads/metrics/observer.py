@@ -7,10 +7,9 @@ is better for a method.
 """
 
 import math
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads import devices
 from talking_heads.data.frames import to_tensor
+from talking_heads.metrics.cross_fitting import cross_fit, fit, methods_by_group
 from talking_heads.nn.precision import mixed_precision
 
 VERSION = 2  # of USER-proxy: raised when the same frames give other rates
 CHANCE = 1 / 3
-FOLDS = 3  # of identities
 BATCH = 24  # triplets of a training step
-LEARNING_RATE = 2e-3
 COLUMNS = ["method", "identity", "USER-proxy", "control"]
-SEEDED = threading.Lock()  # initial weights come from PyTorch's global generator, which threads share
 
 FramesByIdentity = Mapping[str, np.ndarray]  # generated frames (n, S, S, 3) uint8
 VideosByIdentity = Mapping[str, Sequence[np.ndarray]]  # real frames (m, S, S, 3) uint8 of each video
@@ -114,20 +110,13 @@ def train_observer(
 ) -> Observer:
     """An observer trained on these identities and groups of methods; every group is drawn equally often."""
     rng = np.random.default_rng(settings.seed)
-    with SEEDED:
-        torch.manual_seed(settings.seed)
-        observer = Observer().to(settings.device).train()
-    optimiser = torch.optim.AdamW(observer.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=settings.steps)
-    for _ in range(settings.steps):
+
+    def batch_loss(observer: Observer) -> Tensor:
         images, positions = _draw_batch(groups, reals, identities, rng)
         logits = observer(images.to(settings.device))
-        loss = F.cross_entropy(logits, positions.to(settings.device), label_smoothing=0.05)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return observer.eval()
+        return F.cross_entropy(logits, positions.to(settings.device), label_smoothing=0.05)
+
+    return fit(Observer, batch_loss, settings.steps, settings.seed, settings.device)
 
 
 def _draw_batch(
@@ -166,10 +155,6 @@ class CrossFitting:
     groups: Mapping[str, str]
     settings: ObserverSettings
 
-    def labels(self, group: str) -> list[str]:
-        """The methods of a group."""
-        return [label for label in self.fakes if self.groups[label] == group]
-
     def rate(self, observer: Observer, labels: Sequence[str], identity: str) -> float:
         """How often an observer finds these methods' fakes, in ``settings.triplets`` of all together."""
         count = math.ceil(self.settings.triplets / len(labels))
@@ -182,7 +167,8 @@ class CrossFitting:
 
     def test(self, group: str, training_groups: Sequence[str], identities: Sequence[str]) -> list[tuple]:
         """Rows of a group's methods and these identities, by an observer trained on the other identities."""
-        training_labels = [self.labels(name) for name in training_groups]
+        labels_of = methods_by_group(self.groups)
+        training_labels = [labels_of[name] for name in training_groups]
         training_fakes = [[self.fakes[label] for label in labels] for labels in training_labels]
         training_identities = [i for i in sorted(self.reals) if i not in identities]
         observer = train_observer(training_fakes, self.reals, training_identities, self.settings)
@@ -190,7 +176,7 @@ class CrossFitting:
         rows = []
         for identity in identities:
             control = self.rate(observer, control_labels, identity)
-            for label in self.labels(group):
+            for label in labels_of[group]:
                 rows.append((label, identity, self.rate(observer, [label], identity), control))
         return rows
 
@@ -216,35 +202,3 @@ def observe(
     experiment = CrossFitting(fakes, reals, groups, settings)
     rows = cross_fit(experiment.test, groups.values(), real_groups, reals, settings.device)
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-Test = Callable[[str, Sequence[str], Sequence[str]], list[tuple]]
-
-
-def cross_fit(
-    test: Test,
-    groups: Iterable[str],
-    test_only: Collection[str],
-    identities: Iterable[str],
-    device: str | torch.device,
-) -> list[tuple]:
-    """The rows of ``test(group, training_groups, identities)`` of all groups and folds of identities.
-
-    Training groups are all others but those of ``test_only``. Raises ValueError for fewer than two groups to
-    train on, or fewer than two identities.
-    """
-    names, everybody = list(dict.fromkeys(groups)), sorted(identities)
-    trainable = [name for name in names if name not in test_only]
-    folds = min(FOLDS, len(everybody))
-    if len(trainable) < 2 or folds < 2:
-        raise ValueError(
-            f"cross-fitting needs two groups of methods and two identities, not {len(trainable)} and "
-            f"{len(everybody)}"
-        )
-
-    def test_part(part: tuple[int, str]) -> list[tuple]:
-        fold, group = part
-        return test(group, [name for name in trainable if name != group], everybody[fold::folds])
-
-    parts = list(product(range(folds), names))
-    return list(chain.from_iterable(devices.in_threads(test_part, parts, device)))

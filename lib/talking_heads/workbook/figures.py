@@ -20,6 +20,13 @@ def enlarge(image: np.ndarray) -> np.ndarray:
     return image.repeat(factor, 0).repeat(factor, 1)
 
 
+def framed(image: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with a red border of one pixel."""
+    image = image.copy()
+    image[[0, -1]] = image[:, [0, -1]] = (255, 0, 0)
+    return image
+
+
 def sheet(
     rows: Sequence[Sequence[np.ndarray]],
     columns: Sequence[str] = (),

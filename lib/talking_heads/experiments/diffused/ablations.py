@@ -1,11 +1,12 @@
-"""Ablations of Diffused Heads (sections 4 and 5): each changes one setting of a profile.
+"""Ablations of Diffused Heads (sections 4 and 5): settings of one or two keys of a profile.
 
-Settings of training go on from the profile's weights for equally many steps, the profile's own setting too.
-Then clips of the evaluation identities are generated and measured. A run may be interrupted and goes on.
+Settings of training go on from the profile's weights for equally many steps, the unchanged profile too. Then
+clips of the evaluation identities are generated and measured. A run may be interrupted and goes on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,20 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from talking_heads.config import Profile
 from talking_heads.data.windows import TalkingClips
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.training import DiffusionLearner
-from talking_heads.experiments.diffused import clip_metrics, protocol
+from talking_heads.experiments.diffused import clip_metrics, protocol, tables
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
 from talking_heads.experiments.diffused.protocol import OURS
-from talking_heads.experiments.diffused.weights import load_model, run_id, weights_path
+from talking_heads.experiments.diffused.weights import COMMANDS, has_weights, load_model, run_id, weights_path
 from talking_heads.files import replacing
-from talking_heads.metrics.statistics import mean_estimate, paired
+from talking_heads.judges.use import weights_digest
+from talking_heads.metrics.statistics import Estimate, mean_estimate
 from talking_heads.training import loop
+from talking_heads.workbook.write_table import write_table
 
 MOTION, LIPS, IDENTITY, STEPS = "motion frames", "λ_ls", "identity frame", "denoising steps"
 SOUND = {False: "audio embeddings a side, motion in colour", True: "audio embeddings a side, motion in grey"}
@@ -35,7 +39,7 @@ LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
 DENOISING_STEPS = (5, 10, 20, 50)
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
-METRICS = "ablation_metrics"  # the table of what was measured
+METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
 NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
 
 
@@ -50,6 +54,10 @@ class Setting(NamedTuple):
     def trained(self) -> bool:
         """Whether it concerns training; else generation alone."""
         return self.ablation != STEPS
+
+    def is_baseline(self, profile: Profile) -> bool:
+        """Whether it changes nothing in a profile."""
+        return profile.override(dict(self.changes)) == profile
 
 
 def settings() -> list[Setting]:
@@ -71,18 +79,12 @@ def settings() -> list[Setting]:
     return [*motion, *lips, *identity, *sound, *steps]
 
 
-def is_own(setting: Setting, profile: Profile) -> bool:
-    """Whether a setting changes nothing in a profile."""
-    return profile.override(dict(setting.changes)) == profile
-
-
 @dataclass(frozen=True)
 class Ablations:
     """What all trainings begin with, and the clips that they are measured on."""
 
     profile: Profile
     weights: str
-    data: Path
     results: Path
     training: TalkingClips
     clips: TalkingClips
@@ -93,7 +95,12 @@ class Ablations:
         """The folder of the trainings."""
         return self.results / self.profile.name / "runs/ablations"
 
-    def changed(self, setting: Setting) -> Profile:
+    @cached_property
+    def encoder(self) -> nn.Module:
+        """The audio encoder, which is the same in all settings."""
+        return load_reader(self.profile.diffused.audio_encoder).encoder.to(self.device)
+
+    def profile_of(self, setting: Setting) -> Profile:
         """The profile with a setting, and with the length of the clips that are measured."""
         section = self.profile.diffused.protocol
         seconds = {"diffused.protocol.seconds": min(section.seconds, section.ablation_seconds)}
@@ -106,28 +113,26 @@ class Ablations:
             "diffused.training.steps": self.profile.diffused.protocol.ablation_steps,
             "diffused.training.learning_rate_decay": DECAY,
         }
-        changed = self.changed(setting).override(training)
-        encoder = load_reader(changed.diffused.audio_encoder).encoder
-        learner = DiffusionLearner(changed, self.training, encoder, self.device)
+        profile = self.profile_of(setting).override(training)
+        learner = DiffusionLearner(profile, self.training, self.encoder, self.device)
         learner.start_from(weights_path(self.profile, self.weights, self.results), self.profile.diffused)
         return learner
 
     def evaluation(self, setting: Setting, learner: DiffusionLearner | None) -> protocol.Evaluation:
         """The evaluation of a training's network, or of the profile's."""
-        changed, encoder = self.changed(setting), load_reader(self.profile.diffused.audio_encoder).encoder
+        profile = self.profile_of(setting)
         if learner is None:
-            generator = load_model(changed, self.weights, self.results, self.device).generator
-            key = run_id(changed, self.weights, self.results)
+            generator = load_model(profile, self.weights, self.results, self.device).generator
+            key = run_id(profile, self.weights, self.results)
         else:
-            generator, key = Generator(learner.ema, changed.diffused), learner.key
-        encoder = encoder.to(self.device)
-        return protocol.Evaluation(changed, self.clips, generator, encoder, key, self.runs, self.device)
+            generator, key = Generator(learner.ema, profile.diffused), learner.key
+        return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, self.runs, self.device)
 
     def measure(self, setting: Setting, seed: int) -> pd.DataFrame:
         """The metrics of a setting, a row for each identity; kept beside the generated clips."""
         learner = self.learner(setting, seed) if setting.trained else None
         evaluation = self.evaluation(setting, learner)
-        path = evaluation.folder / f"metrics-v{clip_metrics.VERSION}.csv"
+        path = evaluation.folder / f"metrics-v{clip_metrics.VERSION}-{weights_digest()}.csv"
         if not path.exists():
             print(f"  {setting.ablation}: {setting.name}, seed {seed}", flush=True)
             if learner is not None:
@@ -142,32 +147,45 @@ class Ablations:
 
     def run(self) -> Iterator[pd.DataFrame]:
         """The metrics of all settings, and of the closest pair with further seeds."""
-        seed, measured = self.profile.seed, []
+        seed, first = self.profile.seed, []
         for setting in settings():
-            measured.append(self.measure(setting, seed))
-            yield measured[-1]
-        pair = closest_pair(pd.concat(measured))
-        for more, setting in product(range(1, SEEDS), settings()):
-            if (setting.ablation, setting.name) in pair:
-                yield self.measure(setting, seed + more)
+            first.append(self.measure(setting, seed))
+            yield first[-1]
+        pair = closest_pair(pd.concat(first))
+        for offset, setting in product(range(1, SEEDS), settings()):
+            if setting[:2] in pair:
+                yield self.measure(setting, seed + offset)
 
 
 def ablate(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
-    """Train and measure all settings: a row for each setting, seed and identity, a column for each metric.
+    """``python -m talking_heads ablate``: train and measure all settings; returns :func:`table`.
 
-    What is finished is read. Written to ``tables/ablation_metrics.csv``. Raises what :func:`clip_data` and
-    :func:`weights_path` do.
+    The metrics of every identity are written to ``tables/ablation_metrics.csv``, the table beside it. What is
+    finished is read. Raises ValueError where the profile has no ablations or its weights are not at their
+    end, and what :func:`clip_data` does.
     """
-    training = clip_data(profile, data, device).training
-    clips = evaluation_clips(profile, data, device)
-    ablations = Ablations(profile, weights, data, results, training, clips, device)
-    rows = pd.concat(ablations.run(), ignore_index=True)
+    if not profile.diffused.protocol.ablation_steps:
+        raise ValueError(
+            f"profile {profile.name}: diffused.protocol.ablation_steps is 0: it has no ablations"
+        )
+    if not has_weights(profile, weights, results):
+        command = f"python -m talking_heads {COMMANDS['diffusion']} --profile {profile.name}"
+        raise ValueError(f"profile {profile.name}: no finished weights to begin with; {command}")
+    training, clips = clip_data(profile, data, device).training, evaluation_clips(profile, data, device)
+    rows = pd.concat(Ablations(profile, weights, results, training, clips, device).run(), ignore_index=True)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
-    path = results / profile.name / "tables" / f"{METRICS}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    folder = results / profile.name / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{METRICS}.csv") as temporary:
         rows.to_csv(temporary, index=False, float_format="%.5g")
-    return rows
+    means = table(rows, profile)
+    caption = (
+        f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "
+        "weights, which were trained with the baseline's setting. Intervals over identities, of one "
+        "training: seed_sd shows how much trainings differ."
+    )
+    write_table(means, means.round(4), folder, TABLE, caption)
+    return means
 
 
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
@@ -179,50 +197,69 @@ def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
     distances: dict[tuple, float] = {}
     for a, b in pairwise(trained):
         if a.ablation == b.ablation:
-            first, second = (_by_identity(rows, setting)[LMD].to_numpy() for setting in (a, b))
-            difference = paired(first, second)
+            difference = _difference(rows, a, b, LMD)
             width = (difference.high - difference.low) / 2
             distances[a[:2], b[:2]] = abs(difference.value) / width if width else np.inf
     return set(min(distances.items(), key=lambda item: item[1])[0])
 
 
-def _by_identity(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """The metrics of a setting, means over seeds, by identity."""
-    chosen = rows[(rows["ablation"] == setting.ablation) & (rows["setting"] == setting.name)]
-    return chosen.drop(columns=["ablation", "setting", "seed"]).groupby("identity").mean()
+def _rows_of(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    return rows[(rows["ablation"] == setting.ablation) & (rows["setting"] == setting.name)]
+
+
+def _difference(rows: pd.DataFrame, setting: Setting, baseline: Setting, metric: str) -> Estimate:
+    """A setting minus another one, paired by seed and identity: mean over identities, and its interval."""
+    index = ["seed", "identity"]
+    values = [_rows_of(rows, which).set_index(index)[metric] for which in (setting, baseline)]
+    differences = (values[0] - values[1]).dropna()  # of seeds and identities that both have
+    return mean_estimate(differences.groupby("identity").mean().to_numpy())
 
 
 def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """The ablations: means over identities, and paired differences to the profile's own setting.
+    """The ablations: means over identities, and paired differences to the unchanged profile.
 
-    That is the one of the same ablation; where there is none, as with motion frames in grey, that of another
-    ablation, which is the same training. Columns ablation, setting, own, metric, value, ci_low, ci_high,
-    difference with its interval, n_identities, n_seeds, and seed_sd, the deviation between seeds.
+    That is the baseline of the same ablation; where it has none, as with motion frames in grey, that of
+    another ablation, which is the same training. Columns ablation, setting, baseline, metric, value, ci_low,
+    ci_high, difference with its interval, n_identities, n_seeds, and seed_sd, the deviation of the means
+    between seeds, which no interval contains.
     """
-    own = {setting.ablation: setting for setting in settings() if is_own(setting, profile)}
-    found = []
+    baselines = {setting.ablation: setting for setting in settings() if setting.is_baseline(profile)}
+    table_rows = []
     for setting in settings():
-        chosen = rows[(rows["ablation"] == setting.ablation) & (rows["setting"] == setting.name)]
-        base = own.get(setting.ablation, own.get(MOTION) if setting.trained else None)
-        values = _by_identity(rows, setting)
-        for metric in values:
-            estimate = mean_estimate(values[metric].dropna().to_numpy())
+        values = _rows_of(rows, setting)
+        baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
+        for metric in values.columns.difference(NAMES, sort=False):
+            means = values.groupby("identity")[metric].mean().dropna()
+            estimate = mean_estimate(means.to_numpy())
             row = {
                 "ablation": setting.ablation,
                 "setting": setting.name,
-                "own": setting == base,
+                "baseline": setting == baseline,
                 "metric": metric,
                 "value": estimate.value,
                 "ci_low": estimate.low,
                 "ci_high": estimate.high,
-                "n_identities": int(values[metric].notna().sum()),
-                "n_seeds": chosen["seed"].nunique(),
-                "seed_sd": chosen.groupby("seed")[metric].mean().std(),
+                "n_identities": len(means),
+                "n_seeds": values["seed"].nunique(),
+                "seed_sd": values.groupby("seed")[metric].mean().std(),
             }
-            if base is not None and setting != base:
-                pair = pd.DataFrame([values[metric], _by_identity(rows, base)[metric]]).dropna(axis=1)
-                difference = paired(*pair.to_numpy())
+            if baseline is not None and setting != baseline:
+                difference = _difference(rows, setting, baseline, metric)
                 row |= {"difference": difference.value}
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
-            found.append(row)
-    return pd.DataFrame(found)
+            table_rows.append(row)
+    return pd.DataFrame(table_rows)
+
+
+def difference_lines(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> list[str]:
+    """How every setting of an ablation differs from the baseline, a line for each."""
+    chosen = table[(table["ablation"] == ablation) & table["metric"].isin(metrics)]
+    columns = ["metric", "difference", "difference, low", "difference, high"]
+    lines = []
+    for name, rows in chosen.dropna(subset="difference").groupby("setting", sort=False):
+        differences = [
+            f"{metric} {tables.with_interval(value, low, high, '+.3g')}"
+            for metric, value, low, high in rows[columns].itertuples(index=False)
+        ]
+        lines.append(f"{ablation} {name}: {', '.join(differences)}")
+    return lines

@@ -16,7 +16,7 @@ from talking_heads.experiments.diffused.protocol import (
     frame_count,
 )
 from talking_heads.metrics import clip_observer
-from talking_heads.metrics.statistics import mean_estimate, paired
+from talking_heads.metrics.statistics import holds, mean_estimate, paired
 from talking_heads.metrics.turing_test import TRUE_CLIPS, ClipQuestion, draw_questions
 
 CLIPS = 10  # of every row, at most, as in the paper
@@ -64,11 +64,12 @@ def proxy_table(votes: pd.DataFrame) -> pd.DataFrame:
     """The shares of votes *real* of observer networks, in percent, with intervals over identities.
 
     Columns method, real with its interval, true clips (the same observers on the true clips of the same
-    identities), difference with its interval, control, n_identities.
+    identities), difference with its interval, control, n_identities. Identities of a fold share an observer;
+    how much observers differ is in no interval.
     """
     rows = []
-    for method, of_method in votes.groupby("method", sort=False):
-        real, true = (100 * of_method[name].to_numpy() for name in (clip_observer.VOTES, "true clips"))
+    for method, method_votes in votes.groupby("method", sort=False):
+        real, true = (100 * method_votes[name].to_numpy() for name in (clip_observer.VOTES, "true clips"))
         estimate, difference = mean_estimate(real), paired(real, true)
         rows.append(
             {
@@ -80,11 +81,23 @@ def proxy_table(votes: pd.DataFrame) -> pd.DataFrame:
                 "difference": difference.value,
                 "difference, low": difference.low,
                 "difference, high": difference.high,
-                "control": 100 * of_method["control"].mean(),
-                "n_identities": len(of_method),
+                "control": 100 * method_votes["control"].mean(),
+                "n_identities": len(method_votes),
             }
         )
     return pd.DataFrame(rows)
+
+
+def proxy_lines(table: pd.DataFrame) -> list[str]:
+    """What the observers of :func:`proxy_table` say of every method, a line for each."""
+    lines = []
+    for row in table.to_dict("records"):
+        verdict = {"yes": "more", "no": "fewer", "undecided": "no measurable difference"}[
+            holds(row["difference, low"], row["difference, high"])
+        ]
+        shares = f"{row['real']:.0f} % of the votes are real, of true clips {row['true clips']:.0f} %"
+        lines.append(f"{row['method']}: {shares}: {verdict}")
+    return lines
 
 
 def table2(votes: pd.DataFrame | None, corpus: str) -> pd.DataFrame:

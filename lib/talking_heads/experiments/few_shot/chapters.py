@@ -25,7 +25,7 @@ VERSIONS = {
 
 CAPTIONS = {
     "start_here": "A talking head from the reference weights",
-    "speakers": "The corpus: one row a person, other clothes and light in every video",
+    "speakers": "The corpus: one row an identity, other clothes and light in every video",
     "landmarks": "Frames, landmarks and landmark images",
     "losses": "What the losses see",
     "meta_learning": "Meta-learning from nothing for its budget, beside the reference",
@@ -41,10 +41,10 @@ CAPTIONS = {
     "figure12": "As the paper's Figure 12: two identities at every T, large corpus",
     "figure13": "As the paper's Figure 13: many identities, large corpus",
     "stability": "Short trainings with and without L_FM",
-    "figure1": "As the paper's Figure 1: driven by the same person and by another one",
+    "figure1": "As the paper's Figure 1: driven by the same identity and by another one",
     "figure5": "As the paper's Figure 5: one-shot heads driven by other identities",
     "figure7": "As the paper's Figure 7: more of them",
-    "figure8": "As the paper's Figure 8: driven by another video of the same person, T = 8",
+    "figure8": "As the paper's Figure 8: driven by another video of the same identity, T = 8",
     "figure9": "As the paper's Figure 9: the same with T = 16",
     "gap": "The identity gap of two identities at T = 1 and 8, with what differs from the truth",
     "by_hand": "One head moved by hand: turned, mouth and eyes opened, one landmark pulled",

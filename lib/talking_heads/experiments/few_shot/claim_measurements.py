@@ -98,7 +98,7 @@ class Measurements:
     def observer_rates(self, method: str) -> "pd.Series[float]":
         """How often the observer finds a method's fakes, by identity."""
         rates = self.evidence.observer_rates
-        if rates is None:
+        if rates is None or rates.empty:
             raise NotShown("the observer")
         by_identity = per_identity(rates, method, self.evidence.t, "USER-proxy")
         if by_identity.empty:

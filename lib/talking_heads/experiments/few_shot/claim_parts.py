@@ -131,7 +131,7 @@ def compare_observer_rates(evidence: Evidence, ours: Setting, other: Setting) ->
     """How much more often the observer finds fakes of ``other`` than of ``ours``, paired by identity."""
     name = f"USER-proxy: {other.method} found more often than {ours}"
     rates = evidence.observer_rates
-    if rates is None:
+    if rates is None or rates.empty:
         return Part(name, missing="the observer")
     means = [per_identity(rates, setting.method, setting.t, "USER-proxy") for setting in (other, ours)]
     if any(values.empty for values in means):

@@ -231,7 +231,7 @@ class MethodRows:
         """How often an observer network finds the fakes (see :mod:`metrics.observer`)."""
         observed = self._select(self.measured.observed)
         if observed.empty:
-            return [self._row("USER-proxy", needs="the observer")]
+            return [self._row("USER-proxy", needs="an observer (protocol.observer_steps, as in laptop-full)")]
         return [self._row("USER-proxy", mean_estimate(observed["USER-proxy"].to_numpy()))]
 
     def fetched_networks(self) -> list[Row]:
