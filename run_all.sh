@@ -33,6 +33,8 @@ make_environment() {
         "$(sed -n 's/^    - \(opencv-python-headless==[^ ]*\).*/\1/p' environment.yml)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null ||
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+    # on all cores, which pip does on one; some packages bring files that are no Python
+    .venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
     printf '%s' "$wanted" > .venv/made-from
 }
 
