@@ -26,15 +26,13 @@ make_environment() {
         "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { say "$python is older than Python 3.11."; exit 1; }
         "$python" -m venv .venv
         sed -n 's/^    - //p' environment.yml > .venv/pinned.txt
-        .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --requirement .venv/pinned.txt --constraint .venv/pinned.txt
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv/pinned.txt --constraint .venv/pinned.txt
     fi
     # face-alignment brings the OpenCV that needs libGL; both builds share their files, and the last one stays
-    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --force-reinstall \
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
         "$(sed -n 's/^    - \(opencv-python-headless==[^ ]*\).*/\1/p' environment.yml)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>/dev/null ||
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-    # on all cores, which pip does on one; some packages bring files that are no Python
-    .venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
     printf '%s' "$wanted" > .venv/made-from
 }
 
