@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talking_heads.data.frames import to_tensor
-from talking_heads.metrics.cross_fitting import cross_fit, fit, methods_by_group
+from talking_heads.metrics.cross_fitting import convolutional_body, cross_fit, fit, methods_by_group
 from talking_heads.nn.precision import mixed_precision
 
 VERSION = 1  # raised when the same clips give other votes
@@ -36,10 +36,7 @@ class ClipObserver(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 96)):
         super().__init__()
-        layers: list[nn.Module] = []
-        for a, b in zip((3 * SNIPPET, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.body = convolutional_body(3 * SNIPPET, widths)
         self.head = nn.Sequential(nn.Linear(4 * widths[-1], 96), nn.ReLU(), nn.Linear(96, 1))
 
     @mixed_precision

@@ -18,6 +18,14 @@ Network = TypeVar("Network", bound=nn.Module)
 Test = Callable[[str, Sequence[str], Sequence[str]], list[tuple]]
 
 
+def convolutional_body(channels: int, widths: Sequence[int]) -> nn.Sequential:
+    """Pictures (B, channels, S, S) to features (B, 4 · the last width): convolutions that halve the side."""
+    layers: list[nn.Module] = []
+    for a, b in zip((channels, *widths[:-1]), widths, strict=True):
+        layers += [nn.Conv2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
 def fit(
     build: Callable[[], Network],
     batch_loss: Callable[[Network], Tensor],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from talking_heads.data.frames import to_tensor
-from talking_heads.metrics.cross_fitting import cross_fit, fit, methods_by_group
+from talking_heads.metrics.cross_fitting import convolutional_body, cross_fit, fit, methods_by_group
 from talking_heads.nn.precision import mixed_precision
 
 VERSION = 2  # of USER-proxy: raised when the same frames give other rates
@@ -38,10 +38,7 @@ class Observer(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 96)):
         super().__init__()
-        layers: list[nn.Module] = []
-        for a, b in zip((3, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.body = convolutional_body(3, widths)
         self.head = nn.Sequential(nn.Linear(8 * widths[-1], 96), nn.ReLU(), nn.Linear(96, 1))
 
     @mixed_precision
