@@ -7,9 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from talking_heads.experiments.claims import (
+    ALPHA,
+    COLUMNS,
+    Part,
+    adjusted_p_values,
+    claim_verdict,
+    part_verdict,
+    verdicts,
+)
 from talking_heads.experiments.few_shot import claim_causes, claim_parts, claims, explanations, methods
 from talking_heads.experiments.few_shot.claim_measurements import Measurements
-from talking_heads.experiments.few_shot.claim_parts import Evidence, Part, Setting
+from talking_heads.experiments.few_shot.claim_parts import Evidence, Setting
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
 from talking_heads.experiments.few_shot.protocol import Features
 from talking_heads.metrics.statistics import Estimate, holm, jackknife, mean_estimate
@@ -141,31 +150,31 @@ def explain(evidence: Evidence, measurements: Measurements | None = None) -> pd.
 
 def part_verdicts(parts: list[Part]) -> list[str]:
     """The verdicts of the parts of one claim."""
-    p_values = claims.adjusted_p_values(parts)
-    return [claims.part_verdict(part, p) for part, p in zip(parts, p_values, strict=True)]
+    p_values = adjusted_p_values(parts)
+    return [part_verdict(part, p) for part, p in zip(parts, p_values, strict=True)]
 
 
 def verdict_of(parts: list[Part]) -> str:
     """The verdict of a claim of these parts."""
-    return claims.claim_verdict(part_verdicts(parts))
+    return claim_verdict(part_verdicts(parts))
 
 
 # -- verdicts ---------------------------------------------------------------------------------------
 def test_clear_evidence_gives_clear_answers():
     table = claims.evaluate(make_evidence())
-    assert list(table.columns) == claims.COLUMNS
+    assert list(table.columns) == COLUMNS
     assert list(table["id"].unique()) == list(range(1, 16))
-    verdicts = claims.verdicts(table)
-    assert {number: verdicts[number] for number in SUPPORTED} == dict.fromkeys(SUPPORTED, "yes")
+    by_id = verdicts(table)
+    assert {number: by_id[number] for number in SUPPORTED} == dict.fromkeys(SUPPORTED, "yes")
     assert (table["ci_low"] <= table["estimate"]).all() and (table["estimate"] <= table["ci_high"]).all()
 
 
 def test_the_opposite_of_a_claim_is_no():
-    assert claims.verdicts(claims.evaluate(make_evidence(better=-0.1)))[1] == "no"
+    assert verdicts(claims.evaluate(make_evidence(better=-0.1)))[1] == "no"
 
 
 def test_no_difference_is_not_yes():
-    assert claims.verdicts(claims.evaluate(make_evidence(better=0.0)))[8] in ("undecided", "no")
+    assert verdicts(claims.evaluate(make_evidence(better=0.0)))[8] in ("undecided", "no")
 
 
 def test_missing_evidence_is_named_part_by_part():
@@ -173,8 +182,8 @@ def test_missing_evidence_is_named_part_by_part():
     evidence.frames = evidence.frames[evidence.frames["method"] != methods.X2FACE]
     evidence.timings = None
     table = claims.evaluate(evidence)
-    verdicts = claims.verdicts(table)
-    assert verdicts[9].startswith("not run: X2Face") and verdicts[11] == "not run: timings"
+    by_id = verdicts(table)
+    assert by_id[9].startswith("not run: X2Face") and by_id[11] == "not run: timings"
     missing = {f"not run: X2Face, T = {t}" for t in SHOTS}
     assert set(table[table["id"] == 9]["part holds"]) == {"yes", *missing}
 
@@ -184,7 +193,7 @@ def test_a_part_below_zero_outweighs_missing_parts():
     evidence.frames = evidence.frames[evidence.frames["method"] != methods.X2FACE]
     at_middle = (evidence.frames["method"] == methods.OURS) & (evidence.frames["T"] == 8)
     evidence.frames.loc[at_middle, "CSIM-judge"] = 0.0
-    assert claims.verdicts(claims.evaluate(evidence))[9] == "no"
+    assert verdicts(claims.evaluate(evidence))[9] == "no"
 
 
 def test_one_identity_decides_nothing():
@@ -215,7 +224,7 @@ def test_family_wise_error_of_null_claims_is_held():
     ]
     decided = [set(part_verdicts(parts)) != {"undecided"} for parts in families]
     assert np.mean(decided) == pytest.approx(0.05, abs=0.015)
-    assert (p_values < claims.ALPHA).any(1).mean() > 0.3
+    assert (p_values < ALPHA).any(1).mean() > 0.3
 
 
 def test_claims_with_all_differences_are_supported():
@@ -240,7 +249,7 @@ def test_parts_without_a_p_value_are_decided_by_their_interval_and_not_counted()
     above, across = Part("", Estimate(0.2, 0.1, 0.3)), Part("", Estimate(0.2, -0.1, 0.5))
     weak = Part("", Estimate(0.2, 0.01, 0.39, 0.04))
     assert verdict_of([above, above]) == "yes" and verdict_of([above, across]) == "undecided"
-    np.testing.assert_equal(claims.adjusted_p_values([above, weak, across]), [np.nan, 0.04, np.nan])
+    np.testing.assert_equal(adjusted_p_values([above, weak, across]), [np.nan, 0.04, np.nan])
 
 
 def test_share_of_diverged_trainings_has_the_binomial_p_value():
@@ -341,11 +350,9 @@ def test_every_no_and_undecided_is_explained():
     evidence = make_evidence(better=-0.1, noise=0.1)
     for row in (methods.RANDOM_E, methods.RANDOM_PSI):
         evidence.frames.loc[evidence.frames["method"] == row, "CSIM-judge"] = 0.9
-    verdicts = claims.verdicts(claims.evaluate(evidence))
+    by_id = verdicts(claims.evaluate(evidence))
     why = explain(evidence)
-    assert set(why.index) == {
-        number for number, verdict in verdicts.items() if verdict in ("no", "undecided")
-    }
+    assert set(why.index) == {number for number, verdict in by_id.items() if verdict in ("no", "undecided")}
     assert set(why.index) >= {1, 4, 5}
     assert "starts at 3.00, with the full model at 1.00. After 10 of 40 steps" in why[4]
     assert why[1].startswith("Parts: 2 the opposite, 4 undecided. Undecided estimates above zero")

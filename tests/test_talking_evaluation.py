@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from talking_heads.experiments import reference
 from talking_heads.experiments.diffused import (
     acceptance,
     clip_metrics,
+    diversity,
     keep,
     protocol,
     score,
@@ -97,6 +99,37 @@ def test_rows_of_an_evaluation(evaluation):
     assert len(different) == len(protocol.ROWS)
     ours, guided = rows[protocol.OURS], rows[protocol.TRUE_MOTION]
     assert np.array_equal(ours[0], guided[0]), "the first frame has no frames before it"
+
+
+def test_lips_are_compared_with_the_clip_that_is_heard(evaluation, measured):
+    speaker, *_ = protocol.run(evaluation)
+    landmarks = {n: evaluation.clips.read(n, np.arange(1, 10))[1] for n in (speaker.number, speaker.other)}
+    heard = partial(evaluation.heard_correlation, speaker=speaker, row=protocol.OTHER_SOUND)
+    assert heard(landmarks[speaker.other]) == pytest.approx(1)
+    assert heard(landmarks[speaker.number]) < 0.9
+    clips = measured.clips.set_index("method")
+    ours = clips.loc[protocol.OURS]
+    np.testing.assert_allclose(ours[clip_metrics.HEARD], ours["mouth opening"])
+    other = clips.loc[protocol.OTHER_SOUND]
+    assert not np.allclose(other[clip_metrics.HEARD], other["mouth opening"])
+
+
+def test_metrics_by_identity_are_means_over_frames(measured):
+    rows = measured.by_identity().set_index(["method", "identity"])
+    assert len(rows) == len(measured.clips)
+    frames = measured.frames.groupby(["method", "identity"]).get_group(rows.index[0])
+    assert rows["SSIM"].iloc[0] == pytest.approx(frames["SSIM"].mean())
+    assert set(measured.clips) <= {*rows, "method", "identity"}
+
+
+def test_another_seed_moves_the_head_otherwise(evaluation):
+    chosen = protocol.run(evaluation, [protocol.OURS])
+    spread = diversity.spread(evaluation, chosen)
+    assert spread["identity"].tolist() == [speaker.identity for speaker in chosen]
+    assert (spread["between clips"] > 0).all()
+    for speaker in chosen:
+        clips = [np.load(evaluation.path(speaker, row)) for row in (protocol.OURS, protocol.OTHER_SEED)]
+        assert not np.array_equal(*clips)
 
 
 def test_a_frozen_frame_has_no_flow(measured):

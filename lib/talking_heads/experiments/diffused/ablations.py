@@ -28,7 +28,7 @@ from talking_heads.experiments.diffused.protocol import OURS
 from talking_heads.experiments.diffused.weights import COMMANDS, has_weights, load_model, run_id, weights_path
 from talking_heads.files import replacing
 from talking_heads.judges.use import weights_digest
-from talking_heads.metrics.statistics import Estimate, mean_estimate
+from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.training import loop
 from talking_heads.workbook.write_table import write_table
 
@@ -138,10 +138,8 @@ class Ablations:
             if learner is not None:
                 loop.train(learner, self.runs / learner.key)
             measured = protocol.measure(evaluation, protocol.run(evaluation, [OURS]), [OURS])
-            frames = measured.frames.drop(columns=["method", "frame"]).groupby("identity").mean()
-            clips = measured.clips.drop(columns="method").groupby("identity").mean()
             with replacing(path) as temporary:
-                frames.join(clips).reset_index().to_csv(temporary, index=False)
+                measured.by_identity().drop(columns="method").to_csv(temporary, index=False)
         rows = pd.read_csv(path)
         return rows.assign(ablation=setting.ablation, setting=setting.name, seed=seed)
 
@@ -197,22 +195,26 @@ def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
     distances: dict[tuple, float] = {}
     for a, b in pairwise(trained):
         if a.ablation == b.ablation:
-            difference = _difference(rows, a, b, LMD)
+            difference = mean_estimate(paired_differences(rows, a, b, LMD))
             width = (difference.high - difference.low) / 2
             distances[a[:2], b[:2]] = abs(difference.value) / width if width else np.inf
     return set(min(distances.items(), key=lambda item: item[1])[0])
 
 
-def _rows_of(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    return rows[(rows["ablation"] == setting.ablation) & (rows["setting"] == setting.name)]
+def rows_of(rows: pd.DataFrame, setting: Sequence[Any]) -> pd.DataFrame:
+    """The rows of a setting, of which ablation and name come first."""
+    ablation, name = setting[:2]
+    return rows[(rows["ablation"] == ablation) & (rows["setting"] == name)]
 
 
-def _difference(rows: pd.DataFrame, setting: Setting, baseline: Setting, metric: str) -> Estimate:
-    """A setting minus another one, paired by seed and identity: mean over identities, and its interval."""
+def paired_differences(
+    rows: pd.DataFrame, first: Sequence[Any], second: Sequence[Any], metric: str
+) -> np.ndarray:
+    """A setting minus another one in a metric, for each identity (n,): paired by seed and identity."""
     index = ["seed", "identity"]
-    values = [_rows_of(rows, which).set_index(index)[metric] for which in (setting, baseline)]
+    values = [rows_of(rows, which).set_index(index)[metric] for which in (first, second)]
     differences = (values[0] - values[1]).dropna()  # of seeds and identities that both have
-    return mean_estimate(differences.groupby("identity").mean().to_numpy())
+    return differences.groupby("identity").mean().to_numpy()
 
 
 def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
@@ -226,7 +228,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     baselines = {setting.ablation: setting for setting in settings() if setting.is_baseline(profile)}
     table_rows = []
     for setting in settings():
-        values = _rows_of(rows, setting)
+        values = rows_of(rows, setting)
         baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
         for metric in values.columns.difference(NAMES, sort=False):
             means = values.groupby("identity")[metric].mean().dropna()
@@ -244,7 +246,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                 "seed_sd": values.groupby("seed")[metric].mean().std(),
             }
             if baseline is not None and setting != baseline:
-                difference = _difference(rows, setting, baseline, metric)
+                difference = mean_estimate(paired_differences(rows, setting, baseline, metric))
                 row |= {"difference": difference.value}
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
             table_rows.append(row)

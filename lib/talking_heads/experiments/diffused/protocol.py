@@ -27,6 +27,7 @@ from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import (
+    HEARD,
     PER,
     Face,
     face_metrics,
@@ -44,6 +45,7 @@ VERSION = 2  # raised when the same weights and settings give other frames
 OURS, FROZEN = "Diffused Heads", "frozen identity frame"
 OTHER_SOUND, TRUE_MOTION = "another clip's sound", "true motion frames"
 ROWS = (OURS, TRUE_MOTION, OTHER_SOUND, FROZEN)  # of every evaluation
+OTHER_SEED = "another seed"  # of the noise; see :mod:`diversity`
 SDA, BRIDGE = "SDA", "landmarks from sound, few-shot head"
 
 
@@ -152,6 +154,14 @@ class Evaluation:
         """True frames (n, S, S, 3) uint8 and their landmarks (n, 68, 2)."""
         return self.clips.read(speaker.number, np.arange(frame_count(self.profile)))
 
+    def heard_correlation(self, landmarks: np.ndarray, speaker: Speaker, row: str) -> float:
+        """Correlation of the mouth's opening, from the second frame on, with that of the clip whose sound a
+        row has.
+        """
+        instants = np.arange(1, len(landmarks) + 1)
+        heard = self.clips.read(heard_clip(speaker, row), instants)[1]
+        return lip_sync.track_correlation(lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(heard))
+
     def visemes(self, speaker: Speaker) -> list[int] | None:
         """What a procedural speaker says; None for videos, of which it is not known."""
         if self.profile.data.source == "videos":
@@ -170,7 +180,8 @@ class Evaluation:
         heard = [heard_clip(speaker, row) for speaker in chosen]
         embeddings = [embed_beginning(self.encoder, self.clips, n, truth.shape[1], each_side) for n in heard]
         identity, audio = to_tensor(truth[:, 0], self.device), torch.stack(embeddings)
-        seeds = clip_seeds(self.profile.seed, [speaker.number for speaker in chosen])
+        seed = self.profile.seed + (row == OTHER_SEED)
+        seeds = clip_seeds(seed, [speaker.number for speaker in chosen])
         if row in self.baselines:
             frames = self.baselines[row].talker.talk(identity, audio, seeds)
             return self._write(chosen, row, np.stack([to_image(frame) for frame in frames], 1))
@@ -220,6 +231,12 @@ class Measured(NamedTuple):
     # correlations of the mouth, PER-judge, closing in silence, blinks, CSIM-judge by second, optical flow
     clips: pd.DataFrame
 
+    def by_identity(self) -> pd.DataFrame:
+        """All metrics, a row for each method and identity: means over frames and clips."""
+        index = ["method", "identity"]
+        frames = self.frames.drop(columns="frame").groupby(index, sort=False).mean()
+        return frames.join(self.clips.groupby(index).mean()).reset_index()
+
 
 def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] | None = None) -> Measured:
     """Every metric of the generated clips, of all rows by default, from the second frame on: the first one
@@ -241,6 +258,7 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             face = Face.of(images, evaluation.device)
             by_frame, of_clip = face_metrics(face, true_face, points, silent)
             of_clip |= mean_flow(images, face.landmarks) | of_truth
+            of_clip[HEARD] = evaluation.heard_correlation(face.landmarks, speaker, row)
             if visemes is not None:
                 of_clip[PER] = lip_reading_errors(images, face.landmarks, visemes, evaluation.device)
             row_names = {"method": row, "identity": speaker.identity}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from talking_heads.experiments.claims import Part
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
 from talking_heads.experiments.few_shot.paper_numbers import orient, paper_value
@@ -28,7 +29,6 @@ from talking_heads.metrics.statistics import (
     per_seed,
 )
 
-NAN = float("nan")
 FEWEST_METHODS = 4  # that a correlation over methods needs
 # a Fréchet distance of this many features takes seconds: its jackknife leaves out groups of identities
 SLOW_DIMENSION = 500
@@ -62,14 +62,6 @@ class Setting(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method}, T = {self.t}"
-
-
-class Part(NamedTuple):
-    """One comparison of a claim: an estimate, positive where the claim holds, or what is ``missing``."""
-
-    name: str
-    estimate: Estimate = Estimate(NAN, NAN, NAN)
-    missing: str = ""
 
 
 def settings_at(t: int, *names: str) -> list[Setting]:
