@@ -5,18 +5,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# its processes are forked from one that has imported what takes seconds
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["talking_heads.data.prepare", "talking_heads.few_shot.baselines.training", "talking_heads.training.loop"]
+from talking_heads.processes import IMPORTED
+
+# processes are forked from one that has imported what takes seconds, also those of the library
+IMPORTED.extend(
+    [
+        "pytest",
+        "torch._dynamo",  # which the first optimiser imports
+        "talking_heads.data.prepare",
+        "talking_heads.experiments.few_shot.trainings",
+        "talking_heads.experiments.diffused.trainings",
+    ]
 )
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(IMPORTED)
 
 
 def start(target: Callable, *arguments: object) -> multiprocessing.Process:
     """A process that computes ``target(*arguments)``."""
-    process = context.Process(target=target, args=arguments)
+    process = context.Process(target=_compute, args=(target, arguments))
     process.start()
     return process
+
+
+def _compute(target: Callable, arguments: tuple) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of its workers, as in a process that a user starts
+    target(*arguments)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -5,11 +5,14 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
+from talking_heads.experiments.few_shot import benchmark
 from talking_heads.experiments.few_shot.benchmark import projected_days
 from talking_heads.metrics.timing import flops_of
 
 
-def test_a_benchmark_measures_every_part(tmp_path, capsys):
+def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.Bench, "seconds", 0.1)
+    monkeypatch.setitem(benchmark.VIDEOS, "voxceleb2", 5_000)
     assert main(
         ["--results", str(tmp_path), "benchmark", "--profile", "smoke", "--quick", "--device", "cpu"]
     ) in (0, None)
@@ -33,11 +36,18 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys):
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()
     step = table.set_index("quantity")["value"]
-    assert step["memory of the store"] < 200  # of a corpus as large as VoxCeleb2
     assert step["meta-learning"] == pytest.approx(1 / step["meta-learning step"], rel=1e-3)
     assert not table["unit"].eq("days").any(), "steps of other networks say nothing about the paper's"
     assert "meta-learning step: " in capsys.readouterr().out
     assert "quick" in (tmp_path / "smoke/tables/benchmark.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.paper_size
+def test_a_corpus_as_large_as_voxceleb2_is_opened(tmp_path):
+    bench = benchmark.Bench(config.load("smoke"), torch.device("cpu"), tmp_path, quick=True)
+    value = {row.quantity: row.value for row in bench.opening()}
+    assert value["opening the store"] < 1
+    assert value["memory of the store"] < 200 and value["first source of a video"] < 1
 
 
 def test_days_are_steps_times_seconds():

@@ -18,7 +18,6 @@ import torch
 from processes import wait_until
 from talking_heads import config
 from talking_heads.__main__ import arguments, main
-from talking_heads.experiments import jobs
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import timing
 from talking_heads.experiments.run import Places, chapters_of, make_run
@@ -91,14 +90,19 @@ def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
 
 
 # -- executed ---------------------------------------------------------------------------------------
-def test_jobs_leave_what_chapters_read(tmp_path):
-    """Of the smoke profile: prepared videos, weights, all cells and times, which chapters find."""
-    run = run_of("smoke", tmp_path)
-    profile = run.profile.override({"protocol.jobs": True, "few_shot.trainings.variants": ["ft"]})
-    run = dataclasses.replace(
-        run, profile=profile, work=jobs.jobs_of(profile, "scratch", tmp_path / "data", "cpu")
-    )
-    run = dataclasses.replace(run, chapters=())
+ONE_VARIANT = """
+base: smoke
+few_shot:
+  trainings: {variants: [ft]}
+protocol: {jobs: true, shots: [1, 4], small_shots: [1], stability_steps: 2}
+"""
+
+
+def test_jobs_leave_what_chapters_read(tmp_path, monkeypatch):
+    """Of a small profile: prepared videos, weights, all cells and times, which chapters find."""
+    (tmp_path / "one.yaml").write_text(ONE_VARIANT)
+    monkeypatch.setenv(config.OWN_PROFILES, str(tmp_path))
+    run = dataclasses.replace(run_of("one", tmp_path), chapters=())
     lines = []
     outcomes = runner.run_chapters(run, report=lines.append)
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
@@ -109,11 +113,11 @@ def test_jobs_leave_what_chapters_read(tmp_path):
         "measure": "ok",
     }, outcomes
     assert any(re.fullmatch(r"  meta-learn-ft ft step 6/6, .* min left", line) for line in lines), lines
-    runs = tmp_path / "results/smoke/runs"
+    runs = tmp_path / "results/one/runs"
     assert len(list(runs.glob("cells/*/*.npz"))) > 0
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
     for command in ("evaluate", "measure"):
-        assert main([*run.commands.options, command, *SMOKE]) in (0, None)
+        assert main([*run.commands.options, command, "--profile", "one", "--device", "cpu"]) in (0, None)
     after = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
     assert after == before
     assert not any(step.due for step in runner.plan(run))

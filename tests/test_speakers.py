@@ -3,8 +3,6 @@
 import math
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from talking_heads.data.speakers.anatomy import POSE
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.motion import LIMITS
 from talking_heads.data.speakers.traits import TRAITS, VOICE, draw_traits, person_rng, stack_traits
+from talking_heads.processes import worker_pool
 
 STYLE = {name: (low + high) / 2 for name, (low, high) in paint.STYLE.items()} | {"background_kind": 0.5}
 WINDOW = torch.tensor([[0.0, 0.10, 1.42]])
@@ -230,7 +229,7 @@ def test_speed_of_rendering(slowness):
     """100 frames a second at 64² on two cores, at the best of three attempts (138 were measured)."""
 
     def measure() -> float:
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        with worker_pool(2) as executor:
             return sum(executor.map(_frames_per_second, [10, 20]))
 
     assert any(measure() >= 100 / slowness for _ in range(3))

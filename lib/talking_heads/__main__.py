@@ -662,6 +662,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
+        if getattr(args, "profile", None):
+            config.load(args.profile)  # an error of the profile is stated before seconds of imports
         return args.run(args) or 0
     except MemoryError as error:
         print(f"error: {error or 'memory ran out; close other programs'}", file=sys.stderr)

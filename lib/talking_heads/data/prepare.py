@@ -4,14 +4,10 @@ Procedural speakers, your own clips, VoxCeleb1 and VoxCeleb2 are all prepared by
 parallel; an interrupted run continues where it stopped. Several machines prepare shards of one corpus.
 """
 
-import os
-import threading
-import time
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 
@@ -36,6 +32,7 @@ from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import Unit, discover, place_of
 from talking_heads.devices import cores
 from talking_heads.files import write_text
+from talking_heads.processes import worker_pool
 from talking_heads.progress import Progress
 from talking_heads.shards import Shard
 
@@ -157,8 +154,7 @@ def _prepare_all(
     Threads decode and write while the detector waits for a batch of frames.
     """
     if len(complete) > 4 and workers != 1:
-        count, context = workers or cores(), get_context("spawn")
-        executor = ProcessPoolExecutor(count, context, _end_with, (os.getpid(),))
+        executor = worker_pool(workers or cores())
         try:
             for future in as_completed([executor.submit(_prepare_job, job) for job in complete]):
                 yield future.result()
@@ -182,17 +178,6 @@ def _prepare_all(
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
         shared.close()
-
-
-def _end_with(parent: int) -> None:
-    """Let this process end when its parent is killed, whose folder another run may then write."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _prepare_job(job: Job) -> list[dict]:

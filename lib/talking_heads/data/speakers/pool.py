@@ -4,11 +4,8 @@ A pool needs no video files. It is rendered in parallel, and an interrupted run 
 """
 
 import json
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,9 @@ import torch
 from talking_heads.config import digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, make_clip
+from talking_heads.devices import cores
 from talking_heads.files import waiting_lock, write_text
+from talking_heads.processes import worker_pool
 
 COMPLETE = "pool.json"  # exists for a complete pool
 
@@ -108,8 +107,7 @@ def _make_pool(folder: Path, settings: PoolSettings, workers: int | None, device
     todo = [number for number in range(settings.people) if number not in done]
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
     start, last = time.time(), 0.0
-    workers = (workers or os.cpu_count()) if device.type == "cpu" else 1
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+    with worker_pool((workers or cores()) if device.type == "cpu" else 1) as executor:
         n = len(batches)
         arguments = ([folder] * n, [settings] * n, batches, [str(device)] * n)
         for numbers in executor.map(_render_identities, *arguments):

@@ -1,8 +1,5 @@
 """The corpus of procedural speakers as video files in VoxCeleb's layout, with exact landmarks beside them."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +9,8 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.video import write
+from talking_heads.devices import cores
+from talking_heads.processes import worker_pool
 from talking_heads.progress import Progress
 
 # first identity of every split; the identity of a number is the same in all profiles
@@ -82,7 +81,7 @@ def write_clips(root: Path, clips: list[Job], seed: int, size: int, workers: int
         return 0
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
     progress = Progress("rendering speakers", sum(job.frames for job in todo), "frames")
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as executor:
+    with worker_pool(workers or cores()) as executor:
         n = len(batches)
         for frames in executor.map(_write_clips, [root] * n, [seed] * n, [size] * n, batches):
             progress.add(frames)

@@ -108,9 +108,8 @@ class Bench:
         (unit,) = discover(self.folder / "videos", "voxceleb2")
         settings = Settings(self.profile.data.image_size, 12)
         key = fingerprint(unit, settings)
-        timing = measure(
-            partial(prepare_unit, unit, self.folder / "out", settings, key), torch.device("cpu"), 10, 4.0, 1
-        )
+        work = partial(prepare_unit, unit, self.folder / "out", settings, key)
+        timing = measure(work, torch.device("cpu"), 10, self.seconds, 1)
         yield Row(
             "preparing", 1 / timing.median, "clips/s", "100 frames of 224², 12 kept, one core, no detector"
         )

@@ -1,0 +1,30 @@
+"""Pools of worker processes."""
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+IMPORTED = ["talking_heads.data.prepare_video", "talking_heads.data.speakers.clips"]  # takes seconds
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that are forked, where the system can, from one that has imported what they need.
+
+    They end when the process that started them is killed.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(IMPORTED)
+    return ProcessPoolExecutor(workers, context, _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
