@@ -89,15 +89,14 @@ CHAPTERS = (
             "clips/talking.mp4",
             "clips/own_sound.mp4",
         ),
-        3.1,
+        2.8,
         alone=True,
         trained_by=("21_sound_and_motion",),
-        reads=("runs/reference/[!d]*/weights.safetensors",),  # of the baselines, which another command trains
         diffusion=True,
     ),
     Chapter(
         "23_table_of_talking_faces",
-        "Tables 1 to 3 of Diffused Heads: clips of other programs, votes of people, read lips",
+        "Tables 1 to 3 of Diffused Heads: baselines, clips of other programs, votes of people, read lips",
         ("22_talking",),
         (
             *(f"tables/diffused_{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")),
@@ -105,9 +104,13 @@ CHAPTERS = (
             "figures/diffused_figure4.png",
             "figures/diffused_lips.png",
         ),
-        0.4,
+        0.8,
         trained_by=("21_sound_and_motion",),
-        reads=("scores/*.csv", "turing/*/answers/*.csv"),
+        reads=(
+            "runs/reference/[!d]*/weights.safetensors",  # of the baselines, which another command trains
+            "scores/*.csv",
+            "turing/*/answers/*.csv",
+        ),
         diffusion=True,
     ),
 )

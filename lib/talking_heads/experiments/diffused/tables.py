@@ -15,6 +15,7 @@ from talking_heads.experiments.diffused import score
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
+from talking_heads.workbook.records import Record, Recorder
 
 TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)
 OF_CLIPS = (
@@ -96,6 +97,15 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(of_diffusion)
     here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(of_diffusion)
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
+
+
+def record_rows(recorder: Recorder, rows: pd.DataFrame) -> None:
+    """Record the values of rows of :func:`table1` or :func:`table3` that were measured here."""
+    for row in rows.itertuples():
+        counts = {"n_identities": int(row.n_identities), "n_frames": int(row.n_frames)}
+        unit = UNITS.get(row.metric, "")
+        record = Record(row.metric, row.value, unit, row.method, corpus=row.corpus, **counts)
+        recorder.record(record, low=row.ci_low, high=row.ci_high)
 
 
 def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
