@@ -145,6 +145,15 @@ def ablate(args: argparse.Namespace) -> None:
     print(f"{args.results / profile.name / 'tables/diffused_ablations.md'}")
 
 
+def length(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.diffused.length import length as measure_length
+
+    profile = config.load(args.profile)
+    measure_length(profile, args.weights, args.data, args.results, choose(args.device))
+    print(f"{args.results / profile.name / 'tables/diffused_length.md'}")
+
+
 def smoke_test(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.experiments.diffused.smoke_test import smoke_test as run_diffused
@@ -558,6 +567,10 @@ def add_training(commands: Subcommands) -> None:
     text = "train and measure the ablations of Diffused Heads, or go on"
     c = commands.add(ablate, "ablate", text, profile="laptop-full", resumes=True)
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="that the trainings begin with")
+
+    text = "generate long clips with every remedy against drift, and measure how quality lasts"
+    c = commands.add(length, "length", text, profile="laptop-full", resumes=True)
+    c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
     text = "fit the linear face model of landmark adaptation to a profile's identities again"
     commands.add(face_shape, "face-shape", text, profile="laptop", device=False)

@@ -309,6 +309,8 @@ class TalkingProtocol(Section):
     chapter_trains: bool  # whether chapter 21 trains the network where there are no weights
     ablation_steps: Count  # of each training of the ablations; 0 for none
     ablation_seconds: Amount  # of the clips in which these are measured
+    long_identities: Count  # of the clips that show how long quality lasts; 0 for none
+    long_seconds: Amount
 
 
 class Diffused(Section):

@@ -1,0 +1,132 @@
+"""Long clips (section 5.6): whether identity, motion and sharpness last, with every remedy against drift."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from talking_heads.config import Profile
+from talking_heads.devices import in_threads
+from talking_heads.experiments.diffused import clip_metrics, protocol
+from talking_heads.experiments.diffused.clip_metrics import Face
+from talking_heads.experiments.diffused.evaluation import evaluation_of
+from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker
+from talking_heads.files import replacing
+from talking_heads.judges.use import weights_digest
+from talking_heads.metrics.distances import cosine
+from talking_heads.metrics.flow import flow_by_region
+from talking_heads.metrics.images import sharpness
+from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.workbook.write_table import write_table
+
+PARTS = 6  # of equal length, of a clip: the first and the last are compared
+EVERY = 25  # frames after which the identity frame returns
+NONE, NOISE, RETURN, BOTH = "none", "noise on motion frames", "identity frame once a second", "both"
+SIMILARITY, FLOW, SHARPNESS = "CSIM-judge", "flow of the head", "sharpness"
+# how far the last part may be from the first: a difference, or a ratio
+SIMILARITY_LIMIT, RATIO_LIMIT = 0.05, 1.2
+METRICS, TABLE = "length_metrics", "diffused_length"  # names of tables: by identity and part, and the changes
+
+
+def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
+    """Values of ``diffused.sampling`` by remedy; the noise is as strong as the profile's, or 0.2."""
+    noise = profile.diffused.sampling.motion_noise or 0.2
+    return {
+        NONE: {"motion_noise": 0.0, "identity_every": 0},
+        NOISE: {"motion_noise": noise, "identity_every": 0},
+        RETURN: {"motion_noise": 0.0, "identity_every": EVERY},
+        BOTH: {"motion_noise": noise, "identity_every": EVERY},
+    }
+
+
+def measure_clip(evaluation: Evaluation, speaker: Speaker) -> pd.DataFrame:
+    """A row for each part of a generated clip.
+
+    Columns identity, part, CSIM-judge to the true frames of the same instants, flow of the head in pixels a
+    frame, and sharpness in grey levels a pixel.
+    """
+    frames, (truth, _) = np.load(evaluation.path(speaker, OURS)), evaluation.truth(speaker)
+    face, true_face = (Face.of(images, evaluation.device) for images in (frames, truth))
+    assert face.features is not None and true_face.features is not None
+    values = {
+        SIMILARITY: cosine(face.features, true_face.features)[1:],
+        FLOW: flow_by_region(frames, face.landmarks)["head"],
+        SHARPNESS: sharpness(frames[1:]),
+    }
+    parts = {name: [part.mean() for part in np.array_split(v, PARTS)] for name, v in values.items()}
+    return pd.DataFrame({"identity": speaker.identity, "part": range(PARTS), **parts})
+
+
+def measure(
+    profile: Profile, weights: str, data: Path, results: Path, device: torch.device
+) -> Iterator[pd.DataFrame]:
+    """The rows of all clips with each remedy, which are kept beside the clips."""
+    section = profile.diffused.protocol
+    sizes = {
+        "diffused.protocol.seconds": section.long_seconds,
+        "diffused.protocol.identities": section.long_identities,
+    }
+    for remedy, sampling in remedies(profile).items():
+        changes = {f"diffused.sampling.{name}": value for name, value in sampling.items()}
+        evaluation = evaluation_of(profile.override({**sizes, **changes}), weights, data, results, device)
+        path = evaluation.folder / f"length-v{clip_metrics.VERSION}-{weights_digest()}.csv"
+        if not path.exists():
+            print(f"  {section.long_seconds:g} seconds, remedy: {remedy}", flush=True)
+            chosen = protocol.run(evaluation, [OURS])
+            clips = in_threads(partial(measure_clip, evaluation), chosen, device)
+            with replacing(path) as temporary:
+                pd.concat(clips).to_csv(temporary, index=False)
+        yield pd.read_csv(path).assign(remedy=remedy)
+
+
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The change from the first part to the last, with each remedy: columns remedy, metric, first, last,
+    change with its interval, limit, and whether the whole interval is within it.
+
+    The change of CSIM-judge is a difference, and may be a gain of any size; that of the others a ratio, whose
+    mean and interval are those of its logarithm.
+    """
+    table = []
+    for remedy, of_remedy in rows.groupby("remedy", sort=False):
+        parts = of_remedy.set_index(["identity", "part"]).drop(columns="remedy").unstack("part")
+        for metric in (SIMILARITY, FLOW, SHARPNESS):
+            first, last = (parts[metric][part].to_numpy() for part in (0, PARTS - 1))
+            if metric == SIMILARITY:
+                estimate, low, high = mean_estimate(last - first), -SIMILARITY_LIMIT, np.inf
+                change = list(estimate[:3])
+            else:
+                estimate, low, high = mean_estimate(np.log(last / first)), 1 / RATIO_LIMIT, RATIO_LIMIT
+                change = [float(np.exp(value)) for value in estimate[:3]]
+            row = {"remedy": remedy, "metric": metric, "first": first.mean(), "last": last.mean()}
+            row |= dict(zip(("change", "ci_low", "ci_high"), change, strict=True))
+            row |= {"limit": SIMILARITY_LIMIT if metric == SIMILARITY else RATIO_LIMIT}
+            table.append(
+                row | {"within": bool(low < change[1] and change[2] < high), "n_identities": len(first)}
+            )
+    return pd.DataFrame(table)
+
+
+def length(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
+    """``python -m talking_heads length``: generate and measure long clips, or go on; returns :func:`changes`.
+
+    Raises ValueError where the profile has no long clips, and what :func:`evaluation_of` does.
+    """
+    section = profile.diffused.protocol
+    if not section.long_identities:
+        raise ValueError(f"profile {profile.name}: diffused.protocol.long_identities is 0: no long clips")
+    rows = pd.concat(measure(profile, weights, data, results, device), ignore_index=True)
+    folder = results / profile.name / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{METRICS}.csv") as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.5g")
+    table = changes(rows)
+    caption = (
+        f"Clips of {section.long_seconds:g} seconds: the last of {PARTS} equal parts against the first, "
+        "intervals over identities. CSIM-judge: difference; flow and sharpness: ratio."
+    )
+    write_table(table, table.round(3), folder, TABLE, caption)
+    return table
