@@ -38,13 +38,15 @@ def test_a_large_profile_prepares_trains_evaluates_and_measures_in_jobs(tmp_path
     run = run_of("voxceleb2", tmp_path)
     names = [job.name for job in run.work]
     trained = [f"meta-learn-{variant}" for variant in run.profile.few_shot.trainings.variants]
-    assert names == ["prepare", *trained, "stability", "evaluate", "measure"] and len(trained) == 7
+    expected = ["prepare", *trained, "stability", "evaluate", "observe", "measure"]
+    assert names == expected and len(trained) == 7
     steps = {step.stage.name: step.stage for step in runner.plan(run)}
     assert list(steps)[: len(names)] == names, "jobs come before the chapters"
     assert all(steps[name].needs == ("prepare",) for name in trained)
     assert set(steps["evaluate"].needs) == {"prepare", *trained}
     assert not any(chapter.startswith("2") for chapter in steps), "Diffused Heads has its own corpora"
-    assert "evaluate" in steps["05_comparison"].needs and "measure" in steps["07_timing"].needs
+    assert {"evaluate", "observe"} <= set(steps["05_comparison"].needs)
+    assert steps["observe"].needs == ("evaluate",) and "measure" in steps["07_timing"].needs
     assert "stability" in steps["06_ablations"].needs, "no chapter trains for hours"
     assert not hasattr(steps["prepare"], "limit"), "a job takes as long as it takes"
     only = [step.stage.name for step in runner.plan(run, ["05"])]
@@ -110,13 +112,14 @@ def test_jobs_leave_what_chapters_read(tmp_path, monkeypatch):
         "meta-learn-ft": "ok",
         "stability": "ok",
         "evaluate": "ok",
+        "observe": "ok",
         "measure": "ok",
     }, outcomes
     assert any(re.fullmatch(r"  meta-learn-ft ft step 6/6, .* min left", line) for line in lines), lines
     runs = tmp_path / "results/one/runs"
     assert len(list(runs.glob("cells/*/*.npz"))) > 0
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    for command in ("evaluate", "measure"):
+    for command in ("evaluate", "observe", "measure"):
         assert main([*run.commands.options, command, "--profile", "one", "--device", "cpu"]) in (0, None)
     after = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
     assert after == before

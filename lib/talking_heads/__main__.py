@@ -239,6 +239,16 @@ def score(args: argparse.Namespace) -> None:
         )
 
 
+def observe(args: argparse.Namespace) -> None:
+    from talking_heads.devices import choose
+    from talking_heads.experiments.few_shot.evaluation import Evaluation
+
+    profile = config.load(args.profile)
+    places = args.weights, args.data, args.results, choose(args.device)
+    rates = Evaluation.of_profile(profile, *places).observed()
+    print(f"{len(rates)} rates of methods and identities")
+
+
 def measure(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
     from talking_heads.experiments.few_shot.timing import measure_profile
@@ -447,6 +457,10 @@ def add_running(commands: Subcommands) -> None:
     c.add_argument(
         "--procedural", action="store_true", help="faces are those of procedural speakers: use the judges"
     )
+
+    text = "train observers on the frames of Table 1, and measure how often they find each method's"
+    c = commands.add(observe, "observe", text, profile="laptop-full", resumes=True)
+    c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
 
     commands.add(measure, "measure", "measure the times of Table 2", profile="laptop", resumes=True)
     text = "short trainings with and without L_FM (section 3.2)"

@@ -16,7 +16,7 @@ from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
 
-PREPARE, STABILITY, EVALUATE, MEASURE = "prepare", "stability", "evaluate", "measure"
+PREPARE, STABILITY, EVALUATE, OBSERVE, MEASURE = "prepare", "stability", "evaluate", "observe", "measure"
 AUDIO, DIFFUSION = "audio-encoder", "train-diffusion"
 
 
@@ -74,12 +74,16 @@ def jobs_of(
         EVALUATE, "the frames of Table 1 and of the ablations", (PREPARE, *trained), (),
         command=("evaluate", *on_device, "--weights", weights), shards=True,
     )  # fmt: skip
+    observe = Job(
+        OBSERVE, "USER-proxy of Table 1", (EVALUATE,), (), command=(OBSERVE, *on_device, "--weights", weights)
+    )
+    observers = [observe] if profile.protocol.observer_steps else []
     measure = Job(MEASURE, "the times of Table 2", (), (), command=("measure", *on_device), local=True)
     short = Job(
         STABILITY, "short trainings with and without L_FM", (PREPARE,), (), command=(STABILITY, *on_device)
     )
     shorts = [short] if profile.protocol.stability_seeds else []
-    return prepare, *trainings, *shorts, evaluate, measure
+    return prepare, *trainings, *shorts, evaluate, *observers, measure
 
 
 def expected_days(profile: Profile, results: Path) -> dict[str, float]:
@@ -114,7 +118,7 @@ def reading(chapters: tuple[Chapter, ...], jobs: tuple[Job, ...], weights: str) 
     needs = {
         "01_speakers_and_landmarks": (PREPARE,),
         "03_meta_learning": trained,
-        "05_comparison": (EVALUATE,),
+        "05_comparison": (EVALUATE, OBSERVE),
         "06_ablations": (STABILITY, EVALUATE),
         "07_timing": (MEASURE,),
         "20_diffusion_on_faces": (PREPARE, AUDIO) if DIFFUSION in names else (),

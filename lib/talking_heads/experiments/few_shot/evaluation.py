@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, digest
 from talking_heads.data import corpora
 from talking_heads.experiments.few_shot import methods, protocol
 from talking_heads.experiments.few_shot.weights import LoadedWeights, load_all, main_variant
+from talking_heads.files import replacing
+from talking_heads.metrics import observer
 from talking_heads.nn.perceptual import make_extractors
 from talking_heads.shards import Shard
 
@@ -53,6 +56,35 @@ class Evaluation:
         store = corpora.store(self.profile, self.data, "test")
         shots = [ablation_shots(self.profile)]
         return protocol.run_cells(folder, store, self.profile, rows, shots, self.device, shard)
+
+    def observed(self) -> pd.DataFrame:
+        """USER-proxy of Table 1's frames: the columns of :func:`observer.observe`, and T. Empty in a profile
+        without observers.
+
+        Where jobs train the observers, their rates are kept, and read as long as the frames are the same.
+        """
+        section = self.profile.protocol
+        if not section.observer_steps:
+            return pd.DataFrame(columns=[*observer.COLUMNS, "T"])
+        cells = self.table1()
+        names = [method.name for method in methods.table1_methods(self.loaded, self.profile, self.extractors)]
+        evaluated = [(path.name, path.stat().st_mtime_ns) for path in cells]
+        path = (
+            self.runs / f"observed/{digest(observer.VERSION, section.observer_steps, names, evaluated)}.csv"
+        )
+        if section.jobs and path.exists():
+            return pd.read_csv(path)
+        real = protocol.other_videos(corpora.store(self.profile, self.data, "test"), self.profile)
+        fakes, groups = protocol.fakes(cells, names)
+        settings = observer.ObserverSettings(steps=section.observer_steps, device=self.device)
+        rates = observer.observe(fakes, real, groups, [methods.NEAREST], settings)
+        method_and_t = rates["method"].str.split("@").str
+        rates = rates.assign(T=method_and_t[1].astype(int), method=method_and_t[0])
+        if section.jobs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                rates.to_csv(temporary, index=False)
+        return rates
 
     def embeddings(self) -> Tensor:
         """ê of all validation identities by the model that the ablations change: (identities, N)."""
