@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from talking_heads.processes import IMPORTED
+from talking_heads.processes import PRELOAD
 
 # processes are forked from one that has imported what takes seconds, also those of the library
-IMPORTED.extend(
+PRELOAD.extend(
     [
         "pytest",
         "torch._dynamo",  # which the first optimiser imports
@@ -18,7 +18,7 @@ IMPORTED.extend(
     ]
 )
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(IMPORTED)
+context.set_forkserver_preload(PRELOAD)
 
 
 def start(target: Callable, *arguments: object) -> multiprocessing.Process:

@@ -20,7 +20,9 @@ from talking_heads import config
 from talking_heads.__main__ import arguments, main
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import timing
+from talking_heads.experiments.few_shot.evaluation import Evaluation
 from talking_heads.experiments.run import Places, chapters_of, make_run
+from talking_heads.metrics import observer
 from talking_heads.workbook import runner
 from talking_heads.workbook.jobs import Commands, fault
 from talking_heads.workbook.stages import Busy, Job
@@ -192,6 +194,24 @@ def test_shards_of_an_evaluation_compute_all_cells(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in cells.rglob("*.npz")}
     main([*places, "evaluate", *SMOKE])
     assert {path: path.stat().st_mtime_ns for path in cells.rglob("*.npz")} == times
+
+
+def test_rates_of_observers_are_kept_as_long_as_frames_and_methods_are_the_same(tmp_path, monkeypatch):
+    """Also where no job trains them; a new time of a file changes nothing."""
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    assert main([*places, "meta-learn", *SMOKE, "--variant", "ft"]) == 0
+    profile = config.load("smoke", {"protocol.shots": [1], "protocol.small_shots": [1]})
+    where = tmp_path / "data", tmp_path / "results", torch.device("cpu")
+    evaluation = Evaluation.of_profile(profile, "scratch", *where)
+    folder = tmp_path / "results/smoke/runs/observers"
+    first = evaluation.observer_rates()
+    for cell in evaluation.table1():
+        cell.touch()
+    pd.testing.assert_frame_equal(evaluation.observer_rates(), first)
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(observer, "VERSION", observer.VERSION + 1)
+    evaluation.observer_rates()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_evaluating_without_weights_says_what_to_do(tmp_path, capsys):

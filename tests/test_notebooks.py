@@ -100,7 +100,13 @@ def test_the_smoke_run_trains_every_variant_once(smoke):
     names = [path.name for path in (smoke[0] / "runs").iterdir()]
     variants = config.load("smoke").few_shot.trainings.variants
     folders = {name for name in names if not name.startswith("chapter-")}
-    assert folders == {"cells", "reference", "talking", *(f"meta-{variant}" for variant in variants)}
+    assert folders == {
+        "cells",
+        "observers",
+        "reference",
+        "talking",
+        *(f"meta-{variant}" for variant in variants),
+    }
     assert {path.name for path in (smoke[0] / "runs/reference").iterdir()} == {"diffusion"}
     assert any(name.startswith("chapter-") for name in names)
 

@@ -151,7 +151,7 @@ def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
     jobs = [stage for stage in status if not stage[0].isdigit()]
     assert {"prepare", "stability", "evaluate", "observe", "measure"} < set(jobs)
     logs = [path.read_text(encoding="utf-8") for path in results.glob("runs/meta-*/stats.jsonl")]
-    assert len(logs) == len(jobs) - 4 and all(len(log.splitlines()) >= 2 for log in logs)
+    assert len(logs) == len(jobs) - 5 and all(len(log.splitlines()) >= 2 for log in logs)
     assert (results / "tables/table1.csv").exists() and (results / "index.html").exists()
 
 

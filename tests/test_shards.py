@@ -178,7 +178,7 @@ def test_workers_of_a_killed_run_end_with_it(source, whole, tmp_path):
     workers = parent.children(recursive=True)
     process.kill()
     process.join()
-    assert len(workers) >= 2
+    assert len(workers) >= 3  # the process that they are forked from among them
     wait_until(lambda: not any(worker.is_running() for worker in workers))
     prepare_with_workers(source, out)
     assert_same_corpus(out, whole)

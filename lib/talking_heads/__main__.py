@@ -245,7 +245,7 @@ def observe(args: argparse.Namespace) -> None:
 
     profile = config.load(args.profile)
     places = args.weights, args.data, args.results, choose(args.device)
-    rates = Evaluation.of_profile(profile, *places).observed()
+    rates = Evaluation.of_profile(profile, *places).observer_rates()
     print(f"{len(rates)} rates of methods and identities")
 
 
@@ -458,8 +458,8 @@ def add_running(commands: Subcommands) -> None:
         "--procedural", action="store_true", help="faces are those of procedural speakers: use the judges"
     )
 
-    text = "train observers on the frames of Table 1, and measure how often they find each method's"
-    c = commands.add(observe, "observe", text, profile="laptop-full", resumes=True)
+    text = "train observers on the frames of Table 1, and measure how often they detect each method's fakes"
+    c = commands.add(observe, "observe", text, profile="laptop-full")
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
 
     commands.add(measure, "measure", "measure the times of Table 2", profile="laptop", resumes=True)

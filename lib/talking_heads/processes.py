@@ -5,7 +5,7 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-IMPORTED = ["talking_heads.data.prepare_video", "talking_heads.data.speakers.clips"]  # takes seconds
+PRELOAD = ["talking_heads.data.prepare_video", "talking_heads.data.speakers.clips"]  # takes seconds
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
@@ -15,7 +15,7 @@ def worker_pool(workers: int) -> ProcessPoolExecutor:
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(PRELOAD)
     return ProcessPoolExecutor(workers, context, _end_with_parent)
 
 

@@ -2,7 +2,7 @@
 
 A claim consists of comparisons, each positive where the claim holds. A comparison is decided where it differs
 significantly from zero, with the family-wise error of the claim's comparisons held (Holm 1979). The
-statistics are committed before the run that they decide.
+statistics are committed before the run that decides the claims.
 """
 
 from collections.abc import Callable, Sequence

@@ -43,6 +43,9 @@ METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by
 NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
 
 
+SettingName = tuple[str, str]  # ablation and setting
+
+
 class Setting(NamedTuple):
     """A row of an ablation."""
 
@@ -195,20 +198,20 @@ def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
     distances: dict[tuple, float] = {}
     for a, b in pairwise(trained):
         if a.ablation == b.ablation:
-            difference = mean_estimate(paired_differences(rows, a, b, LMD))
+            difference = mean_estimate(paired_differences(rows, a[:2], b[:2], LMD))
             width = (difference.high - difference.low) / 2
             distances[a[:2], b[:2]] = abs(difference.value) / width if width else np.inf
     return set(min(distances.items(), key=lambda item: item[1])[0])
 
 
-def rows_of(rows: pd.DataFrame, setting: Sequence[Any]) -> pd.DataFrame:
-    """The rows of a setting, of which ablation and name come first."""
-    ablation, name = setting[:2]
+def rows_of(rows: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
+    """The rows of a setting."""
+    ablation, name = setting
     return rows[(rows["ablation"] == ablation) & (rows["setting"] == name)]
 
 
 def paired_differences(
-    rows: pd.DataFrame, first: Sequence[Any], second: Sequence[Any], metric: str
+    rows: pd.DataFrame, first: SettingName, second: SettingName, metric: str
 ) -> np.ndarray:
     """A setting minus another one in a metric, for each identity (n,): paired by seed and identity."""
     index = ["seed", "identity"]
@@ -228,7 +231,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     baselines = {setting.ablation: setting for setting in settings() if setting.is_baseline(profile)}
     table_rows = []
     for setting in settings():
-        values = rows_of(rows, setting)
+        values = rows_of(rows, setting[:2])
         baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
         for metric in values.columns.difference(NAMES, sort=False):
             means = values.groupby("identity")[metric].mean().dropna()
@@ -246,7 +249,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                 "seed_sd": values.groupby("seed")[metric].mean().std(),
             }
             if baseline is not None and setting != baseline:
-                difference = mean_estimate(paired_differences(rows, setting, baseline, metric))
+                difference = mean_estimate(paired_differences(rows, setting[:2], baseline[:2], metric))
                 row |= {"difference": difference.value}
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
             table_rows.append(row)

@@ -16,7 +16,7 @@ from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 
 VERSION = 2  # raised when the same clips give other values
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
-HEARD = "mouth opening of the sound"  # correlation with the true mouth of the clip that is heard
+SOUND_CORRELATION = "mouth opening of the sound"  # correlation with the true mouth of the clip that is heard
 PER = "PER-judge"  # phoneme error rate, read from the lips; phonemes that look alike are one
 
 

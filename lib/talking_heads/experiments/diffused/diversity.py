@@ -1,7 +1,5 @@
 """How differently heads move with other random noise: a model whose modes have collapsed moves them alike."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -23,21 +21,23 @@ def track_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(((a - b) ** 2).sum(1).mean()))
 
 
-def spread(evaluation: Evaluation, chosen: Sequence[Speaker]) -> pd.DataFrame:
+def spread(evaluation: Evaluation) -> pd.DataFrame:
     """The distance of head tracks of two clips of the same identity and sound, generated with two seeds, and
     that of two true clips of different identities.
 
     Columns identity, "between seeds" and "between clips", in interocular distances. Generates what is
     missing.
     """
-    protocol.run(evaluation, [OURS, OTHER_SEED])
+    chosen = protocol.run(evaluation, [OURS, OTHER_SEED])
 
     def measure(speaker: Speaker) -> dict[str, str | float]:
         generated = [np.load(evaluation.path(speaker, row)) for row in (OURS, OTHER_SEED)]
         numbers = np.arange(len(generated[0]))
-        true = [evaluation.clips.read(clip, numbers)[1] for clip in (speaker.number, speaker.other)]
-        found = [find_landmarks(images, evaluation.device) for images in generated]
-        seeds, clips = (track_distance(*map(head_track, pair)) for pair in (found, true))
+        true = [evaluation.clips.read(clip, numbers)[0] for clip in (speaker.number, speaker.other)]
+        seeds, clips = (
+            track_distance(*(head_track(find_landmarks(images, evaluation.device)) for images in pair))
+            for pair in (generated, true)
+        )
         return {"identity": speaker.identity, "between seeds": seeds, "between clips": clips}
 
     return pd.DataFrame(in_threads(measure, chosen, evaluation.device))

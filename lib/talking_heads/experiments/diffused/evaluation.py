@@ -1,4 +1,4 @@
-"""The clips of Tables 1 and 3: what ``evaluate --system diffused`` generates and chapter 22 measures."""
+"""The clips of Tables 1 and 3: ``evaluate --system diffused`` generates them, chapters 22 and 23 measure."""
 
 from collections.abc import Callable
 from pathlib import Path

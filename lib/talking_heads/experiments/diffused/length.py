@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, digest
 from talking_heads.devices import in_threads
 from talking_heads.experiments.diffused import clip_metrics, protocol
 from talking_heads.experiments.diffused.clip_metrics import Face
@@ -23,8 +23,9 @@ from talking_heads.metrics.images import sharpness
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import write_table
 
+VERSION = 1  # raised when the same clips give other values
 PARTS = 6  # of equal length, of a clip: the first and the last are compared
-EVERY = 25  # frames after which the identity frame returns
+RETURN_INTERVAL = 25  # frames after which the identity frame returns
 NONE, NOISE, RETURN, BOTH = "none", "noise on motion frames", "identity frame once a second", "both"
 SIMILARITY, FLOW, SHARPNESS = "CSIM-judge", "flow of the head", "sharpness"
 # how far the last part may be from the first: a difference, or a ratio
@@ -38,8 +39,8 @@ def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
     return {
         NONE: {"motion_noise": 0.0, "identity_every": 0},
         NOISE: {"motion_noise": noise, "identity_every": 0},
-        RETURN: {"motion_noise": 0.0, "identity_every": EVERY},
-        BOTH: {"motion_noise": noise, "identity_every": EVERY},
+        RETURN: {"motion_noise": 0.0, "identity_every": RETURN_INTERVAL},
+        BOTH: {"motion_noise": noise, "identity_every": RETURN_INTERVAL},
     }
 
 
@@ -71,9 +72,10 @@ def measure(
         "diffused.protocol.identities": section.long_identities,
     }
     for remedy, sampling in remedies(profile).items():
-        changes = {f"diffused.sampling.{name}": value for name, value in sampling.items()}
-        evaluation = evaluation_of(profile.override({**sizes, **changes}), weights, data, results, device)
-        path = evaluation.folder / f"length-v{clip_metrics.VERSION}-{weights_digest()}.csv"
+        values = {f"diffused.sampling.{name}": value for name, value in sampling.items()}
+        evaluation = evaluation_of(profile.override({**sizes, **values}), weights, data, results, device)
+        version = digest(VERSION, PARTS, clip_metrics.VERSION)
+        path = evaluation.folder / f"length-{version}-{weights_digest()}.csv"
         if not path.exists():
             print(f"  {section.long_seconds:g} seconds, remedy: {remedy}", flush=True)
             chosen = protocol.run(evaluation, [OURS])

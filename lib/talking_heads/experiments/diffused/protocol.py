@@ -27,8 +27,8 @@ from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import (
-    HEARD,
     PER,
+    SOUND_CORRELATION,
     Face,
     face_metrics,
     lip_reading_errors,
@@ -258,7 +258,9 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             face = Face.of(images, evaluation.device)
             by_frame, of_clip = face_metrics(face, true_face, points, silent)
             of_clip |= mean_flow(images, face.landmarks) | of_truth
-            of_clip[HEARD] = evaluation.heard_correlation(face.landmarks, speaker, row)
+            of_clip[SOUND_CORRELATION] = of_clip["mouth opening"]
+            if heard_clip(speaker, row) != speaker.number:
+                of_clip[SOUND_CORRELATION] = evaluation.heard_correlation(face.landmarks, speaker, row)
             if visemes is not None:
                 of_clip[PER] = lip_reading_errors(images, face.landmarks, visemes, evaluation.device)
             row_names = {"method": row, "identity": speaker.identity}

@@ -57,22 +57,21 @@ class Evaluation:
         shots = [ablation_shots(self.profile)]
         return protocol.run_cells(folder, store, self.profile, rows, shots, self.device, shard)
 
-    def observed(self) -> pd.DataFrame:
+    def observer_rates(self) -> pd.DataFrame:
         """USER-proxy of Table 1's frames: the columns of :func:`observer.observe`, and T. Empty in a profile
         without observers.
 
-        Where jobs train the observers, their rates are kept, and read as long as the frames are the same.
+        The rates are kept, and read as long as the frames are the same.
         """
         section = self.profile.protocol
         if not section.observer_steps:
             return pd.DataFrame(columns=[*observer.COLUMNS, "T"])
         cells = self.table1()
-        names = [method.name for method in methods.table1_methods(self.loaded, self.profile, self.extractors)]
-        evaluated = [(path.name, path.stat().st_mtime_ns) for path in cells]
-        path = (
-            self.runs / f"observed/{digest(observer.VERSION, section.observer_steps, names, evaluated)}.csv"
-        )
-        if section.jobs and path.exists():
+        evaluated = methods.table1_methods(self.loaded, self.profile, self.extractors)
+        names = [method.name for method in evaluated]
+        frames = [cells[0].parent.name, *(path.name for path in cells), *((m.name, m.key) for m in evaluated)]
+        path = self.runs / f"observers/{digest(observer.VERSION, section.observer_steps, frames)}.csv"
+        if path.exists():
             return pd.read_csv(path)
         real = protocol.other_videos(corpora.store(self.profile, self.data, "test"), self.profile)
         fakes, groups = protocol.fakes(cells, names)
@@ -80,10 +79,9 @@ class Evaluation:
         rates = observer.observe(fakes, real, groups, [methods.NEAREST], settings)
         method_and_t = rates["method"].str.split("@").str
         rates = rates.assign(T=method_and_t[1].astype(int), method=method_and_t[0])
-        if section.jobs:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                rates.to_csv(temporary, index=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            rates.to_csv(temporary, index=False)
         return rates
 
     def embeddings(self) -> Tensor:
