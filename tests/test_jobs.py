@@ -200,7 +200,7 @@ def test_rates_of_observers_are_kept_as_long_as_frames_and_methods_are_the_same(
     """Also where no job trains them; a new time of a file changes nothing."""
     places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
     assert main([*places, "meta-learn", *SMOKE, "--variant", "ft"]) == 0
-    profile = config.load("smoke", {"protocol.shots": [1], "protocol.small_shots": [1]})
+    profile = config.load("smoke", {"protocol.shots": [1, 4], "protocol.small_shots": [1]})
     where = tmp_path / "data", tmp_path / "results", torch.device("cpu")
     evaluation = Evaluation.of_profile(profile, "scratch", *where)
     folder = tmp_path / "results/smoke/runs/observers"
