@@ -207,7 +207,7 @@ def test_rates_of_observers_are_kept_as_long_as_frames_and_methods_are_the_same(
     first = evaluation.observer_rates()
     for cell in evaluation.table1():
         cell.touch()
-    pd.testing.assert_frame_equal(evaluation.observer_rates(), first)
+    pd.testing.assert_frame_equal(evaluation.observer_rates(), first, check_dtype=False)
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(observer, "VERSION", observer.VERSION + 1)
     evaluation.observer_rates()
