@@ -1,3 +1,3 @@
-"""Few-shot neural talking heads, reproducible on two CPU cores and on the paper's scale."""
+"""Neural talking heads, reproducible on two CPU cores and on the paper's scale."""
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 from talking_heads.experiments.diffused import chapters as diffused
 from talking_heads.experiments.few_shot import chapters as few_shot
 
-TITLE = few_shot.TITLE
+TITLE = "Neural talking heads"
 CHAPTERS = (*few_shot.CHAPTERS, *diffused.CHAPTERS)
 CAPTIONS = few_shot.CAPTIONS | diffused.CAPTIONS
 VERSIONS = few_shot.VERSIONS | diffused.VERSIONS

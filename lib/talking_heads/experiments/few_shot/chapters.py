@@ -8,7 +8,6 @@ from talking_heads.few_shot.baselines import training as baselines
 from talking_heads.metrics import observer
 from talking_heads.workbook.stages import Chapter
 
-TITLE = "Few-shot neural talking heads"
 # versions of the code that the chapters' results depend on; they stand beside that code
 VERSIONS = {
     "speakers": clips.VERSION,
