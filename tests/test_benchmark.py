@@ -36,6 +36,7 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()
     step = table.set_index("quantity")["value"]
+    assert step["memory of the store"] < 200 * 5_000 / 145_569  # MB, in proportion to VoxCeleb2's size
     assert step["meta-learning"] == pytest.approx(1 / step["meta-learning step"], rel=1e-3)
     assert not table["unit"].eq("days").any(), "steps of other networks say nothing about the paper's"
     assert "meta-learning step: " in capsys.readouterr().out

@@ -27,19 +27,17 @@ PROXY_MARGIN = 0.1  # of the share of votes *real*
 LEAST_SPREAD = 0.5  # of head motion between seeds, as a share of that between true clips
 
 
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame()
-
-
 @dataclass
 class Evidence:
     """The measurements that claims are decided on; what is empty was not run."""
 
-    metrics: pd.DataFrame = field(default_factory=_empty)  # columns method, identity and metrics
-    ablations: pd.DataFrame = field(default_factory=_empty)  # as ``ablation_metrics.csv``
-    length: pd.DataFrame = field(default_factory=_empty)  # as ``length_metrics.csv``
-    proxy: pd.DataFrame = field(default_factory=_empty)  # votes of :func:`turing.observe`
-    spread: pd.DataFrame = field(default_factory=_empty)  # columns identity, "between seeds", "between clips"
+    metrics: pd.DataFrame = field(default_factory=pd.DataFrame)  # columns method, identity and metrics
+    ablations: pd.DataFrame = field(default_factory=pd.DataFrame)  # as ``ablation_metrics.csv``
+    length: pd.DataFrame = field(default_factory=pd.DataFrame)  # as ``length_metrics.csv``
+    proxy: pd.DataFrame = field(default_factory=pd.DataFrame)  # votes of :func:`turing.observe`
+    spread: pd.DataFrame = field(
+        default_factory=pd.DataFrame
+    )  # columns identity, "between seeds", "between clips"
 
 
 # -- comparisons ------------------------------------------------------------------------------------
