@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
@@ -137,6 +138,19 @@ class PlainExtractor(torch.nn.Module):
 @pytest.fixture(scope="session")
 def extractors():
     return [PlainExtractor()]
+
+
+@pytest.fixture
+def talking_command(tmp_path):
+    """Words of a command on a finished smoke training of the denoising network, by the command's name."""
+    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
+    profile = ["--profile", "smoke", "--device", "cpu"]
+    assert main([*places, "train-diffusion", *profile]) == 0
+
+    def words(name: str) -> list[str]:
+        return [*places, name, *profile, "--weights", "scratch"]
+
+    return words
 
 
 @pytest.fixture(scope="session")

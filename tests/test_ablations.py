@@ -198,7 +198,7 @@ def test_the_closest_pair_are_neighbours_among_the_trained_settings():
     assert ablations.closest_pair(rows) == {(LIPS, "0.1"), (LIPS, "0.2")}
 
 
-def test_ablations_are_trained_measured_and_resumed(tmp_path, monkeypatch, capsys):
+def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, monkeypatch, capsys):
     """Two settings of training and one of generation, by the command; the second time they are read."""
     few = [
         Setting(MOTION, "0", {"diffused.conditions.motion_frames": 0}),
@@ -206,10 +206,7 @@ def test_ablations_are_trained_measured_and_resumed(tmp_path, monkeypatch, capsy
         Setting(STEPS, "5", {"diffused.sampling.steps": 5}),
     ]
     monkeypatch.setattr(ablations, "settings", lambda: few)
-    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
-    profile = ["--profile", "smoke", "--device", "cpu"]
-    assert main([*places, "train-diffusion", *profile]) == 0
-    command = [*places, "ablate", *profile, "--weights", "scratch"]
+    command = talking_command("ablate")
     assert main(command) == 0
     table = tmp_path / "results/smoke/tables/ablation_metrics.csv"
     rows = pd.read_csv(table, dtype={"setting": str})

@@ -52,11 +52,8 @@ def test_one_identity_decides_nothing():
     assert not length.changes(rows_of(identities=1))["within"].any()
 
 
-def test_long_clips_are_generated_measured_and_kept(tmp_path, capsys):
-    places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
-    profile = ["--profile", "smoke", "--device", "cpu"]
-    assert main([*places, "train-diffusion", *profile]) == 0
-    command = [*places, "length", *profile, "--weights", "scratch"]
+def test_long_clips_are_generated_measured_and_kept(talking_command, tmp_path, capsys):
+    command = talking_command("length")
     assert main(command) == 0
     folder = tmp_path / "results/smoke/tables"
     rows = pd.read_csv(folder / "length_metrics.csv", keep_default_na=False)

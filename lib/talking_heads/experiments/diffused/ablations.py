@@ -175,10 +175,7 @@ def ablate(profile: Profile, weights: str, data: Path, results: Path, device: to
     training, clips = clip_data(profile, data, device).training, evaluation_clips(profile, data, device)
     rows = pd.concat(Ablations(profile, weights, results, training, clips, device).run(), ignore_index=True)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
-    folder = results / profile.name / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{METRICS}.csv") as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.5g")
+    folder = tables.write_metrics(rows, results / profile.name, METRICS)
     means = table(rows, profile)
     caption = (
         f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "

@@ -11,7 +11,7 @@ import torch
 
 from talking_heads.config import Profile, digest
 from talking_heads.devices import in_threads
-from talking_heads.experiments.diffused import clip_metrics, protocol
+from talking_heads.experiments.diffused import clip_metrics, protocol, tables
 from talking_heads.experiments.diffused.clip_metrics import Face
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker
@@ -121,10 +121,7 @@ def length(profile: Profile, weights: str, data: Path, results: Path, device: to
     if not section.long_identities:
         raise ValueError(f"profile {profile.name}: diffused.protocol.long_identities is 0: no long clips")
     rows = pd.concat(measure(profile, weights, data, results, device), ignore_index=True)
-    folder = results / profile.name / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{METRICS}.csv") as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.5g")
+    folder = tables.write_metrics(rows, results / profile.name, METRICS)
     table = changes(rows)
     caption = (
         f"Clips of {section.long_seconds:g} seconds: the last of {PARTS} equal parts against the first, "

@@ -14,6 +14,7 @@ from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused import score
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
+from talking_heads.files import replacing
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
 
@@ -97,6 +98,15 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(of_diffusion)
     here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(of_diffusion)
     return pd.concat([here, paper_numbers(3).assign(source="paper")], ignore_index=True)
+
+
+def write_metrics(rows: pd.DataFrame, results: Path, name: str) -> Path:
+    """Write rows of single identities to ``tables/<name>.csv`` of a profile's results; returns the folder."""
+    folder = results / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{name}.csv") as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.5g")
+    return folder
 
 
 def record_rows(recorder: Recorder, rows: pd.DataFrame) -> None:
