@@ -14,7 +14,7 @@ from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
 from talking_heads.diffused.training import DiffusionLearner, model_key
 from talking_heads.experiments.diffused import ablations
-from talking_heads.experiments.diffused.ablations import LIPS, MOTION, STEPS, Setting, settings
+from talking_heads.experiments.diffused.ablations import DISTILLED, LIPS, MOTION, STEPS, Setting, settings
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.nn.weight_files import save_weights
 
@@ -204,6 +204,7 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
         Setting(MOTION, "0", {"diffused.conditions.motion_frames": 0}),
         Setting(MOTION, "2", {"diffused.conditions.motion_frames": 2}),
         Setting(STEPS, "5", {"diffused.sampling.steps": 5}),
+        Setting(STEPS, DISTILLED, {}, "distilled"),  # whose weights are not there
     ]
     monkeypatch.setattr(ablations, "settings", lambda: few)
     command = talking_command("ablate")
@@ -220,6 +221,10 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     capsys.readouterr()
     assert main(command) == 0
     assert table.read_text() == first and "step" not in capsys.readouterr().out
+
+    assert main(talking_command("distill")) == 0 == main(command)
+    rows = pd.read_csv(table)
+    assert rows.loc[rows["setting"] == DISTILLED, LMD].notna().any()
 
 
 def test_a_profile_without_ablations_or_weights_is_refused(tmp_path):

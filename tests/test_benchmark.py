@@ -5,8 +5,8 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.experiments.few_shot import benchmark
-from talking_heads.experiments.few_shot.benchmark import projected_days
+from talking_heads.experiments import benchmark
+from talking_heads.experiments.benchmark import projected_days
 from talking_heads.metrics.timing import flops_of
 
 
@@ -32,6 +32,8 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
         "a frame, batch of 1": "ms",
         "a frame, batch of 32": "ms",
         "memory of everything": "GiB",
+        "talking head": "frames/s",
+        "talking head, distilled": "frames/s",
     }
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()

@@ -25,9 +25,9 @@ from talking_heads.animation.face_shape import FaceShape
 from talking_heads.data import corpora, video
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.experiments import reference, run
+from talking_heads.experiments.benchmark import projected_days
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import trainings
-from talking_heads.experiments.few_shot.benchmark import projected_days
 from talking_heads.experiments.run import Options, Places, make_run, resolve_weights, run_profile
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks

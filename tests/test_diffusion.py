@@ -51,6 +51,13 @@ def test_respacing(schedule, steps):
     torch.testing.assert_close(respaced.alpha_bar, schedule.alpha_bar[expected], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, T])
+def test_trailing_steps_end_one_interval_after_the_first(steps):
+    """Lin et al. (2024), table 2."""
+    expected = np.flip(np.arange(T, 0, -T / steps).round()).astype(int) - 1
+    assert cosine_schedule(T, steps, "trailing").timesteps.tolist() == expected.tolist()
+
+
 def test_respacing_to_one_step_and_to_too_many():
     assert cosine_schedule(T, 1).timesteps.tolist() == [T - 1]
     with pytest.raises(ValueError, match="1001 sampling steps are more than the 1000"):

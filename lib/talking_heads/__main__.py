@@ -100,7 +100,7 @@ def train_talking(args: argparse.Namespace) -> int:
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
     from talking_heads.experiments.diffused.trainings import RUNS, WATCH_EVERY
-    from talking_heads.experiments.diffused.weights import runs_folder
+    from talking_heads.experiments.diffused.weights import finished_weights, runs_folder
     from talking_heads.training import distributed, launch, loop
 
     profile = config.load(args.profile)
@@ -111,6 +111,9 @@ def train_talking(args: argparse.Namespace) -> int:
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
         run = RUNS[args.method](profile, clip_data(profile, args.data, device), runs, device, args.workers)
+        if args.method == "distilled":
+            start = finished_weights(profile, args.weights, args.results)
+            run.learner.start_from(start, profile.diffused)
         if run.finished:
             print(f"{run.name}: at its end already, weights in {run.exported}")
             return 0
@@ -267,7 +270,7 @@ def stability(args: argparse.Namespace) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose, prefer_speed
-    from talking_heads.experiments.few_shot.benchmark import benchmark as run_benchmark
+    from talking_heads.experiments.benchmark import benchmark as run_benchmark
 
     device = choose(args.device)
     prefer_speed(device)
@@ -317,12 +320,15 @@ def speak(args: argparse.Namespace) -> None:
     from talking_heads.animation import speak as speaking
     from talking_heads.experiments.diffused.weights import load_model as load
 
+    if args.fast and (args.steps or args.sampler):
+        raise ValueError("--fast has its own steps and sampler: leave out --steps and --sampler")
     options = {"steps": args.steps, "guidance": args.guidance, "sampler": args.sampler}
     changes = {f"diffused.sampling.{name}": value for name, value in options.items() if value is not None}
     profile = config.load(args.profile, changes)
 
     def load_model(device):
-        model = load(profile, args.weights, args.results, device)
+        name = "distilled" if args.fast else "diffusion"
+        model = load(profile, args.weights, args.results, device, name)
         return model.generator, model.encoder, model.metadata
 
     request = speaking.Request(
@@ -365,7 +371,7 @@ def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments import reference
     from talking_heads.experiments.diffused import weights as diffused
     from talking_heads.experiments.diffused.keep import keep as keep_diffusion
-    from talking_heads.experiments.diffused.keep import keep_baseline
+    from talking_heads.experiments.diffused.keep import keep_weights
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
@@ -374,8 +380,8 @@ def keep(args: argparse.Namespace) -> None:
     if args.variant == "diffusion":
         criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
         print(criteria.round(3).to_string(index=False))
-    elif args.variant in BASELINES:
-        print(f"kept as {keep_baseline(profile, args.variant, args.results)}")
+    elif args.variant in ("distilled", *BASELINES):
+        print(f"kept as {keep_weights(profile, args.variant, args.results)}")
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
@@ -484,7 +490,7 @@ def add_running(commands: Subcommands) -> None:
     c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--variant",
-        choices=[*VARIANTS, "diffusion", *BASELINES],
+        choices=[*VARIANTS, "diffusion", "distilled", *BASELINES],
         help="keep the weights of this training instead",
     )
 
@@ -549,6 +555,12 @@ def add_training(commands: Subcommands) -> None:
     text = "train the denoising network, or go on; stop and repeat as you like"
     c = commands.add(train_talking, "train-diffusion", text, profile="laptop-full", resumes=True)
     c.set_defaults(method="diffusion")
+    add_training_options(c)
+
+    text = "distil the denoising network into one that samples in fewer steps, or go on"
+    c = commands.add(train_talking, "distill", text, profile="laptop-full", resumes=True)
+    c.set_defaults(method="distilled")
+    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
     add_training_options(c)
 
     text = "train a method that Diffused Heads is compared with, or go on"
@@ -641,6 +653,7 @@ def add_animation(commands: Subcommands) -> None:
         "grows or, for -, from standard input",
     )
     c.add_argument("--seed", type=NATURAL, default=0, help="another one gives other motion of the head")
+    c.add_argument("--fast", action="store_true", help="sample with the distilled network, in fewer steps")
     c.add_argument("--steps", type=COUNT, help="denoising steps of a frame; the profile's by default")
     c.add_argument(
         "--guidance",

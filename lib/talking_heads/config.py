@@ -255,11 +255,23 @@ class Sampling(Section):
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"]
     steps: Positive
+    # of the steps among the T: from the last to the first of them, as in the paper; or from the last, without
+    # the first, at which hardly any noise is left (Lin et al. 2024)
+    spacing: Literal["linspace", "trailing"]
     guidance: Amount  # of the sound; 1 for none, as in the paper
     motion_noise: Share  # level of noise on motion frames (Ho et al. 2022); 0 for none, as in the paper
     # frames after which the identity frame takes the place of the oldest motion frame; 0 for never, as in the
     # paper's text; the authors' code does it after 15
     identity_every: Count
+
+
+class Distillation(Section):
+    """A network that samples in fewer steps (Salimans & Ho 2022); the paper has none."""
+
+    teacher_steps: Positive  # of DDIM with the trained network
+    steps: Positive  # of the distilled one: the teacher's, halved once or more
+    training_steps: Count  # of each halving
+    learning_rate: Amount
 
 
 class Sda(Section):
@@ -323,6 +335,7 @@ class Diffused(Section):
     diffusion: Diffusion
     training: DiffusionTraining
     sampling: Sampling
+    distillation: Distillation
     sda: Sda
     landmarks: LandmarkPrediction
     protocol: TalkingProtocol

@@ -54,8 +54,17 @@ def schedule_from_betas(beta: np.ndarray, timesteps: np.ndarray) -> Schedule:
     return Schedule(torch.from_numpy(timesteps), *(torch.from_numpy(values) for values in constants))
 
 
-def cosine_schedule(steps: int, respaced: int | None = None) -> Schedule:
-    """The cosine schedule of T steps, or its respacing to fewer, evenly spaced ones (section 4.5).
+def respaced_timesteps(steps: int, respaced: int, spacing: str) -> np.ndarray:
+    """Evenly spaced ones (respaced,) of the T time steps: "linspace" contains the first and the last, except
+    for the only one, which is the last; "trailing" ends T / respaced after the first (Lin et al. 2024).
+    """
+    if spacing == "trailing" or respaced == 1:
+        return (np.arange(1, respaced + 1) * steps / respaced).round().astype(np.int64) - 1
+    return np.linspace(0, steps - 1, respaced).round().astype(np.int64)
+
+
+def cosine_schedule(steps: int, respaced: int | None = None, spacing: str = "linspace") -> Schedule:
+    """The cosine schedule of T steps, or its respacing to fewer (section 4.5, :func:`respaced_timesteps`).
 
     Raises ValueError where there are more steps than T.
     """
@@ -64,9 +73,7 @@ def cosine_schedule(steps: int, respaced: int | None = None) -> Schedule:
         return schedule_from_betas(beta, timesteps)
     if respaced > steps:
         raise ValueError(f"{respaced} sampling steps are more than the {steps} of the diffusion process")
-    timesteps = np.linspace(0, steps - 1, respaced).round().astype(np.int64)
-    if respaced == 1:
-        timesteps = np.array([steps - 1])
+    timesteps = respaced_timesteps(steps, respaced, spacing)
     alpha_bar = np.cumprod(1 - beta)[timesteps]
     return schedule_from_betas(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), timesteps)
 
@@ -91,6 +98,12 @@ def velocity(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor) -> Tenso
 def training_target(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, prediction: str) -> Tensor:
     """What a network is to predict: ε or v, as ``prediction`` says ("epsilon" or "velocity")."""
     return velocity(schedule, x_0, t, noise) if prediction == "velocity" else noise
+
+
+def velocity_of(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The v for which x_0 is the estimate at x_t."""
+    alpha_bar = at(schedule.alpha_bar, t)
+    return (alpha_bar.sqrt().float() * x_t - x_0) / (1 - alpha_bar).sqrt().float()
 
 
 def posterior_mean(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Generator:
         ``draw(x)`` returns normal noise in the shape of x.
         """
         sampling, device = self.section.sampling, conditions.identity.device
-        schedule = cosine_schedule(self.section.diffusion.steps, sampling.steps).to(device)
+        steps = self.section.diffusion.steps
+        schedule = cosine_schedule(steps, sampling.steps, sampling.spacing).to(device)
         silent = conditions._replace(audio=torch.zeros_like(conditions.audio))
 
         def output(x_t: Tensor, t: Tensor, given: Conditions) -> Tensor:

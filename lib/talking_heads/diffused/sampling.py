@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from talking_heads.diffused.diffusion import Prediction, Schedule, posterior_mean
+from talking_heads.diffused.diffusion import Prediction, Schedule, at, posterior_mean
 
 Denoise = Callable[[Tensor, Tensor], Prediction]
 
@@ -30,12 +30,17 @@ def ddpm(
     return x
 
 
+def ddim_step(schedule: Schedule, predicted: Prediction, t: Tensor) -> Tensor:
+    """x (B, 3, H, W) one step after steps t (B,): Song et al. 2021, equation 12 with σ = 0, no noise."""
+    previous = at(schedule.alpha_bar_previous, t)
+    return previous.sqrt().float() * predicted.x_0 + (1 - previous).sqrt().float() * predicted.epsilon
+
+
 def ddim(denoise: Denoise, x: Tensor, schedule: Schedule) -> Tensor:
-    """DDIM without noise (Song et al. 2021, equation 12 with σ = 0)."""
+    """DDIM: :func:`ddim_step` from the last step to the first."""
     for i in reversed(range(len(schedule))):
-        predicted = denoise(x, torch.full((len(x),), i, device=x.device))
-        previous = schedule.alpha_bar_previous[i]
-        x = previous.sqrt().float() * predicted.x_0 + (1 - previous).sqrt().float() * predicted.epsilon
+        t = torch.full((len(x),), i, device=x.device)
+        x = ddim_step(schedule, denoise(x, t), t)
     return x
 
 

@@ -28,9 +28,11 @@ WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
 
 
-def training_settings(profile: Profile) -> dict[str, Any]:
+SECTIONS = ("conditions", "audio_encoder", "network", "diffusion", "training")  # that weights depend on
+
+
+def training_settings(profile: Profile, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """Every section that the weights depend on, and the versions of the code."""
-    sections = ("conditions", "audio_encoder", "network", "diffusion", "training")
     diffused = {f"diffused.{name}": getattr(profile.diffused, name) for name in sections}
     return {"version of the code": VERSION, **clip_settings(profile), **diffused}
 
@@ -92,6 +94,7 @@ class DiffusionLearner:
 
     variant = "diffusion"
     content_steps = 0
+    sections: tuple[str, ...] = SECTIONS
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class DiffusionLearner:
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
         self.batches = Batches(self.dataset, device, workers)
-        self.settings = training_settings(profile)
+        self.settings = training_settings(profile, self.sections)
         weights = encoder_digest(self.encoder)
         self.key = digest(key_of(self.settings), weights)
         self.settings["weights of the audio encoder"] = weights
@@ -150,7 +153,8 @@ class DiffusionLearner:
         seed = step_seed(self.seed, distributed.rank(), self.step)
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # of dropout
-        self._set_learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
         self.optimiser.zero_grad()
         row = self.backward(windows, generator)
         distributed.average_gradients(self.unet.parameters())
@@ -228,7 +232,12 @@ class DiffusionLearner:
         """
         training, count = self.section.training, self.section.conditions.motion_frames
         sampling = Sampling(
-            sampler="ddim", steps=training.rollout_steps, guidance=1.0, motion_noise=0.0, identity_every=0
+            sampler="ddim",
+            steps=training.rollout_steps,
+            spacing="linspace",
+            guidance=1.0,
+            motion_noise=0.0,
+            identity_every=0,
         )
         sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
 
@@ -253,16 +262,20 @@ class DiffusionLearner:
                 row |= {f"{name}_q{number + 1}": term[inside].mean() for name, term in terms.items()}
         return row
 
-    def _set_learning_rate(self) -> None:
+    def learning_rate(self) -> float:
+        """The learning rate of this step."""
         section = self.section.training
-        factor = min(1.0, (self.step + 1) / WARM_UP)
-        factor *= decay_factor(self.step, self.total, section.learning_rate_decay)
-        for group in self.optimiser.param_groups:
-            group["lr"] = section.learning_rate * factor
+        decay = decay_factor(self.step, self.total, section.learning_rate_decay)
+        return section.learning_rate * min(1.0, (self.step + 1) / WARM_UP) * decay
+
+    def averaged_steps(self) -> int:
+        """Steps since the averaged network was the trained one."""
+        return self.step
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.section.training.ema, (1 + self.step) / (10 + self.step))
+        step = self.averaged_steps()
+        decay = min(self.section.training.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.unet.parameters()), 1 - decay)
 
     # -- on disk ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from talking_heads.data.manifest import MANIFEST
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import cores
 from talking_heads.diffused.audio_pretraining import encoder_path
-from talking_heads.experiments.few_shot.benchmark import CLIPS, DAY, TABLE
+from talking_heads.experiments.benchmark import CLIPS, DAY, TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.workbook.stages import Chapter, Job
 

@@ -25,7 +25,13 @@ from talking_heads.experiments.diffused import clip_metrics, protocol, tables
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
 from talking_heads.experiments.diffused.protocol import OURS
-from talking_heads.experiments.diffused.weights import COMMANDS, has_weights, load_model, run_id, weights_path
+from talking_heads.experiments.diffused.weights import (
+    finished_weights,
+    has_weights,
+    load_model,
+    run_id,
+    weights_path,
+)
 from talking_heads.files import replacing
 from talking_heads.judges.use import weights_digest
 from talking_heads.metrics.statistics import mean_estimate
@@ -37,6 +43,7 @@ SOUND = {False: "audio embeddings a side, motion in colour", True: "audio embedd
 COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on each side
 LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
 DENOISING_STEPS = (5, 10, 20, 50)
+DISTILLED = "distilled"  # among the settings of steps
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
 METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
@@ -52,6 +59,7 @@ class Setting(NamedTuple):
     ablation: str
     name: str
     changes: Mapping[str, Any]  # values of the profile, by dotted name
+    weights: str = "diffusion"  # the training with which it begins
 
     @property
     def trained(self) -> bool:
@@ -60,7 +68,7 @@ class Setting(NamedTuple):
 
     def is_baseline(self, profile: Profile) -> bool:
         """Whether it changes nothing in a profile."""
-        return profile.override(dict(self.changes)) == profile
+        return self.weights == "diffusion" and profile.override(dict(self.changes)) == profile
 
 
 def settings() -> list[Setting]:
@@ -79,6 +87,7 @@ def settings() -> list[Setting]:
         for grey, n in product(SOUND, COUNTS)
     ]
     steps = [Setting(STEPS, str(n), {"diffused.sampling.steps": n}) for n in DENOISING_STEPS]
+    steps.append(Setting(STEPS, DISTILLED, {}, "distilled"))
     return [*motion, *lips, *identity, *sound, *steps]
 
 
@@ -125,8 +134,9 @@ class Ablations:
         """The evaluation of a training's network, or of the profile's."""
         profile = self.profile_of(setting)
         if learner is None:
-            generator = load_model(profile, self.weights, self.results, self.device).generator
-            key = run_id(profile, self.weights, self.results)
+            places = self.weights, self.results
+            generator = load_model(profile, *places, self.device, setting.weights).generator
+            key = run_id(profile, *places, setting.weights)
         else:
             generator, key = Generator(learner.ema, profile.diffused), learner.key
         return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, self.runs, self.device)
@@ -147,9 +157,11 @@ class Ablations:
         return rows.assign(ablation=setting.ablation, setting=setting.name, seed=seed)
 
     def run(self) -> Iterator[pd.DataFrame]:
-        """The metrics of all settings, and of the closest pair with further seeds."""
-        seed, first = self.profile.seed, []
+        """The metrics of all settings whose weights are there, and of the closest pair with further seeds."""
+        seed, first, places = self.profile.seed, [], (self.profile, self.weights, self.results)
         for setting in settings():
+            if not has_weights(*places, setting.weights):
+                continue
             first.append(self.measure(setting, seed))
             yield first[-1]
         pair = closest_pair(pd.concat(first))
@@ -169,9 +181,7 @@ def ablate(profile: Profile, weights: str, data: Path, results: Path, device: to
         raise ValueError(
             f"profile {profile.name}: diffused.protocol.ablation_steps is 0: it has no ablations"
         )
-    if not has_weights(profile, weights, results):
-        command = f"python -m talking_heads {COMMANDS['diffusion']} --profile {profile.name}"
-        raise ValueError(f"profile {profile.name}: no finished weights to begin with; {command}")
+    finished_weights(profile, weights, results)
     training, clips = clip_data(profile, data, device).training, evaluation_clips(profile, data, device)
     rows = pd.concat(Ablations(profile, weights, results, training, clips, device).run(), ignore_index=True)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
@@ -229,6 +239,8 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     table_rows = []
     for setting in settings():
         values = rows_of(rows, setting[:2])
+        if values.empty:
+            continue
         baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
         for metric in values.columns.difference(NAMES, sort=False):
             means = values.groupby("identity")[metric].mean().dropna()

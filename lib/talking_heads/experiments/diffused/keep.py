@@ -29,9 +29,9 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
     return criteria
 
 
-def keep_baseline(profile: Profile, name: str, results: Path) -> Path:
-    """Copy a baseline's own weights to ``results/reference/weights``. Raises what :func:`check_finished`
-    does.
+def keep_weights(profile: Profile, name: str, results: Path) -> Path:
+    """Copy a profile's own weights of a training to ``results/reference/weights``. Raises what
+    :func:`check_finished` does.
     """
     return keep_training(name, runs_folder(profile, results) / name, command_of(name))
 

@@ -17,6 +17,7 @@ from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner, SequenceLearner
 from talking_heads.diffused.diffusion import q_sample, training_target
+from talking_heads.diffused.distillation import DistillationLearner, distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import predict
@@ -105,11 +106,15 @@ class DiffusionRun(TalkingRun):
         simple, lips_mean = np.mean(losses, 0)
         row = {"validation": float(simple), "validation_lips": float(lips_mean)}
         if learner.step % TALK_EVERY == 0:
-            sample = self.talk(Generator(learner.ema, quick(section)), TALKING, TALKED)
-            sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
-            sample.save_clip(self.folder / f"step{learner.step:06d}.mp4")
-            row |= sample.scores().mean().to_dict()
+            row |= self.watch_clips(Generator(learner.ema, quick(section)))
         return row
+
+    def watch_clips(self, generator: Generator) -> dict[str, float]:
+        """The mean scores of validation clips that are generated, and kept as a sheet and a video."""
+        sample, name = self.talk(generator, TALKING, TALKED), f"step{self.learner.step:06d}"
+        sample.save_sheet(self.folder / f"{name}.png")
+        sample.save_clip(self.folder / f"{name}.mp4")
+        return sample.scores().mean().to_dict()
 
     def talk(self, generator: Generator, clips: int, frames: int) -> Sample:
         """The beginnings of validation clips (:meth:`Beginnings.read`), from their first frames and sound."""
@@ -127,6 +132,18 @@ class DiffusionRun(TalkingRun):
                 yield
         except Collapsed as alarm:
             raise Collapsed(f"{alarm}; the last checkpoint is kept in {self.folder}") from alarm
+
+
+class DistillationRun(DiffusionRun):
+    """The distillation of the denoising network."""
+
+    kind = DistillationLearner
+
+    @torch.no_grad()
+    def watch(self, learner: DistillationLearner) -> dict[str, float]:
+        """Scores of the averaged student's clips of validation identities."""
+        section = distilled_sampling(learner.section, learner.student_steps())
+        return self.watch_clips(Generator(learner.ema, section))
 
 
 class SdaRun(TalkingRun):
@@ -173,6 +190,7 @@ class LandmarkRun(TalkingRun):
 
 RUNS: dict[str, type[DiffusionRun] | type[SdaRun] | type[LandmarkRun]] = {
     "diffusion": DiffusionRun,
+    "distilled": DistillationRun,
     "sda": SdaRun,
     "landmarks": LandmarkRun,
 }

@@ -12,6 +12,7 @@ from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.baselines.landmarks import LandmarkPredictor
 from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import VERSION, baseline_key, build_generator, build_predictor
+from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
@@ -22,6 +23,7 @@ from talking_heads.nn.weight_files import load_weights
 # by the name of a training
 COMMANDS = {
     "diffusion": "train-diffusion",
+    "distilled": "distill",
     "sda": "train-baseline --method sda",
     "landmarks": "train-baseline --method landmarks",
 }
@@ -55,15 +57,23 @@ def has_weights(profile: Profile, weights: str, results: Path, name: str = "diff
     return metadata["step"] >= metadata["of"]
 
 
+def finished_weights(profile: Profile, weights: str, results: Path) -> Path:
+    """The weights of the denoising network. Raises ValueError where its training is not at its end."""
+    if not has_weights(profile, weights, results):
+        command = f"python -m talking_heads {COMMANDS['diffusion']} --profile {profile.name}"
+        raise ValueError(f"profile {profile.name}: no finished weights to begin with; {command}")
+    return weights_path(profile, weights, results)
+
+
 def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]:
     """The weights that are there, of the denoising network and of the baselines."""
     names = [name for name in COMMANDS if has_weights(profile, weights, results, name)]
     return tuple(weights_path(profile, weights, results, name) for name in names)
 
 
-def run_id(profile: Profile, weights: str, results: Path) -> str:
+def run_id(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> str:
     """The name of the weights in records and folders."""
-    return sha256(weights_path(profile, weights, results))[:12]
+    return sha256(weights_path(profile, weights, results, name))[:12]
 
 
 @dataclass(frozen=True)
@@ -75,15 +85,23 @@ class Model:
     metadata: dict
 
 
-def load_model(profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu") -> Model:
-    """The trained model of a profile.
+def load_model(
+    profile: Profile,
+    weights: str,
+    results: Path,
+    device: str | torch.device = "cpu",
+    name: str = "diffusion",
+) -> Model:
+    """The trained model of a profile, or the "distilled" one, which samples in its own few steps.
 
     Raises what :func:`weights_path` does, FileNotFoundError where there is no audio encoder, and ValueError
     where the weights belong to another network, another encoder or other conditions.
     """
     section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
-    path, unet = weights_path(profile, weights, results), build_unet(section)
+    path, unet = weights_path(profile, weights, results, name), build_unet(section)
     metadata = load_into(unet, path, model_key(section, encoder), profile)
+    if name == "distilled":
+        section = distilled_sampling(section)
     generator = Generator(unet.to(device).eval().requires_grad_(False), section)
     return Model(generator, encoder.to(device), metadata)
 

@@ -8,7 +8,8 @@ import math
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Generator, Iterator
+from collections import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,16 @@ from talking_heads.data.loader import Batches, worker_count
 from talking_heads.data.manifest import MANIFEST, manifest_line
 from talking_heads.data.planning import Settings, fingerprint
 from talking_heads.data.prepare_video import prepare_unit
+from talking_heads.data.sound import FPS
 from talking_heads.data.sources import discover
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.store import Store
 from talking_heads.data.video import write as write_video
+from talking_heads.data.windows import LENGTH
+from talking_heads.diffused.audio_encoder import build_encoder
+from talking_heads.diffused.distillation import distilled_sampling
+from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.few_shot.timing import Cases, untrained_extractors
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.few_shot.meta_learning import MetaLearner
@@ -76,6 +83,7 @@ class Bench:
         yield from self.opening()
         step = yield from self.meta_learning()
         yield from self.heads()
+        yield from self.talking()
         yield from projected_days(self.profile, step)
 
     def time(self, work: Callable[[], object]) -> Timing:
@@ -134,7 +142,7 @@ class Bench:
             store.first_source(int(number))
         yield Row("first source of a video", (time.perf_counter() - start) * 10, "ms", note)
 
-    def meta_learning(self) -> Generator[Row, None, float]:
+    def meta_learning(self) -> abc.Generator[Row, None, float]:
         """A step with D, its operations, and its share of the device's peak; returns its seconds."""
         precision = self.profile.few_shot.networks.precision
         peak = rates(self.device, precision, self.profile.data.image_size // 4).flops
@@ -174,6 +182,29 @@ class Bench:
             timing = self.time(cases.frames_of_a_head(batch))
             yield Row(f"a frame, batch of {batch}", timing.median / batch * 1000, "ms")
         yield Row("memory of everything", peak_memory(self.device) / 2**30, "GiB", "at most")
+
+    def talking(self) -> Iterator[Row]:
+        """Frames of one talking head, from its sound on, with the profile's sampling and the distilled one."""
+        section = self.profile.diffused
+        samplings = {"talking head": section}
+        if section.distillation.training_steps:
+            samplings["talking head, distilled"] = distilled_sampling(section)
+        unet, encoder = build_unet(section), build_encoder(section.audio_encoder)
+        for network in (unet, encoder):
+            network.to(self.device).eval().requires_grad_(False)
+        size, windows = section.clips.image_size, 2 * section.conditions.audio_windows + 1
+        sound = torch.zeros(1, windows, LENGTH, dtype=torch.int16, device=self.device)
+        for name, chosen in samplings.items():
+            generator = Generator(unet, chosen)
+            identity = torch.zeros(1, 3, size, size, device=self.device)
+            motion = generator.first_motion(identity)
+
+            def frame(generator=generator, identity=identity, motion=motion) -> torch.Tensor:
+                return generator.next_frame(identity, motion, encoder(sound), [0], 0)
+
+            rate, sampling = 1 / self.time(frame).median, chosen.sampling
+            note = f"{size}², {sampling.sampler.upper()}, {sampling.steps} steps; real time is {FPS:g}"
+            yield Row(name, rate, "frames/s", note)
 
 
 def random_corpus(root: Path, profile: Profile, videos: int) -> Path:
