@@ -143,11 +143,12 @@ def test_weights_of_another_network_are_refused(profile, learner, tmp_path):
 
 
 # -- settings and tables ----------------------------------------------------------------------------
-def test_every_ablation_but_that_of_grey_frames_contains_the_unchanged_profile():
+def test_ablations_contain_the_unchanged_profile():
     profile = config.load("laptop-full")
     baselines = [setting for setting in settings() if setting.is_baseline(profile)]
     names = {setting.ablation for setting in settings()}
-    assert {setting.ablation for setting in baselines} == names - {ablations.SOUND[True]}
+    without = {ablations.SOUND[True], ablations.HEAD_MOTION, ablations.BLINK_RATE}
+    assert {setting.ablation for setting in baselines} == names - without
     assert len({setting[:2] for setting in settings()}) == len(settings())
 
 
@@ -204,7 +205,7 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
         Setting(MOTION, "0", {"diffused.conditions.motion_frames": 0}),
         Setting(MOTION, "2", {"diffused.conditions.motion_frames": 2}),
         Setting(STEPS, "5", {"diffused.sampling.steps": 5}),
-        Setting(STEPS, DISTILLED, {}, "distilled"),  # whose weights are not there
+        Setting(STEPS, DISTILLED, {"diffused.sampling.distilled": True}),  # whose weights are not there
     ]
     monkeypatch.setattr(ablations, "settings", lambda: few)
     command = talking_command("ablate")

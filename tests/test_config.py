@@ -20,6 +20,8 @@ from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
 from talking_heads.diffused.baselines import training as talking_baselines
+from talking_heads.diffused.control_training import ControlLearner
+from talking_heads.diffused.distillation import DistillationLearner
 from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
@@ -29,14 +31,15 @@ from talking_heads.training.checkpoints import key_of
 ROOT = Path("data")
 ALL = {"corpus", "meta-learning", "Pix2pixHD", "X2Face", "cells"}
 BASELINES = {"SDA", "landmarks"}
+DIFFUSION = {"diffusion", "distilled", "control"}
 TRAININGS = {"meta-learning", "Pix2pixHD", "X2Face"}
 # the keys that a change of a field changes, by section; single fields take precedence
 CHANGES = {
     "name": set(),
     "description": set(),
-    "seed": {*ALL, "diffusion", *BASELINES, "talking"},
+    "seed": {*ALL, *DIFFUSION, *BASELINES, "talking"},
     "data": ALL,
-    "data.source": {*ALL, "diffusion", *BASELINES},
+    "data.source": {*ALL, *DIFFUSION, *BASELINES},
     "data.speakers": ALL,
     "few_shot.landmark_images": {*TRAININGS, "cells"},
     "few_shot.networks": {"meta-learning", "cells"},
@@ -48,15 +51,17 @@ CHANGES = {
     "few_shot.fine_tuning": {"cells"},
     "few_shot.pix2pixhd": {"Pix2pixHD", "cells"},
     "few_shot.x2face": {"X2Face"},
-    "diffused.clips": {"diffusion", *BASELINES, "talking"},
-    "diffused.conditions": {"diffusion", "talking"},
-    "diffused.conditions.audio_windows": {"diffusion", *BASELINES, "talking"},
-    "diffused.audio_encoder": {"diffusion", *BASELINES, "talking"},
-    "diffused.network": {"diffusion", "talking"},
-    "diffused.network.precision": {"diffusion", "SDA", "talking"},
-    "diffused.diffusion": {"diffusion", "talking"},
-    "diffused.training": {"diffusion"},
+    "diffused.clips": {*DIFFUSION, *BASELINES, "talking"},
+    "diffused.conditions": {*DIFFUSION, "talking"},
+    "diffused.conditions.audio_windows": {*DIFFUSION, *BASELINES, "talking"},
+    "diffused.audio_encoder": {*DIFFUSION, *BASELINES, "talking"},
+    "diffused.network": {*DIFFUSION, "talking"},
+    "diffused.network.precision": {*DIFFUSION, "SDA", "talking"},
+    "diffused.diffusion": {*DIFFUSION, "talking"},
+    "diffused.training": DIFFUSION,
     "diffused.sampling": {"talking"},
+    "diffused.distillation": {"distilled"},
+    "diffused.control": {"control"},
     "diffused.sda": {"SDA"},
     "diffused.landmarks": {"landmarks"},
     "diffused.protocol": set(),
@@ -73,6 +78,8 @@ def keys(profile: config.Profile) -> dict[str, str]:
         "X2Face": key_of(baselines.training_settings(profile, "x2face")),
         "cells": protocol.cell_key(profile),
         "diffusion": key_of(diffusion_training.training_settings(profile)),
+        "distilled": key_of(diffusion_training.training_settings(profile, DistillationLearner.sections)),
+        "control": key_of(diffusion_training.training_settings(profile, ControlLearner.sections)),
         "SDA": key_of(talking_baselines.training_settings(profile, "sda")),
         "landmarks": key_of(talking_baselines.training_settings(profile, "landmarks")),
         "talking": talking_protocol.generation_key(profile),
@@ -161,7 +168,7 @@ def test_the_folder_of_your_own_videos_is_named_after_their_layout(name):
         (baselines, {"Pix2pixHD", "X2Face", "cells"}),
         (fine_tuning, {"cells"}),
         (protocol, {"cells"}),
-        (diffusion_training, {"diffusion"}),
+        (diffusion_training, DIFFUSION),
         (talking_baselines, BASELINES),
         (talking_protocol, {"talking"}),
     ],

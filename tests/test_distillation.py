@@ -173,9 +173,9 @@ def test_the_command_distils_and_the_weights_are_used(talking_command, tmp_path,
     rows = [json.loads(line) for line in path.with_name(loop.LOG).read_text().splitlines()]
     assert len(rows) == 4 and {"simple", "lips"} <= set(rows[0])
 
-    profile = config.load("smoke")
-    model = load_model(profile, "scratch", tmp_path / "results", name="distilled")
-    assert model.generator.section.sampling.steps == profile.diffused.distillation.steps == 1
+    profile = config.load("smoke", {"diffused.sampling.distilled": True})
+    sampling = load_model(profile, "scratch", tmp_path / "results").generator.section.sampling
+    assert (sampling.sampler, sampling.steps) == ("ddim", profile.diffused.distillation.steps)
     capsys.readouterr()
     assert main(talking_command("distill")) == 0
     assert "at its end already" in capsys.readouterr().out

@@ -277,6 +277,12 @@ def test_the_command_changes_the_profiles_sampling(files, monkeypatch, capsys):
     for name, value in changes.items():
         assert main([*words, f"--{name}", str(value)]) == 0
         assert profiles[-1] == own.model_copy(update={name: value}) != own
+    assert main([*words, "--fast"]) == 0 and profiles[-1] == own.model_copy(update={"distilled": True})
+    for name in ("head_motion", "blink_rate"):
+        assert main([*words, f"--{name.replace('_', '-')}", "0"]) == 0
+        assert profiles[-1] == own.model_copy(update={name: 0.0, "control": True})
+        assert main([*words, f"--{name.replace('_', '-')}", "0", "--fast"]) == 2
+    assert "--fast has its own steps and sampler, and no controls" in capsys.readouterr().err
     assert main(words) == 0 and profiles[-1] == own
     assert main([*words, "--steps", "5000"]) == 2
     assert "steps is higher than the 1000" in capsys.readouterr().err

@@ -35,6 +35,7 @@ MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
 WEIGHTS, SYSTEMS, BASELINES = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
+LATER = ("distilled", "control")  # trainings that begin with the denoising network
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -111,7 +112,7 @@ def train_talking(args: argparse.Namespace) -> int:
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
         run = RUNS[args.method](profile, clip_data(profile, args.data, device), runs, device, args.workers)
-        if args.method == "distilled":
+        if args.method in LATER:
             start = finished_weights(profile, args.weights, args.results)
             run.learner.start_from(start, profile.diffused)
         if run.finished:
@@ -320,15 +321,17 @@ def speak(args: argparse.Namespace) -> None:
     from talking_heads.animation import speak as speaking
     from talking_heads.experiments.diffused.weights import load_model as load
 
-    if args.fast and (args.steps or args.sampler):
-        raise ValueError("--fast has its own steps and sampler: leave out --steps and --sampler")
-    options = {"steps": args.steps, "guidance": args.guidance, "sampler": args.sampler}
+    controls = {"head_motion": args.head_motion, "blink_rate": args.blink_rate}
+    control = any(value is not None for value in controls.values())
+    if args.fast and (args.steps or args.sampler or control):
+        raise ValueError("--fast has its own steps and sampler, and no controls: leave out their options")
+    options = {"steps": args.steps, "guidance": args.guidance, "sampler": args.sampler, **controls}
+    options |= {"distilled": args.fast or None, "control": control or None}
     changes = {f"diffused.sampling.{name}": value for name, value in options.items() if value is not None}
     profile = config.load(args.profile, changes)
 
     def load_model(device):
-        name = "distilled" if args.fast else "diffusion"
-        model = load(profile, args.weights, args.results, device, name)
+        model = load(profile, args.weights, args.results, device)
         return model.generator, model.encoder, model.metadata
 
     request = speaking.Request(
@@ -380,7 +383,7 @@ def keep(args: argparse.Namespace) -> None:
     if args.variant == "diffusion":
         criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
         print(criteria.round(3).to_string(index=False))
-    elif args.variant in ("distilled", *BASELINES):
+    elif args.variant in (*LATER, *BASELINES):
         print(f"kept as {keep_weights(profile, args.variant, args.results)}")
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
@@ -490,7 +493,7 @@ def add_running(commands: Subcommands) -> None:
     c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--variant",
-        choices=[*VARIANTS, "diffusion", "distilled", *BASELINES],
+        choices=[*VARIANTS, "diffusion", *LATER, *BASELINES],
         help="keep the weights of this training instead",
     )
 
@@ -560,6 +563,12 @@ def add_training(commands: Subcommands) -> None:
     text = "distil the denoising network into one that samples in fewer steps, or go on"
     c = commands.add(train_talking, "distill", text, profile="laptop-full", resumes=True)
     c.set_defaults(method="distilled")
+    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
+    add_training_options(c)
+
+    text = "train layers beside the denoising network that obey head motion and blinks, or go on"
+    c = commands.add(train_talking, "train-control", text, profile="laptop-full", resumes=True)
+    c.set_defaults(method="control")
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
     add_training_options(c)
 
@@ -661,6 +670,9 @@ def add_animation(commands: Subcommands) -> None:
         help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
+    positive = number(float, 0, "a number of at least 0")
+    c.add_argument("--head-motion", type=positive, help="speed of the head, 1 as in the training clips")
+    c.add_argument("--blink-rate", type=positive, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
 

@@ -263,6 +263,17 @@ class Sampling(Section):
     # frames after which the identity frame takes the place of the oldest motion frame; 0 for never, as in the
     # paper's text; the authors' code does it after 15
     identity_every: Count
+    distilled: bool  # whether the distilled network generates, with its own sampler and steps
+    control: bool  # whether head motion and blinks are as the next two say, not as the network draws them
+    head_motion: Amount  # speed of the head, relative to the training clips
+    blink_rate: Amount  # blinks a second
+
+
+class Control(Section):
+    """Layers beside the trained network that learn to obey the controls; the paper has none."""
+
+    steps: Count
+    learning_rate: Amount
 
 
 class Distillation(Section):
@@ -336,6 +347,7 @@ class Diffused(Section):
     training: DiffusionTraining
     sampling: Sampling
     distillation: Distillation
+    control: Control
     sda: Sda
     landmarks: LandmarkPrediction
     protocol: TalkingProtocol
@@ -456,6 +468,8 @@ def _contradictions(profile: Profile) -> Iterator[str]:
             f"section diffused.sampling: motion_noise is higher than the {conditions.motion_noise} of "
             "diffused.conditions, the highest level in training"
         )
+    if sampling.distilled and sampling.control:
+        yield "section diffused.sampling: the distilled network has no control; one of both must be false"
 
 
 def digest(*parts: Any) -> str:

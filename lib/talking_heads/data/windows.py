@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from talking_heads.data.frames import to_tensor
-from talking_heads.data.sound import HOP, SOUND_RATE
+from talking_heads.data.landmarks import interocular, openings
+from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.store import Store
 
 LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
-MOUTH = slice(48, 68)  # landmarks
+MOUTH, NOSE = slice(48, 68), slice(27, 36)  # landmarks
+CONTROLS = 2  # values of controls of a window
+SLOWEST = 0.05  # :func:`head_speed` of which the logarithm is taken: less is a still head
 PEAK = 0.7  # loudest sample of a clip that an audio encoder hears, of 1
 MARGIN = 0.35  # of the mouth's width, around it on all sides
 
@@ -94,6 +97,7 @@ class WindowSettings:
     motion_frames: int  # m_x
     audio_windows: int  # m_y, on each side
     first_as_identity: bool = False  # the clip's first frame is the identity frame, else a random one
+    controls: bool = False  # whether windows have the values of controls; a clip's landmarks are read for it
 
 
 class Windows(NamedTuple):
@@ -104,6 +108,7 @@ class Windows(NamedTuple):
     motion: Tensor  # (B, m_x, 3, H, W), oldest first
     sound: Tensor  # (B, 2 m_y + 1, samples) in [-1, 1]
     mouth: Tensor  # (B, 4) boxes of the target's mouth in pixels: left, top, right, bottom
+    control: Tensor  # (B, 2) log of :func:`head_speed`, and the target's :func:`shut_eyes`; or (B, 0)
 
     def split(self, size: int) -> list["Windows"]:
         """The windows in parts of at most ``size`` samples."""
@@ -151,6 +156,20 @@ def mouth_box(points: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([first, last])
 
 
+def head_speed(points: np.ndarray) -> float:
+    """Mean speed of the nose in landmarks (n, 68, 2) of consecutive frames, in interocular distances a
+    second.
+    """
+    nose = points[:, NOSE].mean(1)
+    return float(np.linalg.norm(np.diff(nose, axis=0), axis=-1).mean() / interocular(points).mean() * FPS)
+
+
+def shut_eyes(points: np.ndarray) -> np.ndarray:
+    """How far the eyes are shut (n,) in a clip's landmarks (n, 68, 2): 0 as the median or wider, 1 shut."""
+    eyes = openings(points)[1]
+    return (1 - eyes / np.median(eyes)).clip(0, 1)
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Batches of samples from clips; number ``step`` is a function of (seed, rank, step) alone.
 
@@ -190,6 +209,7 @@ class WindowDataset(ClipDataset):
     def __init__(self, clips: TalkingClips, settings: WindowSettings, seed: int, rank: int = 0):
         super().__init__(clips, settings.batch, seed, rank, 2, "a target and an identity frame")
         self.settings = settings
+        self._controls: dict[int, np.ndarray] = {}  # (frames, 2) of every clip that was drawn
 
     def __getitem__(self, step: int) -> Windows:
         return Windows(*(torch.stack(values) for values in zip(*self.samples(step), strict=True)))
@@ -210,4 +230,16 @@ class WindowDataset(ClipDataset):
             frames[2:],
             self.windows_of(number, neighbours(target, count, self.settings.audio_windows)),
             torch.from_numpy(mouth_box(points[0], images.shape[1])),
+            self.controls(number, target),
         )
+
+    def controls(self, number: int, frame: int) -> Tensor:
+        """The values of controls (2,) of a clip's frame; (0,) where the settings have none."""
+        if not self.settings.controls:
+            return torch.zeros(0)
+        if number not in self._controls:
+            points = self.clips.read(number, np.arange(self.clips.frame_count(number)))[1]
+            shut = shut_eyes(points)
+            speed = np.full_like(shut, np.log(max(head_speed(points), SLOWEST)))
+            self._controls[number] = np.stack([speed, shut], 1).astype(np.float32)
+        return torch.from_numpy(self._controls[number][frame])

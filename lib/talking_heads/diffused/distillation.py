@@ -6,6 +6,7 @@ one. The paper has none.
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from talking_heads.diffused.training import SECTIONS, DiffusionLearner
 
 def distilled_sampling(section: Diffused, steps: int | None = None) -> Diffused:
     """A section that samples as a distilled network does, in ``steps``, by default the last student's."""
-    changes = {"sampler": "ddim", "steps": steps or section.distillation.steps, "spacing": "trailing"}
+    changes: dict[str, Any] = {"distilled": True}
+    changes |= {"sampler": "ddim", "steps": steps or section.distillation.steps, "spacing": "trailing"}
     return section.model_copy(update={"sampling": section.sampling.model_copy(update=changes)})
 
 

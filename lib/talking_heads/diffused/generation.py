@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from talking_heads.config import Diffused
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.windows import LENGTH, cut_sound, neighbours
+from talking_heads.diffused.control import control_of
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
@@ -38,6 +39,7 @@ class Generator:
 
     unet: nn.Module
     section: Diffused
+    usual_speed: float = 0.0  # of a head in the training clips, where the network has controls
 
     def frame(self, conditions: Conditions, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Sample one frame of each of B clips: (B, 3, H, W) in [-1, 1].
@@ -83,8 +85,10 @@ class Generator:
         stacked = torch.stack([identity, *motion], 1)[:, 1:]  # also where there are none
         if noise:
             stacked = stacked + noise * draw(stacked)
-        level = torch.full((len(identity),), noise, device=identity.device)
-        return self.frame(Conditions(identity, stacked, audio, level), draw)
+        level, control = torch.full((len(identity),), noise, device=identity.device), None
+        if self.section.sampling.control:
+            control = control_of(self.section.sampling, self.usual_speed, seeds, number).to(identity.device)
+        return self.frame(Conditions(identity, stacked, audio, level, control), draw)
 
     def talk(
         self,

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from talking_heads.config import Diffused
 from talking_heads.data.frames import LUMA
+from talking_heads.data.windows import CONTROLS
 from talking_heads.diffused.unet import UNet
 
 SEED_STRIDE = 1_000_003  # between seeds of trainings and clips; more than the steps or frames of any
@@ -20,14 +21,21 @@ class Conditions(NamedTuple):
     motion: Tensor  # (B, m_x, 3, H, W) in colour, oldest first
     audio: Tensor  # (B, 2 m_y + 1, A) motion audio embeddings
     level: Tensor  # (B,) noise on the motion frames
+    control: Tensor | None = None  # (B, 2), see :mod:`diffused.control`; None for the network's own choice
 
 
-def build_unet(section: Diffused) -> UNet:
-    """The untrained network of a profile."""
+def build_unet(section: Diffused, controlled: bool = False) -> UNet:
+    """The untrained network of a profile, with the layers of controls if it is to be ``controlled``."""
     conditions = section.conditions
     channels = 3 + 3 + conditions.motion_frames * (1 if conditions.motion_grey else 3)
     audio_size = section.audio_encoder.embedding * (2 * conditions.audio_windows + 1)
-    return UNet(section.network, channels, audio_size, motion_level=conditions.motion_noise > 0)
+    motion_level, controls = conditions.motion_noise > 0, CONTROLS if controlled else 0
+    return UNet(section.network, channels, audio_size, motion_level, controls)
+
+
+def control_state(unet: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network's layers of controls."""
+    return {name: value for name, value in unet.state_dict().items() if "control" in name}
 
 
 def adapt_weights(state: dict[str, Tensor], source: Diffused, target: Diffused) -> dict[str, Tensor]:
@@ -74,4 +82,4 @@ def network_input(x_t: Tensor, conditions: Conditions, motion_grey: bool) -> Ten
 def predict(unet: nn.Module, x_t: Tensor, t: Tensor, conditions: Conditions, motion_grey: bool) -> Tensor:
     """The network's output (B, 6, H, W) at time steps t (B,)."""
     x_in = network_input(x_t, conditions, motion_grey)
-    return unet(x_in, t, conditions.audio.flatten(1), conditions.level)
+    return unet(x_in, t, conditions.audio.flatten(1), conditions.level, conditions.control)

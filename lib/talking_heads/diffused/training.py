@@ -16,7 +16,14 @@ from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, Win
 from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
-from talking_heads.diffused.model import SEED_STRIDE, Conditions, adapt_weights, build_unet, predict
+from talking_heads.diffused.model import (
+    SEED_STRIDE,
+    Conditions,
+    adapt_weights,
+    build_unet,
+    control_state,
+    predict,
+)
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.training import distributed
@@ -95,6 +102,7 @@ class DiffusionLearner:
     variant = "diffusion"
     content_steps = 0
     sections: tuple[str, ...] = SECTIONS
+    controlled = False
 
     def __init__(
         self,
@@ -108,7 +116,7 @@ class DiffusionLearner:
         torch.manual_seed(profile.seed)
         self.section, self.seed, self.device = section, profile.seed, device
         self.encoder = encoder.to(device).eval().requires_grad_(False)
-        self.unet = build_unet(section).to(device).train()
+        self.unet = build_unet(section, self.controlled).to(device).train()
         self.ema = copy.deepcopy(self.unet).eval().requires_grad_(False)
         self.optimiser = torch.optim.Adam(
             self.unet.parameters(), lr=section.training.learning_rate, fused=True
@@ -122,6 +130,7 @@ class DiffusionLearner:
             conditions.motion_frames + more,
             conditions.audio_windows + more,
             training.identity_frame == "first",
+            self.controlled,
         )
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
@@ -140,7 +149,7 @@ class DiffusionLearner:
         state, metadata = load_weights(path)
         if metadata.get("model") != model_key(source, self.encoder):
             raise ValueError(f"{path}: trained with another audio encoder, other conditions or sizes")
-        state = adapt_weights(state, source, self.section)
+        state = {**control_state(self.unet), **adapt_weights(state, source, self.section)}
         self.unet.load_state_dict(state)
         self.ema.load_state_dict(state)
         self.settings["weights at the start"] = sha256(path)
@@ -216,7 +225,8 @@ class DiffusionLearner:
         dropped = torch.rand(len(audio), generator=generator).to(self.device) < section.audio_dropout
         audio = audio.masked_fill(dropped[:, None, None], 0.0)
         motion, level = noised_motion(motion[:, more:], section.motion_noise, generator)
-        return Conditions(windows.identity, motion, audio, level)
+        control = windows.control if self.controlled else None
+        return Conditions(windows.identity, motion, audio, level, control)
 
     @torch.no_grad()
     def embed(self, windows: Windows, first: int) -> Tensor:
@@ -238,6 +248,10 @@ class DiffusionLearner:
             guidance=1.0,
             motion_noise=0.0,
             identity_every=0,
+            distilled=False,
+            control=False,
+            head_motion=1.0,
+            blink_rate=0.0,
         )
         sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
 
@@ -310,4 +324,8 @@ class DiffusionLearner:
         if not distributed.is_main():
             return
         keys = {"key": self.key, "model": model_key(self.section, self.encoder), "step": self.step}
-        save_weights(path, self.ema.state_dict(), {**metadata, **keys}, half=True)
+        save_weights(path, self.exported_state(), {**metadata, **keys}, half=True)
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The weights that are exported."""
+        return self.ema.state_dict()

@@ -54,6 +54,7 @@ class ResidualBlock(nn.Module):
         dropout: float,
         resample: str = "",
         head_channels: int = 0,
+        controlled: bool = False,
     ):
         super().__init__()
         self.resample: Callable[[Tensor], Tensor] = {"": nn.Identity(), "down": halve, "up": upsample}[
@@ -66,11 +67,15 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
         self.attention = Attention(c_out, head_channels) if head_channels else nn.Identity()
+        self.control = zeroed(nn.Linear(embedding, 2 * c_out)) if controlled else None
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """x (B, C, H, W), embeddings of time and of sound t, y (B, D) -> (B, C', H', W')."""
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, control: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), embeddings of time, sound and controls t, y, control (B, D) -> (B, C', H', W')."""
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        t_s, t_b = self.time(t)[..., None, None].chunk(2, dim=1)
+        of_time = self.time(t)
+        if self.control is not None and control is not None:
+            of_time = of_time + self.control(control)
+        t_s, t_b = of_time[..., None, None].chunk(2, dim=1)
         y_s, y_b = self.audio(y)[..., None, None].chunk(2, dim=1)
         h = (1 + y_s) * ((1 + t_s) * self.norm2(h) + t_b) + y_b  # equation (17)
         h = self.conv2(self.dropout(F.silu(h)))
@@ -101,11 +106,17 @@ class UNet(nn.Module):
 
     ``channels_in`` are those of the network's input, equation (16): noisy target frame, motion frames and
     identity frame. ``audio_size`` is that of all motion audio embeddings together. With ``motion_level`` the
-    level of the noise on the motion frames is a further condition, which the paper does not have.
+    level of the noise on the motion frames is a further condition, which the paper does not have; neither
+    are ``controls``, so many values. Layers of controls change nothing before training.
     """
 
     def __init__(
-        self, section: DiffusionNetwork, channels_in: int, audio_size: int, motion_level: bool = False
+        self,
+        section: DiffusionNetwork,
+        channels_in: int,
+        audio_size: int,
+        motion_level: bool = False,
+        controls: int = 0,
     ):
         super().__init__()
         self.precision, self.unshuffle, width = section.precision, section.unshuffle, section.embedding
@@ -114,11 +125,12 @@ class UNet(nn.Module):
         self.time_mlp = embedding_mlp(self.frequencies, width)
         self.audio_mlp = embedding_mlp(audio_size, width)
         self.level_mlp = embedding_mlp(self.frequencies, width) if motion_level else None
+        self.control_mlp = embedding_mlp(controls, width) if controls else None
         pixels = section.unshuffle**2  # of the frame for each position of the network
 
         def block(c_in: int, c_out: int, resample: str = "", attends: bool = False) -> ResidualBlock:
             head_channels = section.head_channels if attends else 0
-            return ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels)
+            return ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels, controls > 0)
 
         self.stem = nn.Conv2d(channels_in * pixels, widths[0], 3, padding=1)
         self.down, skips, c = nn.ModuleList(), [widths[0]], widths[0]
@@ -143,26 +155,37 @@ class UNet(nn.Module):
         self.norm, self.out = group_norm(c), zeroed(nn.Conv2d(c, 6 * pixels, 3, padding=1))
 
     @mixed_precision
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, level: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        level: Tensor | None = None,
+        control: Tensor | None = None,
+    ) -> Tensor:
         """Input x (B, C, H, W), time steps t (B,), sound y (B, A) -> (B, 6, H, W): ε or v, then ν.
 
-        ``level`` (B,) is the noise level of the motion frames, 0 to 1, where the network has that condition.
+        ``level`` (B,) is the noise level of the motion frames, 0 to 1, where the network has that condition;
+        ``control`` (B, controls) are values that it obeys, None for its own choice.
         """
         time = self.time_mlp(sinusoids(t, self.frequencies))
         audio = self.audio_mlp(y)
         if self.level_mlp is not None:
             assert level is not None, "the noise level of the motion frames is needed"
             time = time + self.level_mlp(sinusoids(1000 * level, self.frequencies))
+        if control is not None:
+            assert self.control_mlp is not None, "a network without controls"
+            control = self.control_mlp(control)
         h = self.stem(F.pixel_unshuffle(x, self.unshuffle))
         skips = [h]
         for block in self.down:
-            h = block(h, time, audio)
+            h = block(h, time, audio, control)
             skips.append(h)
         for block in self.middle:
-            h = block(h, time, audio)
+            h = block(h, time, audio, control)
         for level, blocks in enumerate(self.up):
             for block in blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), time, audio)
+                h = block(torch.cat([h, skips.pop()], dim=1), time, audio, control)
             if level < len(self.upsample):
-                h = self.upsample[level](h, time, audio)
+                h = self.upsample[level](h, time, audio, control)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.unshuffle)

@@ -184,7 +184,7 @@ class Bench:
         yield Row("memory of everything", peak_memory(self.device) / 2**30, "GiB", "at most")
 
     def talking(self) -> Iterator[Row]:
-        """Frames of one talking head, from its sound on, with the profile's sampling and the distilled one."""
+        """Frames of a talking head, from its sound on: the profile's sampling, and a distilled network's."""
         section = self.profile.diffused
         samplings = {"talking head": section}
         if section.distillation.training_steps:

@@ -29,6 +29,7 @@ from talking_heads.experiments.diffused.weights import (
     finished_weights,
     has_weights,
     load_model,
+    needed,
     run_id,
     weights_path,
 )
@@ -44,6 +45,8 @@ COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on eac
 LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
 DENOISING_STEPS = (5, 10, 20, 50)
 DISTILLED = "distilled"  # among the settings of steps
+HEAD_MOTION, BLINK_RATE = "control of head motion", "control of blinks"
+CONTROLS = ((HEAD_MOTION, "head_motion", (0.5, 1.0, 2.0)), (BLINK_RATE, "blink_rate", (0.0, 0.4, 0.8)))
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
 METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
@@ -59,16 +62,15 @@ class Setting(NamedTuple):
     ablation: str
     name: str
     changes: Mapping[str, Any]  # values of the profile, by dotted name
-    weights: str = "diffusion"  # the training with which it begins
 
     @property
     def trained(self) -> bool:
         """Whether it concerns training; else generation alone."""
-        return self.ablation != STEPS
+        return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE)
 
     def is_baseline(self, profile: Profile) -> bool:
         """Whether it changes nothing in a profile."""
-        return self.weights == "diffusion" and profile.override(dict(self.changes)) == profile
+        return profile.override(dict(self.changes)) == profile
 
 
 def settings() -> list[Setting]:
@@ -87,8 +89,13 @@ def settings() -> list[Setting]:
         for grey, n in product(SOUND, COUNTS)
     ]
     steps = [Setting(STEPS, str(n), {"diffused.sampling.steps": n}) for n in DENOISING_STEPS]
-    steps.append(Setting(STEPS, DISTILLED, {}, "distilled"))
-    return [*motion, *lips, *identity, *sound, *steps]
+    steps.append(Setting(STEPS, DISTILLED, {"diffused.sampling.distilled": True}))
+    controls = [
+        Setting(name, f"{value:g}", {"diffused.sampling.control": True, f"diffused.sampling.{key}": value})
+        for name, key, values in CONTROLS
+        for value in values
+    ]
+    return [*motion, *lips, *identity, *sound, *steps, *controls]
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,8 @@ class Ablations:
         """The evaluation of a training's network, or of the profile's."""
         profile = self.profile_of(setting)
         if learner is None:
-            places = self.weights, self.results
-            generator = load_model(profile, *places, self.device, setting.weights).generator
-            key = run_id(profile, *places, setting.weights)
+            generator = load_model(profile, self.weights, self.results, self.device).generator
+            key = run_id(profile, self.weights, self.results)
         else:
             generator, key = Generator(learner.ema, profile.diffused), learner.key
         return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, self.runs, self.device)
@@ -158,9 +164,10 @@ class Ablations:
 
     def run(self) -> Iterator[pd.DataFrame]:
         """The metrics of all settings whose weights are there, and of the closest pair with further seeds."""
-        seed, first, places = self.profile.seed, [], (self.profile, self.weights, self.results)
+        seed, first, places = self.profile.seed, [], (self.weights, self.results)
         for setting in settings():
-            if not has_weights(*places, setting.weights):
+            changed = self.profile_of(setting)
+            if not all(has_weights(changed, *places, name) for name in needed(changed)):
                 continue
             first.append(self.measure(setting, seed))
             yield first[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from talking_heads.data.sound import FPS
+from talking_heads.data.windows import head_speed
 from talking_heads.judges import lip_reading
 from talking_heads.judges import use as judges
 from talking_heads.metrics import lip_sync
@@ -14,9 +15,10 @@ from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 
-VERSION = 2  # raised when the same clips give other values
+VERSION = 3  # raised when the same clips give other values
 LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must have another unit
 SOUND_CORRELATION = "mouth opening of the sound"  # correlation with the true mouth of the clip that is heard
+HEAD_MOTION = "head motion"  # mean speed of the nose, in interocular distances a second
 PER = "PER-judge"  # phoneme error rate, read from the lips; phonemes that look alike are one
 
 
@@ -78,6 +80,8 @@ def face_metrics(
     }
     if silent is not None:
         of_clip["mouth closed in silence"] = lip_sync.closed_share(generated.landmarks, silent)
+    of_clip[HEAD_MOTION] = head_speed(generated.landmarks)
+    of_clip[f"true {HEAD_MOTION}"] = head_speed(truth.landmarks)
     of_clip["blinks a second"] = lip_sync.blinks(generated.landmarks) / n * FPS
     of_clip["true blinks a second"] = lip_sync.blinks(truth.landmarks) / n * FPS
     if generated.features is not None and truth.features is not None:

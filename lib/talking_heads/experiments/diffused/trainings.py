@@ -16,6 +16,7 @@ from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner, SequenceLearner
+from talking_heads.diffused.control_training import ControlLearner
 from talking_heads.diffused.diffusion import q_sample, training_target
 from talking_heads.diffused.distillation import DistillationLearner, distilled_sampling
 from talking_heads.diffused.generation import Generator
@@ -85,7 +86,12 @@ class DiffusionRun(TalkingRun):
         super().__init__(profile, data, runs, device, workers)
         self.profile = profile
         conditions = profile.diffused.conditions
-        settings = WindowSettings(WATCHED_BATCH, conditions.motion_frames, conditions.audio_windows)
+        settings = WindowSettings(
+            WATCHED_BATCH,
+            conditions.motion_frames,
+            conditions.audio_windows,
+            controls=self.kind.controlled,
+        )
         dataset = WindowDataset(self.validation, settings, profile.seed)
         self.windows = [dataset[number].to(device) for number in range(WATCHED)]
 
@@ -146,6 +152,12 @@ class DistillationRun(DiffusionRun):
         return self.watch_clips(Generator(learner.ema, section))
 
 
+class ControlRun(DiffusionRun):
+    """The training of the layers of controls."""
+
+    kind = ControlLearner
+
+
 class SdaRun(TalkingRun):
     """The training of SDA."""
 
@@ -191,6 +203,7 @@ class LandmarkRun(TalkingRun):
 RUNS: dict[str, type[DiffusionRun] | type[SdaRun] | type[LandmarkRun]] = {
     "diffusion": DiffusionRun,
     "distilled": DistillationRun,
+    "control": ControlRun,
     "sda": SdaRun,
     "landmarks": LandmarkRun,
 }

@@ -1,11 +1,12 @@
 """The weights of the denoising network and of the baselines: where they lie, and what they give."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from talking_heads.config import Profile, digest
 from talking_heads.diffused.audio_pretraining import load_reader
@@ -14,7 +15,7 @@ from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import VERSION, baseline_key, build_generator, build_predictor
 from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
-from talking_heads.diffused.model import build_unet
+from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments.reference import reference_weights
 from talking_heads.files import sha256
@@ -24,6 +25,7 @@ from talking_heads.nn.weight_files import load_weights
 COMMANDS = {
     "diffusion": "train-diffusion",
     "distilled": "distill",
+    "control": "train-control",
     "sda": "train-baseline --method sda",
     "landmarks": "train-baseline --method landmarks",
 }
@@ -71,9 +73,16 @@ def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]
     return tuple(weights_path(profile, weights, results, name) for name in names)
 
 
-def run_id(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> str:
-    """The name of the weights in records and folders."""
-    return sha256(weights_path(profile, weights, results, name))[:12]
+def needed(profile: Profile) -> tuple[str, ...]:
+    """The trainings whose weights a profile's sampling uses, that of the denoising network first."""
+    sampling = profile.diffused.sampling
+    return ("distilled" if sampling.distilled else "diffusion", *(["control"] if sampling.control else []))
+
+
+def run_id(profile: Profile, weights: str, results: Path) -> str:
+    """The name of the weights that a profile's sampling uses, in records and folders."""
+    hashes = [sha256(weights_path(profile, weights, results, name)) for name in needed(profile)]
+    return digest(*hashes) if len(hashes) > 1 else hashes[0][:12]
 
 
 @dataclass(frozen=True)
@@ -85,24 +94,28 @@ class Model:
     metadata: dict
 
 
-def load_model(
-    profile: Profile,
-    weights: str,
-    results: Path,
-    device: str | torch.device = "cpu",
-    name: str = "diffusion",
-) -> Model:
-    """The trained model of a profile, or the "distilled" one, which samples in its own few steps.
+def load_model(profile: Profile, weights: str, results: Path, device: str | torch.device = "cpu") -> Model:
+    """The trained model of a profile, as its sampling needs it: distilled, or with controls.
 
     Raises what :func:`weights_path` does, FileNotFoundError where there is no audio encoder, and ValueError
     where the weights belong to another network, another encoder or other conditions.
     """
     section, encoder = profile.diffused, load_reader(profile.diffused.audio_encoder).encoder
-    path, unet = weights_path(profile, weights, results, name), build_unet(section)
-    metadata = load_into(unet, path, model_key(section, encoder), profile)
-    if name == "distilled":
+    control, key, speed = section.sampling.control, model_key(section, encoder), 0.0
+    path = weights_path(profile, weights, results, needed(profile)[0])
+    unet = build_unet(section, control)
+    metadata = load_into(unet, path, key, profile, control_state(unet))
+    if control:
+        layers = weights_path(profile, weights, results, "control")
+        others = {k: v for k, v in unet.state_dict().items() if k not in control_state(unet)}
+        provenance = load_into(unet, layers, key, profile, others)
+        if provenance["weights at the start"] != sha256(path):
+            command = f"python -m talking_heads {COMMANDS['control']} --profile {profile.name}"
+            raise ValueError(f"{layers}: trained beside other weights than {path}; {command}")
+        speed = provenance["head speed"]
+    if section.sampling.distilled:
         section = distilled_sampling(section)
-    generator = Generator(unet.to(device).eval().requires_grad_(False), section)
+    generator = Generator(unet.to(device).eval().requires_grad_(False), section, speed)
     return Model(generator, encoder.to(device), metadata)
 
 
@@ -133,8 +146,11 @@ def _load_baseline(
     return digest(VERSION, sha256(path))
 
 
-def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:
-    """Load the weights of a file, which must have been trained for ``key``; returns their provenance.
+def load_into(
+    net: nn.Module, path: Path, key: str, profile: Profile, others: Mapping[str, Tensor] | None = None
+) -> dict:
+    """Load the weights of a file, which must have been trained for ``key``, and all that the file must not
+    have from ``others``; returns the file's provenance.
 
     Raises ValueError where they belong to another network, another encoder or other conditions.
     """
@@ -142,7 +158,7 @@ def load_into(net: nn.Module, path: Path, key: str, profile: Profile) -> dict:
     try:
         if metadata.get("model") != key:
             raise RuntimeError("trained with another audio encoder, other conditions or sizes")
-        net.load_state_dict(state)
+        net.load_state_dict({**state, **(others or {})})
     except RuntimeError as error:
         cause = str(error).splitlines()[0]
         raise ValueError(f"{path}: does not fit profile {profile.name}: {cause}; train it again") from error

@@ -1,0 +1,39 @@
+"""Control of head motion and blinks in generation, which the paper does not have.
+
+Layers beside the trained network (:mod:`diffused.control_training`) obey two values in every frame: the
+logarithm of :func:`windows.head_speed`, and :func:`windows.shut_eyes`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talking_heads.config import Sampling
+from talking_heads.data.sound import FPS
+from talking_heads.data.windows import SLOWEST
+
+# of a blink, seconds from its middle: the eyes begin to open, and are open
+SHUT, OPEN = 0.12, 0.24
+JITTER = 0.3  # of the time between blinks, to both sides
+
+
+def shut_at(number: int, rate: float, seed: int) -> float:
+    """How far the eyes are shut in a frame, 0 to 1, with ``rate`` blinks a second at random times."""
+    if not rate:
+        return 0.0
+    time = number / FPS
+    middles = [
+        (blink + 0.5 + np.random.default_rng([seed, blink]).uniform(-JITTER, JITTER)) / rate
+        for blink in range(max(0, int(time * rate) - 1), int(time * rate) + 2)
+    ]
+    distance = min(abs(time - middle) for middle in middles)
+    return float(np.clip((OPEN - distance) / (OPEN - SHUT), 0, 1))
+
+
+def control_of(sampling: Sampling, usual_speed: float, seeds: Sequence[int], number: int) -> Tensor:
+    """The values of controls (B, 2) of frame ``number`` of clips with these seeds."""
+    speed = math.log(max(sampling.head_motion * usual_speed, SLOWEST))
+    return torch.tensor([[speed, shut_at(number, sampling.blink_rate, seed)] for seed in seeds])

@@ -1,0 +1,73 @@
+"""Training of control: further layers beside the trained network, which stays as it is.
+
+A sample's clip says how fast its head moves, and its frame how far the eyes are shut.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talking_heads.config import Diffused, Profile
+from talking_heads.data.windows import TalkingClips, head_speed
+from talking_heads.diffused.model import control_state
+from talking_heads.diffused.training import SECTIONS, DiffusionLearner
+
+CLIPS = 200  # of the training, of which the usual speed of a head is the median
+
+
+class ControlLearner(DiffusionLearner):
+    """Training of the layers of controls; all other weights stay those of :meth:`start_from`.
+
+    Raises ValueError where a profile trains none.
+    """
+
+    variant = "control"
+    sections = (*SECTIONS, "control")
+    controlled = True
+
+    def __init__(
+        self,
+        profile: Profile,
+        clips: TalkingClips,
+        encoder: torch.nn.Module,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ):
+        section = profile.diffused.control
+        if not section.steps:
+            raise ValueError("diffused.control.steps is 0: this profile trains no controls")
+        super().__init__(profile, clips, encoder, device, workers)
+        self.unet.requires_grad_(False)
+        layers = control_state(self.unet)
+        trained = [p.requires_grad_() for name, p in self.unet.named_parameters() if name in layers]
+        self.optimiser = torch.optim.Adam(trained, lr=section.learning_rate, fused=True)
+        self.total, self.start = section.steps, ""
+
+    def start_from(self, path: Path, source: Diffused) -> None:
+        """As :meth:`DiffusionLearner.start_from`."""
+        super().start_from(path, source)
+        self.start = self.settings["weights at the start"]
+
+    def learning_rate(self) -> float:
+        """Falls to zero."""
+        return self.section.control.learning_rate * (1 - self.step / self.total)
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """The averaged layers of controls alone."""
+        return control_state(self.ema)
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """As :meth:`DiffusionLearner.export`, with the weights that the layers belong to, and the usual speed
+        of a head.
+        """
+        more = {"weights at the start": self.start, "head speed": self.usual_speed()}
+        super().export(path, {**metadata, **more})
+
+    def usual_speed(self) -> float:
+        """The median speed of a head in the training clips, in interocular distances a second."""
+        clips = self.dataset.clips
+        numbers = np.linspace(0, len(clips) - 1, min(CLIPS, len(clips))).astype(int)
+        read = (clips.read(n, np.arange(clips.frame_count(n)))[1] for n in numbers.tolist())
+        return float(np.median([head_speed(points) for points in read if len(points) > 1]))
