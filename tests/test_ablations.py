@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data.episodes import PoolVideos
@@ -13,8 +14,18 @@ from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
 from talking_heads.diffused.training import DiffusionLearner, model_key
-from talking_heads.experiments.diffused import ablations
-from talking_heads.experiments.diffused.ablations import DISTILLED, LIPS, MOTION, STEPS, Setting, settings
+from talking_heads.experiments.diffused import ablation_table, ablations
+from talking_heads.experiments.diffused.ablation_settings import (
+    BLINK_RATE,
+    DISTILLED,
+    HEAD_MOTION,
+    LIPS,
+    MOTION,
+    SOUND,
+    STEPS,
+    Setting,
+    settings,
+)
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.nn.weight_files import save_weights
 
@@ -147,7 +158,7 @@ def test_ablations_contain_the_unchanged_profile():
     profile = config.load("laptop-full")
     baselines = [setting for setting in settings() if setting.is_baseline(profile)]
     names = {setting.ablation for setting in settings()}
-    without = {ablations.SOUND[True], ablations.HEAD_MOTION, ablations.BLINK_RATE}
+    without = {SOUND[True], HEAD_MOTION, BLINK_RATE}
     assert {setting.ablation for setting in baselines} == names - without
     assert len({setting[:2] for setting in settings()}) == len(settings())
 
@@ -169,7 +180,7 @@ def test_differences_are_paired_with_the_unchanged_profile():
     profile = config.load("laptop-full")
     rows = measured({(MOTION, "0"): 0.9, (MOTION, "2"): 0.5})
     again = rows[(rows["ablation"] == MOTION) & (rows["setting"] == "0")].assign(seed=1)
-    table = ablations.table(pd.concat([rows, again.assign(**{LMD: again[LMD] + 0.2})]), profile)
+    table = ablation_table.table(pd.concat([rows, again.assign(**{LMD: again[LMD] + 0.2})]), profile)
     table = table.set_index(["ablation", "setting", "metric"])
     row = table.loc[(MOTION, "0", LMD)]
     assert row["value"] == pytest.approx(0.9 + 0.1 + 0.1) and row["n_seeds"] == 2
@@ -182,13 +193,13 @@ def test_differences_are_paired_with_the_unchanged_profile():
     ssim = table.loc[(MOTION, "0", "SSIM")]
     assert ssim["n_identities"] == 2 and ssim["difference"] == 0
     assert np.isnan(ssim["difference, low"]), "only one identity has both"
-    grey = table.loc[(ablations.SOUND[True], "2", LMD)]
+    grey = table.loc[(SOUND[True], "2", LMD)]
     assert grey["difference"] == pytest.approx(0.01), "against the same training in colour"
 
 
 def test_lines_of_differences_name_setting_metric_and_interval():
-    table = ablations.table(measured({(MOTION, "0"): 0.9}), config.load("laptop-full"))
-    lines = ablations.difference_lines(table, MOTION, [LMD])
+    table = ablation_table.table(measured({(MOTION, "0"): 0.9}), config.load("laptop-full"))
+    lines = ablation_table.difference_lines(table, MOTION, [LMD])
     assert len(lines) == 3 and lines[0] == "motion frames 0: LMD, normalised +0.4 [+0.4, +0.4]"
 
 
@@ -196,7 +207,7 @@ def test_the_closest_pair_are_neighbours_among_the_trained_settings():
     apart = {setting[:2]: 0.1 * k for k, setting in enumerate(settings())}
     apart[LIPS, "0.2"] = apart[LIPS, "0.1"] + 0.05
     rows = measured(apart)
-    assert ablations.closest_pair(rows) == {(LIPS, "0.1"), (LIPS, "0.2")}
+    assert ablation_table.closest_pair(rows) == {(LIPS, "0.1"), (LIPS, "0.2")}
 
 
 def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, monkeypatch, capsys):
@@ -207,7 +218,8 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
         Setting(STEPS, "5", {"diffused.sampling.steps": 5}),
         Setting(STEPS, DISTILLED, {"diffused.sampling.distilled": True}),  # whose weights are not there
     ]
-    monkeypatch.setattr(ablations, "settings", lambda: few)
+    for module in (ablations, ablation_table):
+        monkeypatch.setattr(module, "settings", lambda: few)
     command = talking_command("ablate")
     assert main(command) == 0
     table = tmp_path / "results/smoke/tables/ablation_metrics.csv"
@@ -216,6 +228,8 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     counts = rows.groupby(["ablation", "setting"])["seed"].nunique()
     assert counts.to_dict() == {(MOTION, "0"): 3, (MOTION, "2"): 3, (STEPS, "5"): 1}
     assert rows[LMD].notna().all()
+    with Image.open(tmp_path / "results/smoke" / ablations.FIGURE5) as picture:
+        assert picture.width > picture.height, "two settings and the true clips, side by side"
     logs = list((tmp_path / "results/smoke/runs/ablations").glob("*/stats.jsonl"))
     assert len(logs) == 6 and {len(log.read_text().splitlines()) for log in logs} == {2}
     first = table.read_text()

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from talking_heads.experiments.claims import verdicts
-from talking_heads.experiments.diffused import ablations, claims, diversity, length
-from talking_heads.experiments.diffused.ablations import LIPS, MOTION, SOUND, STEPS
+from talking_heads.experiments.diffused import claims, diversity, length
+from talking_heads.experiments.diffused.ablation_settings import LIPS, MOTION, SOUND, STEPS, settings
 from talking_heads.experiments.diffused.claims import CLAIMS, Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
@@ -44,7 +44,7 @@ def make_evidence(sign=1.0, noise=0.002):
         return {name: value + noise * rng.normal() for name, value in values.items()}
 
     rows, evaluated = [], []
-    for setting in ablations.settings():
+    for setting in settings():
         flow = FLOW.get(setting.name, 1.1) if setting.ablation == MOTION else 1.1
         for identity in identities:
             names = {"ablation": setting.ablation, "setting": setting.name, "seed": 0, "identity": identity}

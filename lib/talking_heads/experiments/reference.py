@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from talking_heads.files import write_text
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training.loop import LOG
@@ -28,6 +30,12 @@ def reference_weights(name: str, results: Path) -> Path:
             "checkout: name its results with --results"
         )
     return path
+
+
+def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
+    """A table of the reference results; ``otherwise`` where it is not there."""
+    path = COMMITTED / "tables" / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else otherwise
 
 
 def thin(log: Path, every: int = EVERY) -> list[dict]:

@@ -9,8 +9,10 @@ import pandas as pd
 
 from talking_heads.experiments.claims import Claim, Part
 from talking_heads.experiments.claims import evaluate as evaluate_claims
-from talking_heads.experiments.diffused import ablations, length
-from talking_heads.experiments.diffused.ablations import SettingName
+from talking_heads.experiments.diffused import ablation_settings as settings
+from talking_heads.experiments.diffused import length
+from talking_heads.experiments.diffused.ablation_settings import SettingName
+from talking_heads.experiments.diffused.ablation_table import paired_differences
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
 from talking_heads.experiments.diffused.tables import LOWER_IS_BETTER
@@ -59,7 +61,7 @@ def compare_settings(
     if metric not in rows:
         return Part(name, missing=f"ablations with {metric}")
     oriented = rows.assign(**{metric: better(metric, rows[metric])})
-    return decide(name, ablations.paired_differences(oriented, first, second, metric), margin)
+    return decide(name, paired_differences(oriented, first, second, metric), margin)
 
 
 def means(rows: pd.DataFrame, method: str, metric: str) -> pd.Series:
@@ -92,13 +94,13 @@ def keeps(rows: pd.DataFrame, first: SettingName, second: SettingName, metrics: 
 # -- the parts of every claim -----------------------------------------------------------------------
 def motion_frames_smooth(evidence: Evidence) -> list[Part]:
     """Section 5.4, Fig. 5: one motion frame against none, and two against one."""
-    pairs = pairwise((ablations.MOTION, str(count)) for count in (0, 1, 2))
+    pairs = pairwise((settings.MOTION, str(count)) for count in (0, 1, 2))
     return [compare_settings(evidence.ablations, FLOW, more, fewer) for fewer, more in pairs]
 
 
 def grey_helps_where_speakers_are_many(evidence: Evidence) -> list[Part]:
     """Section 5.4, Table 3: grey motion frames against coloured ones."""
-    pairs = [[(ablations.SOUND[grey], str(count)) for grey in (True, False)] for count in ablations.COUNTS]
+    pairs = [[(settings.SOUND[grey], str(count)) for grey in (True, False)] for count in settings.COUNTS]
     parts = [
         compare_settings(evidence.ablations, metric, grey, colour)
         for grey, colour in pairs
@@ -109,7 +111,7 @@ def grey_helps_where_speakers_are_many(evidence: Evidence) -> list[Part]:
 
 def two_embeddings_a_side_are_best(evidence: Evidence) -> list[Part]:
     """Section 5.4, Table 3: two motion audio embeddings on each side against other numbers, in grey."""
-    rows = {count: (ablations.SOUND[True], str(count)) for count in ablations.COUNTS}
+    rows = {count: (settings.SOUND[True], str(count)) for count in settings.COUNTS}
     return [
         compare_settings(evidence.ablations, metric, rows[2], rows[count])
         for count in (0, 1, 3)
@@ -119,7 +121,7 @@ def two_embeddings_a_side_are_best(evidence: Evidence) -> list[Part]:
 
 def lip_loss_helps_in_moderation(evidence: Evidence) -> list[Part]:
     """Section 5.4: λ_ls = 0.2 against 0, and against 1."""
-    none, moderate, much = ((ablations.LIPS, weight) for weight in ("0", "0.2", "1"))
+    none, moderate, much = ((settings.LIPS, weight) for weight in ("0", "0.2", "1"))
     return [
         *(compare_settings(evidence.ablations, metric, moderate, none) for metric in (LMD, PER)),
         *keeps(evidence.ablations, moderate, none, ["SSIM", "CSIM-judge"]),
@@ -129,7 +131,7 @@ def lip_loss_helps_in_moderation(evidence: Evidence) -> list[Part]:
 
 def fewer_steps_keep_quality(evidence: Evidence) -> list[Part]:
     """Section 4.5: 10 denoising steps against 50."""
-    many, few = ((ablations.STEPS, str(count)) for count in (50, 10))
+    many, few = ((settings.STEPS, str(count)) for count in (50, 10))
     return keeps(evidence.ablations, few, many, list(MARGINS))
 
 

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from talking_heads.experiments.few_shot.weights import digest_of, weights_keys
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.files import write_text
@@ -15,12 +13,6 @@ from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.runner import Run, plan
 
 FOLDERS = ("tables", "figures", "notebooks")
-
-
-def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
-    """A table of the reference results; ``otherwise`` where it is not there."""
-    path = COMMITTED / "tables" / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else otherwise
 
 
 def keep(run: Run, more: Mapping[str, str]) -> Path:

@@ -1,0 +1,61 @@
+"""The settings of the ablations of Diffused Heads: changes of one or two keys of a profile."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+from talking_heads.config import Profile
+
+MOTION, LIPS, IDENTITY, STEPS = "motion frames", "λ_ls", "identity frame", "denoising steps"
+SOUND = {False: "audio embeddings a side, motion in colour", True: "audio embeddings a side, motion in grey"}
+COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on each side
+LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
+DENOISING_STEPS = (5, 10, 20, 50)
+DISTILLED = "distilled"  # among the settings of steps
+HEAD_MOTION, BLINK_RATE = "control of head motion", "control of blinks"
+CONTROLS = ((HEAD_MOTION, "head_motion", (0.5, 1.0, 2.0)), (BLINK_RATE, "blink_rate", (0.0, 0.4, 0.8)))
+
+
+SettingName = tuple[str, str]  # ablation and setting
+
+
+class Setting(NamedTuple):
+    """A row of an ablation."""
+
+    ablation: str
+    name: str
+    changes: Mapping[str, Any]  # values of the profile, by dotted name
+
+    @property
+    def trained(self) -> bool:
+        """Whether it concerns training; else generation alone."""
+        return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE)
+
+    def is_baseline(self, profile: Profile) -> bool:
+        """Whether it changes nothing in a profile."""
+        return profile.override(dict(self.changes)) == profile
+
+
+def settings() -> list[Setting]:
+    """All settings of all ablations; within an ablation neighbours follow each other."""
+    motion = [Setting(MOTION, str(n), {"diffused.conditions.motion_frames": n}) for n in COUNTS]
+    lips = [Setting(LIPS, f"{w:g}", {"diffused.diffusion.lip_weight": w}) for w in LIP_WEIGHTS]
+    identity = [
+        Setting(IDENTITY, kind, {"diffused.training.identity_frame": kind}) for kind in ("random", "first")
+    ]
+    sound = [
+        Setting(
+            SOUND[grey],
+            str(n),
+            {"diffused.conditions.audio_windows": n, "diffused.conditions.motion_grey": grey},
+        )
+        for grey, n in product(SOUND, COUNTS)
+    ]
+    steps = [Setting(STEPS, str(n), {"diffused.sampling.steps": n}) for n in DENOISING_STEPS]
+    steps.append(Setting(STEPS, DISTILLED, {"diffused.sampling.distilled": True}))
+    controls = [
+        Setting(name, f"{value:g}", {"diffused.sampling.control": True, f"diffused.sampling.{key}": value})
+        for name, key, values in CONTROLS
+        for value in values
+    ]
+    return [*motion, *lips, *identity, *sound, *steps, *controls]

@@ -1,0 +1,98 @@
+"""The table of the ablations: means and paired differences of their settings."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from talking_heads.config import Profile
+from talking_heads.experiments.diffused import tables
+from talking_heads.experiments.diffused.ablation_settings import MOTION, SettingName, settings
+from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.metrics.statistics import mean_estimate
+
+NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
+
+
+def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
+    """The neighbours among the settings of training, (ablation, setting), whose lips differ least.
+
+    The difference of LMD counts in half widths of its interval.
+    """
+    trained = [setting for setting in settings() if setting.trained]
+    distances: dict[tuple, float] = {}
+    for a, b in pairwise(trained):
+        if a.ablation == b.ablation:
+            difference = mean_estimate(paired_differences(rows, a[:2], b[:2], LMD))
+            width = (difference.high - difference.low) / 2
+            distances[a[:2], b[:2]] = abs(difference.value) / width if width else np.inf
+    return set(min(distances.items(), key=lambda item: item[1])[0])
+
+
+def rows_of(rows: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
+    """The rows of a setting."""
+    ablation, name = setting
+    return rows[(rows["ablation"] == ablation) & (rows["setting"] == name)]
+
+
+def paired_differences(
+    rows: pd.DataFrame, first: SettingName, second: SettingName, metric: str
+) -> np.ndarray:
+    """A setting minus another one in a metric, for each identity (n,): paired by seed and identity."""
+    index = ["seed", "identity"]
+    values = [rows_of(rows, which).set_index(index)[metric] for which in (first, second)]
+    differences = (values[0] - values[1]).dropna()  # of seeds and identities that both have
+    return differences.groupby("identity").mean().to_numpy()
+
+
+def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The ablations: means over identities, and paired differences to the unchanged profile.
+
+    That is the baseline of the same ablation; where it has none, as with motion frames in grey, that of
+    another ablation, which is the same training. Columns ablation, setting, baseline, metric, value, ci_low,
+    ci_high, difference with its interval, n_identities, n_seeds, and seed_sd, the deviation of the means
+    between seeds, which no interval contains.
+    """
+    baselines = {setting.ablation: setting for setting in settings() if setting.is_baseline(profile)}
+    table_rows = []
+    for setting in settings():
+        values = rows_of(rows, setting[:2])
+        if values.empty:
+            continue
+        baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
+        for metric in values.columns.difference(NAMES, sort=False):
+            means = values.groupby("identity")[metric].mean().dropna()
+            estimate = mean_estimate(means.to_numpy())
+            row = {
+                "ablation": setting.ablation,
+                "setting": setting.name,
+                "baseline": setting == baseline,
+                "metric": metric,
+                "value": estimate.value,
+                "ci_low": estimate.low,
+                "ci_high": estimate.high,
+                "n_identities": len(means),
+                "n_seeds": values["seed"].nunique(),
+                "seed_sd": values.groupby("seed")[metric].mean().std(),
+            }
+            if baseline is not None and setting != baseline:
+                difference = mean_estimate(paired_differences(rows, setting[:2], baseline[:2], metric))
+                row |= {"difference": difference.value}
+                row |= {"difference, low": difference.low, "difference, high": difference.high}
+            table_rows.append(row)
+    return pd.DataFrame(table_rows)
+
+
+def difference_lines(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> list[str]:
+    """How every setting of an ablation differs from the baseline, a line for each."""
+    chosen = table[(table["ablation"] == ablation) & table["metric"].isin(metrics)]
+    columns = ["metric", "difference", "difference, low", "difference, high"]
+    lines = []
+    for name, rows in chosen.dropna(subset="difference").groupby("setting", sort=False):
+        differences = [
+            f"{metric} {tables.with_interval(value, low, high, '+.3g')}"
+            for metric, value, low, high in rows[columns].itertuples(index=False)
+        ]
+        lines.append(f"{ablation} {name}: {', '.join(differences)}")
+    return lines
