@@ -136,9 +136,10 @@ class Ablations:
 
     def true_clips(self) -> list[np.ndarray]:
         """The true clips of the same identities."""
-        evaluation = self.evaluation(settings()[0], None)
-        chosen = protocol.speakers(self.clips, evaluation.profile)
-        return [evaluation.truth(speaker)[0] for speaker in chosen]
+        profile = self.profile_of(settings()[0])
+        numbers = np.arange(protocol.frame_count(profile))
+        chosen = protocol.speakers(self.clips, profile)
+        return [self.clips.read(speaker.number, numbers)[0] for speaker in chosen]
 
 
 def ablations_of(
@@ -153,15 +154,10 @@ def ablations_of(
     return Ablations(profile, weights, results, training, clips, device)
 
 
-def measurements(
-    profile: Profile, weights: str, data: Path, results: Path, device: torch.device
-) -> pd.DataFrame:
-    """The metrics of a profile's ablations (:func:`ablate`); those of the reference where it has none."""
-    if profile.diffused.protocol.ablation_steps:
-        ablate(profile, weights, data, results, device)
-        path = results / profile.name / "tables" / f"{METRICS}.csv"
-    else:
-        path = COMMITTED / "tables" / f"{METRICS}.csv"
+def measurements(profile: Profile, results: Path) -> pd.DataFrame:
+    """The metrics that :func:`ablate` has measured with a profile, else those of the reference."""
+    own = results / profile.name / "tables" / f"{METRICS}.csv"
+    path = own if own.exists() else COMMITTED / "tables" / f"{METRICS}.csv"
     return pd.read_csv(path, dtype={"setting": str})
 
 
