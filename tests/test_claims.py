@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from talking_heads.experiments import explanations
 from talking_heads.experiments.claims import (
     ALPHA,
     COLUMNS,
@@ -16,7 +17,7 @@ from talking_heads.experiments.claims import (
     part_verdict,
     verdicts,
 )
-from talking_heads.experiments.few_shot import claim_causes, claim_parts, claims, explanations, methods
+from talking_heads.experiments.few_shot import claim_causes, claim_parts, claims, methods
 from talking_heads.experiments.few_shot.claim_measurements import Measurements
 from talking_heads.experiments.few_shot.claim_parts import Evidence, Setting
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
@@ -145,7 +146,7 @@ def make_measurements(evidence: Evidence, score_gap: float = 0.1) -> Measurement
 def explain(evidence: Evidence, measurements: Measurements | None = None) -> pd.Series:
     """The explanations of an evidence's verdicts, by id."""
     table = claims.evaluate(evidence)
-    return explanations.explain(table, measurements or make_measurements(evidence)).set_index("id")["why"]
+    return claim_causes.explain(table, measurements or make_measurements(evidence)).set_index("id")["why"]
 
 
 def part_verdicts(parts: list[Part]) -> list[str]:
@@ -370,7 +371,7 @@ def test_every_cause_describes_what_was_measured():
     evidence = dataclasses.replace(evidence, stability=trainings, observer_rates=rates)
     data = make_measurements(evidence)
     data.losses = {**data.losses, methods.AFTER: data.losses[methods.OURS]}
-    texts = {number: explanations.find_causes(number, data) for number in claim_causes.CAUSES}
+    texts = {number: explanations.find_causes(causes, data) for number, causes in claim_causes.CAUSES.items()}
     assert "standard deviation over identities" in texts[10][0]
     assert texts[13][0].startswith("With L_FM 0 of 6 trainings diverged, L_CNT changed from 2.40 to 1.80")
     assert "Without L_FM 6 of 6 trainings diverged" in texts[13][0]
@@ -380,8 +381,12 @@ def test_every_cause_describes_what_was_measured():
 def test_a_cause_that_is_not_shown_is_left_out():
     evidence = make_evidence(better=0.0, noise=0.05)
     small_gap, large_gap = make_measurements(evidence, 0.1), make_measurements(evidence, 2.0)
-    assert any("contributes little" in text for text in explanations.find_causes(8, small_gap))
-    assert not any("contributes little" in text for text in explanations.find_causes(8, large_gap))
+    assert any(
+        "contributes little" in text for text in explanations.find_causes(claim_causes.CAUSES[8], small_gap)
+    )
+    assert not any(
+        "contributes little" in text for text in explanations.find_causes(claim_causes.CAUSES[8], large_gap)
+    )
 
 
 def test_close_inference_times_are_given_in_seconds():
@@ -408,7 +413,7 @@ def test_identities_that_an_undecided_part_needs():
     assert (
         "intervals over about 96 identities have an even chance of excluding zero; this run has 24." in text
     )
-    assert "identities" not in explanations.describe_parts(pd.DataFrame([row | {"id": 13}]), 24)
+    assert "identities" not in explanations.describe_parts(pd.DataFrame([row]), None)
 
 
 def test_a_part_that_only_holms_correction_leaves_undecided_needs_no_more_identities():

@@ -9,8 +9,10 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 
+from talking_heads.experiments import explanations
+from talking_heads.experiments.explanations import NotShown, only_if
 from talking_heads.experiments.few_shot import methods
-from talking_heads.experiments.few_shot.claim_measurements import Measurements, NotShown, end_of, only_if
+from talking_heads.experiments.few_shot.claim_measurements import Measurements, end_of
 from talking_heads.metrics.statistics import correlation
 
 SIMILARITY = "CSIM-judge"
@@ -312,8 +314,7 @@ def seconds_text(row: pd.Series) -> str:
     return f"{row['seconds']:.4f} s [{row['low']:.4f}, {row['high']:.4f}]"
 
 
-Cause = Callable[[Measurements], str]
-CAUSES: dict[int, tuple[Cause, ...]] = {
+CAUSES: dict[int, tuple[Callable[[Measurements], str], ...]] = {
     1: (training_frames_are_overfitted,),
     2: (gains_diminish_with_t,),
     3: (fine_tuning_outweighs_longer_training, distance_follows_similarity),
@@ -335,3 +336,10 @@ CAUSES: dict[int, tuple[Cause, ...]] = {
     14: (sharpness_and_similarity_by_method,),
     15: (far_poses_are_harder,),
 }
+OTHER_UNITS = (11, 13)  # claims whose intervals are over repeated timings, and over seeds
+
+
+def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
+    """See :func:`explanations.explain`."""
+    n_identities = data.evidence.frames["identity"].nunique()
+    return explanations.explain(table, CAUSES, data, n_identities, OTHER_UNITS)

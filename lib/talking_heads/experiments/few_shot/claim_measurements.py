@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from talking_heads.experiments.explanations import NotShown, interval_text
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.claim_parts import (
     Evidence,
@@ -24,10 +25,6 @@ from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed
 from talking_heads.metrics.landmarks import landmark_error
 
 LAST_STEPS = 5  # of a fine-tuning: their mean is its end
-
-
-class NotShown(LookupError):
-    """A cause was not measured, or the measurements do not show it."""
 
 
 class NearAndFar(NamedTuple):
@@ -104,17 +101,6 @@ class Measurements:
         if by_identity.empty:
             raise NotShown(f"the observer on {method}")
         return by_identity
-
-
-def only_if(condition: bool | np.bool_) -> None:
-    """Raises NotShown where the measurements do not show a cause."""
-    if not condition:
-        raise NotShown("the measurements do not show this cause")
-
-
-def interval_text(value: float, low: float, high: float) -> str:
-    """A difference with its interval."""
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def end_of(loss: "pd.Series[float]") -> float:

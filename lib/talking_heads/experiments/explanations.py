@@ -1,49 +1,73 @@
 """Why claims of the paper do not hold here: a paragraph for every *no* and *undecided*, from measurements.
 
 A paragraph begins with the parts of the claim: how many hold, how many identities the undecided ones need,
-and the weakest one. Causes follow (see :mod:`claim_causes`), each only where the measurements show it.
+and the weakest one. Causes follow, each only where the measurements show it.
 """
 
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from talking_heads.experiments.few_shot.claim_causes import CAUSES
-from talking_heads.experiments.few_shot.claim_measurements import Measurements, NotShown, interval_text
-from talking_heads.experiments.few_shot.claims import CLAIMS
-
 COLUMNS = ["id", "claim", "holds", "why"]
 NO_CAUSE = "The measurements of this run show no cause."
 LARGEST_COUNT = 1_000  # identities; larger numbers are given as "1000 or more"
-# claims whose intervals are over identities; those of 11 are over repeated timings, those of 13 over seeds
-OVER_IDENTITIES = [claim.id for claim in CLAIMS if claim.id not in (11, 13)]
 VERDICT_TEXTS = {"yes": "as claimed", "no": "the opposite", "undecided": "undecided", "not run": "not run"}
 
 
-def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
-    """``explanations.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`."""
-    n_identities = data.evidence.frames["identity"].nunique()
+Cause = Callable[[Any], str]  # describes what measurements show; raises NotShown where they do not
+
+
+class NotShown(LookupError):
+    """A cause was not measured, or the measurements do not show it."""
+
+
+def only_if(condition: bool | np.bool_) -> None:
+    """Raises NotShown where the measurements do not show a cause."""
+    if not condition:
+        raise NotShown("the measurements do not show this cause")
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """A difference with its interval."""
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def explain(
+    table: pd.DataFrame,
+    causes: Mapping[int, Sequence[Cause]],
+    data: Any,
+    n_identities: int,
+    other_units: Collection[int] = (),
+) -> pd.DataFrame:
+    """``explanations.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`.
+
+    ``causes`` by claim are called with ``data``. Intervals are over identities, except for the claims
+    ``other_units``.
+    """
     rows = []
     for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
         number, claim, verdict = parts[["id", "claim", "holds"]].iloc[0]
-        causes = find_causes(number, data) or [NO_CAUSE]
-        why = " ".join([describe_parts(parts, n_identities), describe_weakest(parts), *causes])
-        rows.append([number, claim, verdict, why])
+        found = find_causes(causes[number], data) or [NO_CAUSE]
+        described = describe_parts(parts, None if number in other_units else n_identities)
+        rows.append([number, claim, verdict, " ".join([described, describe_weakest(parts), *found])])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def find_causes(number: int, data: Measurements) -> list[str]:
-    """The causes of a claim's verdict that the measurements show."""
-    causes = []
-    for cause in CAUSES[number]:
+def find_causes(causes: Sequence[Cause], data: Any) -> list[str]:
+    """What those causes say that the measurements show."""
+    found = []
+    for cause in causes:
         with suppress(NotShown):
-            causes.append(cause(data))
-    return causes
+            found.append(cause(data))
+    return found
 
 
-def describe_parts(parts: pd.DataFrame, n_identities: int) -> str:
-    """How many parts of a claim hold, show the opposite or are undecided, and what the undecided ones need.
+def describe_parts(parts: pd.DataFrame, n_identities: int | None) -> str:
+    """How many parts of a claim hold, show the opposite or are undecided, and what the undecided ones need,
+    where intervals are over identities.
 
     ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`.
     """
@@ -52,7 +76,7 @@ def describe_parts(parts: pd.DataFrame, n_identities: int) -> str:
     sentences = [f"Parts: {', '.join(texts)}."]
     undecided = parts[(parts["part holds"] == "undecided") & (parts["estimate"] != 0)]
     undecided = undecided.dropna(subset=["ci_low"])
-    if parts["id"].iloc[0] in OVER_IDENTITIES and len(undecided):
+    if n_identities and len(undecided):
         sentences += describe_undecided(undecided, n_identities)
     return " ".join(sentences)
 
