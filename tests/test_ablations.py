@@ -228,7 +228,7 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     counts = rows.groupby(["ablation", "setting"])["seed"].nunique()
     assert counts.to_dict() == {(MOTION, "0"): 3, (MOTION, "2"): 3, (STEPS, "5"): 1}
     assert rows[LMD].notna().all()
-    with Image.open(tmp_path / "results/smoke" / ablations.FIGURE5) as picture:
+    with Image.open(tmp_path / "results/smoke" / ablation_table.FIGURE5) as picture:
         assert picture.width > picture.height, "two settings and the true clips, side by side"
     logs = list((tmp_path / "results/smoke/runs/ablations").glob("*/stats.jsonl"))
     assert len(logs) == 6 and {len(log.read_text().splitlines()) for log in logs} == {2}

@@ -1,16 +1,18 @@
 """The claims of Diffused Heads on synthetic measurements with known answers."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from talking_heads.experiments import explanations
 from talking_heads.experiments.claims import verdicts
-from talking_heads.experiments.diffused import claims, diversity, length
+from talking_heads.experiments.diffused import claim_causes, claims, diversity, length
 from talking_heads.experiments.diffused.ablation_settings import LIPS, MOTION, SOUND, STEPS, settings
 from talking_heads.experiments.diffused.claims import CLAIMS, Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
-from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
+from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA, TRUE_MOTION
 from talking_heads.metrics.clip_observer import VOTES
 
 IDENTITIES = 12
@@ -177,3 +179,40 @@ def test_heads_that_move_alike_have_no_distance():
     still = diversity.head_track(np.repeat(face[None], 25, 0))
     expected = np.sqrt((moving[:, 0] ** 2).mean())
     assert diversity.track_distance(moving, still) == pytest.approx(expected) and expected > 0
+
+
+# -- causes -----------------------------------------------------------------------------------------
+def test_every_no_and_undecided_is_explained():
+    """With what the causes need beside the claims' own metrics."""
+    evidence = make_evidence(sign=-1.0)
+    evidence.ablations[claim_causes.TRUE_FLOW] = 3.5
+    evidence.metrics[claims.FLOW], evidence.metrics[claim_causes.TRUE_FLOW] = 0.6, 0.8
+    true_motion = evidence.metrics[evidence.metrics["method"] == OURS].assign(method=TRUE_MOTION)
+    evidence.metrics = pd.concat([evidence.metrics, true_motion.assign(**{"CSIM-judge": 0.98})])
+    table = claims.evaluate(evidence)
+    why = claim_causes.explain(table, evidence).set_index("id")["why"]
+    assert set(why.index) == {number for number, verdict in verdicts(table).items() if verdict == "no"}
+    assert "nan" not in " ".join(why)
+    assert why[1].endswith("so there is no jitter that a second one could remove.")
+    assert re.search(r"by motion frames, is 1\.0\d+ \(0\), 2\.5\d+ \(1\), ", why[1])
+    assert "With grey motion frames CSIM-judge changes by -0.020" in why[2]
+    assert "lowest at 1, and CSIM-judge" in why[4]
+    assert "Head tracks with two seeds are 0.000" in why[6]
+    assert re.search(r"is 0\.8\d* with one's own sound and 0\.(29|30)", why[7])
+    assert "what is lost is lost early" in why[8]
+    assert "vote real for 20% of the generated clips, 50% of the true ones and 10% of" in why[9]
+    assert why[10].endswith(explanations.NO_CAUSE)
+
+
+def test_a_cause_that_was_not_measured_or_is_not_shown_is_left_out():
+    evidence = make_evidence(sign=-1.0)
+    for causes in claim_causes.CAUSES.values():
+        for text in explanations.find_causes(causes, Evidence()):
+            pytest.fail(f"nothing was measured: {text}")
+    evidence.ablations[claim_causes.TRUE_FLOW] = 0.1  # true heads move less
+    with pytest.raises(explanations.NotShown):
+        claim_causes.one_motion_frame_is_smooth_already(evidence)
+
+
+def test_all_claims_have_their_causes_listed():
+    assert list(claim_causes.CAUSES) == [claim.id for claim in CLAIMS]

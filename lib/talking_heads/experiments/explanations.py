@@ -4,7 +4,7 @@ A paragraph begins with the parts of the claim: how many hold, how many identiti
 and the weakest one. Causes follow, each only where the measurements show it.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -39,19 +39,18 @@ def explain(
     table: pd.DataFrame,
     causes: Mapping[int, Sequence[Cause]],
     data: Any,
-    n_identities: int,
-    other_units: Collection[int] = (),
+    n_identities: Mapping[int, int],
 ) -> pd.DataFrame:
     """``explanations.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`.
 
-    ``causes`` by claim are called with ``data``. Intervals are over identities, except for the claims
-    ``other_units``.
+    ``causes`` by claim are called with ``data``. ``n_identities`` has the claims whose intervals are over
+    identities.
     """
     rows = []
     for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
         number, claim, verdict = parts[["id", "claim", "holds"]].iloc[0]
         found = find_causes(causes[number], data) or [NO_CAUSE]
-        described = describe_parts(parts, None if number in other_units else n_identities)
+        described = describe_parts(parts, n_identities.get(number))
         rows.append([number, claim, verdict, " ".join([described, describe_weakest(parts), *found])])
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -38,6 +38,14 @@ def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else otherwise
 
 
+def own_or_reference(name: str, results: Path, dtype: dict[str, type] | None = None) -> pd.DataFrame:
+    """A table of a profile's results, or of the reference's where it has none; empty where neither has it."""
+    for folder in (results, COMMITTED):
+        if (path := folder / "tables" / f"{name}.csv").exists():
+            return pd.read_csv(path, dtype=dtype)
+    return pd.DataFrame()
+
+
 def thin(log: Path, every: int = EVERY) -> list[dict]:
     """One of ``every`` rows of a training's log, and all rows with results on validation identities."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,17 @@ from talking_heads.config import Profile
 from talking_heads.experiments.diffused import tables
 from talking_heads.experiments.diffused.ablation_settings import MOTION, SettingName, settings
 from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.reference import own_or_reference
 from talking_heads.metrics.statistics import mean_estimate
 
+METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
+FIGURE5 = "figures/diffused_figure5.png"
 NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
+
+
+def measurements(results: Path) -> pd.DataFrame:
+    """The metrics of a profile's ablations, or of the reference's (:func:`own_or_reference`)."""
+    return own_or_reference(METRICS, results, {"setting": str})
 
 
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:

@@ -24,7 +24,14 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused import clip_metrics, protocol, tables
 from talking_heads.experiments.diffused.ablation_settings import MOTION, Setting, settings
-from talking_heads.experiments.diffused.ablation_table import NAMES, closest_pair, table
+from talking_heads.experiments.diffused.ablation_table import (
+    FIGURE5,
+    METRICS,
+    NAMES,
+    TABLE,
+    closest_pair,
+    table,
+)
 from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
 from talking_heads.experiments.diffused.protocol import OURS
 from talking_heads.experiments.diffused.weights import (
@@ -35,7 +42,6 @@ from talking_heads.experiments.diffused.weights import (
     run_id,
     weights_path,
 )
-from talking_heads.experiments.reference import COMMITTED
 from talking_heads.files import replacing
 from talking_heads.judges.use import weights_digest
 from talking_heads.metrics.flow import flow_magnitude
@@ -45,8 +51,6 @@ from talking_heads.workbook.write_table import write_table
 
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
-FIGURE5 = "figures/diffused_figure5.png"
-METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,6 @@ def ablations_of(
     finished_weights(profile, weights, results)
     training, clips = clip_data(profile, data, device).training, evaluation_clips(profile, data, device)
     return Ablations(profile, weights, results, training, clips, device)
-
-
-def measurements(profile: Profile, results: Path) -> pd.DataFrame:
-    """The metrics that :func:`ablate` has measured with a profile, else those of the reference."""
-    own = results / profile.name / "tables" / f"{METRICS}.csv"
-    path = own if own.exists() else COMMITTED / "tables" / f"{METRICS}.csv"
-    return pd.read_csv(path, dtype={"setting": str})
 
 
 def ablate(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> pd.DataFrame:

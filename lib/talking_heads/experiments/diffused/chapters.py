@@ -2,7 +2,9 @@
 
 from talking_heads.diffused import audio_pretraining, training
 from talking_heads.diffused.baselines import training as baselines
-from talking_heads.experiments.diffused import clip_metrics, protocol
+from talking_heads.experiments.diffused import claims, clip_metrics, protocol
+from talking_heads.experiments.diffused.ablation_table import FIGURE5, METRICS, TABLE
+from talking_heads.experiments.diffused.length import METRICS as LENGTH
 from talking_heads.metrics import clip_observer
 from talking_heads.workbook.stages import Chapter
 
@@ -14,6 +16,7 @@ VERSIONS = {
     "talking heads": protocol.VERSION,
     "metrics of talking heads": clip_metrics.VERSION,
     "observer of clips": clip_observer.VERSION,
+    "claims of Diffused Heads": claims.VERSION,
 }
 
 CAPTIONS = {
@@ -36,8 +39,14 @@ CAPTIONS = {
     "diffused_table1": "As the paper's Table 1: SSIM and PSNR, on different corpora",
     "diffused_figure4": "As the paper's Figure 4: identity frames (red), and what is generated from them",
     "diffused_lips": "What a lip reader misreads",
+    "without_motion": "Consecutive frames without motion frames, with them, and of the true clip",
+    "motion_frames": "Motion by the number of motion frames",
+    "sound_and_grey": "Lips by the sound that is heard, with motion frames in colour and in grey",
+    "lip_loss": "Lips by the weight of the lip synchronisation loss",
+    "denoising_steps": "Quality by the number of denoising steps",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
+VERDICTS = ("claims", "explanations")  # tables of chapter 25
 CHAPTERS = (
     Chapter(
         "20_diffusion_on_faces",
@@ -80,6 +89,7 @@ CHAPTERS = (
             "tables/talking_criteria.csv",
             "tables/talking_criteria.md",
             "tables/talking_criteria.tex",
+            "tables/talking_metrics.csv",
             "figures/talking.png",
             "figures/lips.png",
             "figures/steps.png",
@@ -103,6 +113,7 @@ CHAPTERS = (
             "figures/diffused_table1.png",
             "figures/diffused_figure4.png",
             "figures/diffused_lips.png",
+            "tables/compared_metrics.csv",
         ),
         0.8,
         trained_by=("21_sound_and_motion",),
@@ -111,6 +122,34 @@ CHAPTERS = (
             "scores/*.csv",
             "turing/*/answers/*.csv",
         ),
+        diffusion=True,
+    ),
+    Chapter(
+        "24_motion_and_lips",
+        "ablations of Diffused Heads: motion frames, sound, lip loss, denoising steps",
+        ("23_table_of_talking_faces",),
+        (
+            *(f"tables/{TABLE}.{kind}" for kind in ("csv", "md", "tex")),
+            "figures/without_motion.png",
+            "figures/motion_frames.png",
+            "figures/sound_and_grey.png",
+            "figures/lip_loss.png",
+            "figures/denoising_steps.png",
+        ),
+        2.0,
+        alone=True,
+        trained_by=("21_sound_and_motion",),
+        reads=(f"tables/{METRICS}.csv", FIGURE5),
+        diffusion=True,
+    ),
+    Chapter(
+        "25_claims_of_diffusion",
+        "what Stypułkowski et al. claim, judged by what was measured here",
+        ("22_talking", "23_table_of_talking_faces"),
+        (*(f"tables/diffused_{name}.{kind}" for name in VERDICTS for kind in ("csv", "md", "tex")),),
+        0.8,
+        trained_by=("21_sound_and_motion",),
+        reads=(f"tables/{METRICS}.csv", f"tables/{LENGTH}.csv", "tables/turing_votes.csv"),
         diffusion=True,
     ),
 )

@@ -341,5 +341,6 @@ OTHER_UNITS = (11, 13)  # claims whose intervals are over repeated timings, and 
 
 def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
-    n_identities = data.evidence.frames["identity"].nunique()
-    return explanations.explain(table, CAUSES, data, n_identities, OTHER_UNITS)
+    count = data.evidence.frames["identity"].nunique()
+    n_identities = {number: count for number in CAUSES if number not in OTHER_UNITS}
+    return explanations.explain(table, CAUSES, data, n_identities)

@@ -1,0 +1,182 @@
+"""Causes of *no* and *undecided* verdicts on Diffused Heads: each describes what the measurements show.
+
+A cause raises NotShown where it was not measured, or where the measurements do not show it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from talking_heads.experiments import explanations
+from talking_heads.experiments.diffused import ablation_settings as settings
+from talking_heads.experiments.diffused import claims, length
+from talking_heads.experiments.diffused.ablation_settings import SettingName
+from talking_heads.experiments.diffused.ablation_table import paired_differences, rows_of
+from talking_heads.experiments.diffused.claims import FLOW, Evidence
+from talking_heads.experiments.diffused.clip_metrics import LMD, SOUND_CORRELATION
+from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, TRUE_MOTION
+from talking_heads.experiments.explanations import NotShown, interval_text, only_if
+from talking_heads.metrics.statistics import mean_estimate
+
+SIMILARITY, TRUE_FLOW = "CSIM-judge", f"true {FLOW}"
+SMALL = 0.2  # of the effect that another one is compared with
+
+
+# -- measurements -----------------------------------------------------------------------------------
+def level(data: Evidence, ablation: str, setting: str, metric: str) -> float:
+    """The mean of a metric over the identities of a setting. Raises NotShown where it was not measured."""
+    if metric not in data.ablations or rows_of(data.ablations, (ablation, setting)).empty:
+        raise NotShown(f"{ablation} {setting}: {metric}")
+    return float(rows_of(data.ablations, (ablation, setting))[metric].mean())
+
+
+def change(data: Evidence, metric: str, first: SettingName, second: SettingName) -> np.ndarray:
+    """A setting minus another one in a metric, by identity (n,). Raises NotShown as :func:`level` does."""
+    for name in (first, second):
+        level(data, *name, metric)
+    return paired_differences(data.ablations, first, second, metric)
+
+
+def of_method(data: Evidence, method: str, metric: str) -> "pd.Series[float]":
+    """A method's values of a metric by identity. Raises NotShown where it was not measured."""
+    values = claims.means(data.metrics, method, metric) if len(data.metrics) else pd.Series(dtype=float)
+    if values.dropna().empty:
+        raise NotShown(f"{method}: {metric}")
+    return values
+
+
+def text_of(differences: np.ndarray) -> str:
+    """The mean of differences with its interval."""
+    return interval_text(*mean_estimate(differences)[:3])
+
+
+def levels_text(data: Evidence, ablation: str, names: Sequence[str], metric: str) -> str:
+    """The means of a metric in several settings."""
+    return ", ".join(f"{level(data, ablation, name, metric):.3f} ({name})" for name in names)
+
+
+# -- causes -----------------------------------------------------------------------------------------
+def one_motion_frame_is_smooth_already(data: Evidence) -> str:
+    """Claim 1: with one motion frame, heads move no more than true ones do."""
+    one, true = (level(data, settings.MOTION, "1", metric) for metric in (FLOW, TRUE_FLOW))
+    only_if(one <= true)
+    flows = levels_text(data, settings.MOTION, ("0", "1", "2"), FLOW)
+    return (
+        f"The flow of the head, by motion frames, is {flows} pixels a frame, and {true:.3f} in true clips: "
+        "with one motion frame heads already move no more than true ones, so there is no jitter that a "
+        "second one could remove."
+    )
+
+
+def grey_frames_lose_the_face(data: Evidence) -> str:
+    """Claim 2: without the colours of the motion frames, less of the identity is kept."""
+    names = [(settings.SOUND[grey], str(count)) for count in settings.COUNTS for grey in (True, False)]
+    pairs = zip(names[::2], names[1::2], strict=True)
+    differences = np.concatenate([change(data, SIMILARITY, grey, colour) for grey, colour in pairs])
+    only_if(differences.mean() < 0)
+    return (
+        f"With grey motion frames {SIMILARITY} changes by {differences.mean():+.3f}, averaged over all "
+        "numbers of embeddings: here the network takes part of the face from the colours of its motion "
+        "frames."
+    )
+
+
+def one_window_hears_both_sides(data: Evidence) -> str:
+    """Claim 3: a window of 0.2 s hears most of what its neighbours hear."""
+    grey = settings.SOUND[True]
+    more = change(data, LMD, (grey, "2"), (grey, "0"))
+    own = (of_method(data, OURS, LMD) - of_method(data, OTHER_SOUND, LMD)).dropna().to_numpy()
+    only_if(abs(more.mean()) < SMALL * abs(own.mean()))
+    return (
+        f"Two embeddings on each side change LMD by {text_of(more)} against none; one's own sound, against "
+        f"another clip's, by {text_of(own)}. The window of a frame itself has 0.1 s of sound on both sides "
+        "of it, which is most of what these lips need."
+    )
+
+
+def lips_are_not_best_at_the_papers_weight(data: Evidence) -> str:
+    """Claim 4: what every weight of the lip loss reaches."""
+    weights = [f"{weight:g}" for weight in settings.LIP_WEIGHTS]
+    best = min(weights, key=lambda name: level(data, settings.LIPS, name, LMD))
+    only_if(best != "0.2")
+    lips, faces = (levels_text(data, settings.LIPS, weights, metric) for metric in (LMD, SIMILARITY))
+    return f"By λ_ls, LMD is {lips}, lowest at {best}, and {SIMILARITY} {faces}."
+
+
+def more_steps_change_the_face(data: Evidence) -> str:
+    """Claim 5: more denoising steps give another identity similarity, or other lips."""
+    steps = [str(count) for count in settings.DENOISING_STEPS]
+    lips, faces = (levels_text(data, settings.STEPS, steps, metric) for metric in (LMD, SIMILARITY))
+    return f"By denoising steps, {SIMILARITY} is {faces}, and LMD {lips}."
+
+
+def heads_move_less_than_true_ones(data: Evidence) -> str:
+    """Claim 6: generated heads move less, with any seed."""
+    ours, true = (of_method(data, OURS, metric).mean() for metric in (FLOW, TRUE_FLOW))
+    only_if(ours < true and len(data.spread) > 0)
+    seeds, clips = (data.spread[name].mean() for name in ("between seeds", "between clips"))
+    return (
+        f"Head tracks with two seeds are {seeds:.3f} interocular distances apart, those of two true clips "
+        f"{clips:.3f}. Generated heads move less: the flow of the head is {ours:.3f} pixels a frame, that of "
+        f"true clips {true:.3f}."
+    )
+
+
+def other_sound_is_followed_less(data: Evidence) -> str:
+    """Claim 7: how closely lips follow one's own sound and another clip's."""
+    own, other = (of_method(data, method, SOUND_CORRELATION).mean() for method in (OURS, OTHER_SOUND))
+    only_if(other < own)
+    return (
+        f"The correlation of the mouth with that of the clip that is heard is {own:.3f} with one's own sound "
+        f"and {other:.3f} with another clip's."
+    )
+
+
+def the_first_seconds_lose_most(data: Evidence) -> str:
+    """Claim 8: identity is lost within the first ten seconds, and not after them."""
+    true = of_method(data, TRUE_MOTION, SIMILARITY).mean()
+    if data.length.empty:
+        raise NotShown("long clips")
+    plain = data.length[data.length["remedy"] == length.NONE].groupby("part")[length.SIMILARITY].mean()
+    only_if(true - plain.iloc[0] > plain.iloc[0] - plain.iloc[-1])
+    return (
+        f"With true motion frames {SIMILARITY} is {true:.3f}; with generated ones it is {plain.iloc[0]:.3f} "
+        f"in the first ten seconds and {plain.iloc[-1]:.3f} in the last: what is lost is lost early."
+    )
+
+
+def observers_see_more_than_people(data: Evidence) -> str:
+    """Claim 9: observers tell generated clips from true ones, and how often they are right."""
+    if data.proxy.empty:
+        raise NotShown("the observers of clips")
+    ours = data.proxy[data.proxy["method"] == OURS]
+    real, true, control = (ours[name].mean() for name in (claims.VOTES, "true clips", "control"))
+    only_if(real < true)
+    return (
+        f"Observers vote real for {real:.0%} of the generated clips, {true:.0%} of the true ones and "
+        f"{control:.0%} of the fakes that they learned from."
+    )
+
+
+CAUSES: dict[int, tuple[Callable[[Evidence], str], ...]] = {
+    1: (one_motion_frame_is_smooth_already,),
+    2: (grey_frames_lose_the_face,),
+    3: (one_window_hears_both_sides,),
+    4: (lips_are_not_best_at_the_papers_weight,),
+    5: (more_steps_change_the_face,),
+    6: (heads_move_less_than_true_ones,),
+    7: (other_sound_is_followed_less,),
+    8: (the_first_seconds_lose_most,),
+    9: (observers_see_more_than_people,),
+    10: (),
+}
+OF_ABLATIONS = (1, 2, 3, 4, 5)  # claims that are decided on the identities of the ablations
+
+
+def explain(table: pd.DataFrame, data: Evidence) -> pd.DataFrame:
+    """See :func:`explanations.explain`."""
+    rows = {number: data.ablations if number in OF_ABLATIONS else data.metrics for number in CAUSES}
+    rows |= {8: data.length, 9: data.proxy}
+    counts = {number: own["identity"].nunique() for number, own in rows.items() if len(own)}
+    return explanations.explain(table, CAUSES, data, counts)
