@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from talking_heads.experiments import explanations
 from talking_heads.experiments.claims import verdicts
-from talking_heads.experiments.diffused import claim_causes, claims, diversity, length
+from talking_heads.experiments.diffused import claim_causes, claims, diversity, generalisation, length
 from talking_heads.experiments.diffused.ablation_settings import LIPS, MOTION, SOUND, STEPS, settings
 from talking_heads.experiments.diffused.claims import CLAIMS, Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
@@ -72,12 +72,23 @@ def make_evidence(sign=1.0, noise=0.002):
         for identity in identities
         for part in range(length.PARTS)
     ]
+    voices = [
+        {
+            "identity": identity,
+            "voice": voice,
+            "mouth opening": 0.8 - (0.4 if voice != generalisation.CORPUS and sign < 0 else 0.0),
+            generalisation.HEARD: 0.9 if voice == generalisation.CORPUS else 0.5,
+        }
+        for identity in identities
+        for voice in (generalisation.CORPUS, "German", "Polish")
+    ]
     return Evidence(
         pd.DataFrame(evaluated),
         pd.DataFrame(rows),
         pd.DataFrame(long),
         pd.DataFrame(votes).assign(control=0.1),
         pd.DataFrame(spread),
+        pd.DataFrame(voices),
     )
 
 
@@ -110,6 +121,7 @@ def test_no_claim_holds_where_they_are_the_opposite():
         ("metrics", 7),
         ("length", 8),
         ("proxy", 9),
+        ("voices", 11),
         ("metrics", 10),
     ],
 )

@@ -44,6 +44,7 @@ CAPTIONS = {
     "sound_and_grey": "Lips by the sound that is heard, with motion frames in colour and in grey",
     "lip_loss": "Lips by the weight of the lip synchronisation loss",
     "denoising_steps": "Quality by the number of denoising steps",
+    "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
 VERDICTS = ("claims", "explanations")  # tables of chapter 25
@@ -135,6 +136,7 @@ CHAPTERS = (
             "figures/sound_and_grey.png",
             "figures/lip_loss.png",
             "figures/denoising_steps.png",
+            "figures/diffused_figure6.png",
         ),
         2.0,
         alone=True,
@@ -145,7 +147,7 @@ CHAPTERS = (
     Chapter(
         "25_claims_of_diffusion",
         "what Stypułkowski et al. claim, judged by what was measured here",
-        ("22_talking", "23_table_of_talking_faces"),
+        ("23_table_of_talking_faces", "24_motion_and_lips"),
         (*(f"tables/diffused_{name}.{kind}" for name in VERDICTS for kind in ("csv", "md", "tex")),),
         0.8,
         trained_by=("21_sound_and_motion",),

@@ -1,0 +1,122 @@
+"""Figure 6 (section 5.5): other voices and other languages.
+
+What is said in another language is known from espeak-ng, so that true mouths are: those of a procedural
+speaker who says the same. The paper's figure has no numbers.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from talking_heads.data.frames import to_image, to_tensor
+from talking_heads.data.sound import FPS, SOUND_RATE
+from talking_heads.data.speakers import espeak
+from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.speech import Segment, mouth_track
+from talking_heads.data.speakers.talking import SEED, phonemes_of
+from talking_heads.data.windows import TalkingClips, cut_sound, gain_of, neighbours
+from talking_heads.diffused.audio_encoder import embed_clip
+from talking_heads.diffused.audio_pretraining import MOUTH, SpeechReader, load_reader
+from talking_heads.diffused.generation import clip_seeds
+from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.diffused.weights import Model
+from talking_heads.judges.use import find_landmarks
+from talking_heads.metrics import lip_sync
+from talking_heads.metrics.statistics import mean_estimate
+
+CORPUS = "another speaker of the corpus"
+HEARD = "jaw, from sound alone"  # correlation of what the audio encoder's reader hears with the true jaw
+METRICS = ("mouth opening", "mouth width", LMD, HEARD)
+TABLE = "voices"  # name of the table of single identities
+
+
+class Voice(NamedTuple):
+    """A sound, and what is said in it."""
+
+    name: str
+    sound: np.ndarray  # (samples,) int16 at 16 kHz
+    segments: list[Segment]
+
+
+def voices(clips: TalkingClips, number: int, seconds: float) -> list[Voice]:
+    """The voice of a clip of procedural speakers, and one of every language, where espeak-ng is installed."""
+    own = Voice(CORPUS, clips.sound(number), phonemes_of(clips.identity(number), seconds))
+    if not espeak.is_installed():
+        return [own]
+    return [own, *(Voice(name, *espeak.speak(text, code)) for name, (code, text) in espeak.SENTENCES.items())]
+
+
+def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first frame (size, size, 3) uint8 of a procedural speaker who says this, and all landmarks
+    (frames, 68, 2).
+    """
+    number = int(identity.removeprefix("id"))
+    clip = make_clip(SEED, number, 0, frames, FPS, size, sound=False, only=np.arange(1), said=voice.segments)
+    return clip.frames[0], clip.landmarks
+
+
+def heard_correlation(reader: SpeechReader, voice: Voice, frames: int) -> float:
+    """How closely the jaw that the reader hears follows the true one: it bounds what lips can follow."""
+    device = next(reader.parameters()).device
+    windows = gain_of(voice.sound) * np.stack(
+        [cut_sound(voice.sound, neighbours(k, frames, reader.each_side)) for k in range(frames)]
+    )
+    with torch.no_grad():
+        mouth = reader(torch.from_numpy(windows).float().to(device))[1].cpu().numpy()
+    true = mouth_track(voice.segments, np.arange(frames) / FPS, energy=1.0)["jaw_open"]
+    return lip_sync.track_correlation(mouth[:, MOUTH.index("jaw_open")], true)
+
+
+def speak(
+    model: Model, faces: Sequence[np.ndarray], sounds: Sequence[np.ndarray], frames: int, seed: int
+) -> np.ndarray:
+    """Clips (B, frames, S, S, 3) uint8 of faces (S, S, 3) uint8, each with its sound (samples,) int16."""
+    each_side = model.generator.section.conditions.audio_windows
+    device = next(model.generator.unet.parameters()).device
+    audio = [embed_clip(model.encoder, sound, frames, each_side, device) for sound in sounds]
+    identity, seeds = to_tensor(np.stack(faces), device), clip_seeds(seed, range(len(faces)))
+    generated = model.generator.talk(identity, torch.stack(audio), seeds)
+    return np.stack([to_image(frame) for frame in generated], 1)
+
+
+def measure(
+    model: Model, identities: Sequence[str], spoken: Sequence[Voice], seconds: float, seed: int
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Lips of generated clips, with every voice, against those of a speaker who says the same.
+
+    Returns rows (voice, identity, ``METRICS``) and the clips (voices, identities, n, S, S, 3) uint8, of
+    ``seconds`` or as long as the shortest sound.
+    """
+    size = model.generator.section.clips.image_size
+    frames = min(round(seconds * FPS), *(int(len(voice.sound) / SOUND_RATE * FPS) for voice in spoken))
+    reader = load_reader(model.generator.section.audio_encoder)
+    heard = {voice.name: heard_correlation(reader, voice, frames) for voice in spoken}
+    pairs = [(voice, identity) for voice in spoken for identity in identities]
+    truth = [true_clip(identity, voice, frames, size) for voice, identity in pairs]
+    clips = speak(model, [face for face, _ in truth], [voice.sound for voice, _ in pairs], frames, seed)
+    device, rows = next(model.generator.unet.parameters()).device, []
+    for (voice, identity), (_, points), clip in zip(pairs, truth, clips, strict=True):
+        found = find_landmarks(clip, device)
+        values = [
+            lip_sync.track_correlation(track(found), track(points))
+            for track in (lip_sync.mouth_opening, lip_sync.mouth_width)
+        ]
+        values += [float(lip_sync.landmark_distance(found, points).mean()), heard[voice.name]]
+        rows.append({"voice": voice.name, "identity": identity, **dict(zip(METRICS, values, strict=True))})
+    return pd.DataFrame(rows), clips.reshape(len(spoken), len(identities), *clips.shape[1:])
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over identities, with intervals: a row for every voice and metric."""
+    lines = []
+    for voice, of_voice in rows.groupby("voice", sort=False):
+        for metric in METRICS:
+            estimate = mean_estimate(of_voice[metric].to_numpy())
+            line = {"voice": voice, "metric": metric, "value": estimate.value}
+            lines.append(
+                line | {"ci_low": estimate.low, "ci_high": estimate.high, "n_identities": len(of_voice)}
+            )
+    return pd.DataFrame(lines)
