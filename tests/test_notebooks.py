@@ -45,6 +45,10 @@ OTHER_FILES = {
     "figures/stability.png",
     "clips/astronaut.png",
     "clips/astronaut.png.npz",
+    "tables/voices.csv",
+    "tables/diffused_figure6.csv",
+    "tables/diffused_figure6.md",
+    "tables/diffused_figure6.tex",
 }
 
 
