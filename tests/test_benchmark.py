@@ -45,6 +45,13 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
     assert "quick" in (tmp_path / "smoke/tables/benchmark.md").read_text(encoding="utf-8")
 
 
+def test_a_talking_head_is_timed_with_the_papers_audio_encoder(tmp_path):
+    profile = config.load("smoke", {"diffused.audio_encoder.kind": "waveform"})
+    rows = list(benchmark.Bench(profile, torch.device("cpu"), tmp_path, True).talking())
+    assert [row.quantity for row in rows] == ["talking head", "talking head, distilled"]
+    assert "DDIM, 1 steps" in rows[1].note and all(row.value > 0 for row in rows)
+
+
 @pytest.mark.paper_size
 def test_a_corpus_as_large_as_voxceleb2_is_opened(tmp_path):
     bench = benchmark.Bench(config.load("smoke"), torch.device("cpu"), tmp_path, quick=True)

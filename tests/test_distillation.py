@@ -15,6 +15,7 @@ from talking_heads.diffused.distillation import DistillationLearner, distilled_s
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.diffused.sampling import ddim_step
+from talking_heads.experiments.diffused.protocol import generation_key
 from talking_heads.experiments.diffused.weights import load_model
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
@@ -147,6 +148,7 @@ def test_a_resumed_distillation_is_the_same_bit_for_bit(begin, tmp_path, until):
         ({"distillation.steps": 4}, "4 steps, halved once or more, are never 4"),
         ({"distillation.training_steps": 0}, "training_steps is 0: this profile distils nothing"),
         ({"diffusion.prediction": "epsilon"}, "needs a network that predicts v"),
+        ({"training.rollout_share": 0.5}, "has no self-rollouts"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(begin, changes, message):
@@ -176,6 +178,10 @@ def test_the_command_distils_and_the_weights_are_used(talking_command, tmp_path,
     profile = config.load("smoke", {"diffused.sampling.distilled": True})
     sampling = load_model(profile, "scratch", tmp_path / "results").generator.section.sampling
     assert (sampling.sampler, sampling.steps) == ("ddim", profile.diffused.distillation.steps)
+    other = profile.override({"diffused.distillation.steps": 2})
+    with pytest.raises(ValueError, match="samples in 1 steps, and 2 are needed; python -m "):
+        load_model(other, "scratch", tmp_path / "results")
+    assert generation_key(other) != generation_key(profile)
     capsys.readouterr()
     assert main(talking_command("distill")) == 0
     assert "at its end already" in capsys.readouterr().out

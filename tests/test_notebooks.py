@@ -105,6 +105,7 @@ def test_the_smoke_run_trains_every_variant_once(smoke):
     variants = config.load("smoke").few_shot.trainings.variants
     folders = {name for name in names if not name.startswith("chapter-")}
     assert folders == {
+        "ablations",
         "cells",
         "observers",
         "reference",

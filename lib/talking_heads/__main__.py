@@ -35,7 +35,7 @@ MINUTES = number(float, 0, "a number of minutes")
 COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
 WEIGHTS, SYSTEMS, BASELINES = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
-LATER = ("distilled", "control")  # trainings that begin with the denoising network
+EXTRAS = ("distilled", "control")  # trainings that begin with the denoising network
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -100,20 +100,22 @@ def train_talking(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
-    from talking_heads.experiments.diffused.trainings import RUNS, WATCH_EVERY
+    from talking_heads.experiments.diffused.trainings import LEARNERS, RUNS, WATCH_EVERY
     from talking_heads.experiments.diffused.weights import finished_weights, runs_folder
     from talking_heads.training import distributed, launch, loop
 
     profile = config.load(args.profile)
-    load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing
+    load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing, as do the next ones
+    if args.method in EXTRAS:
+        LEARNERS[args.method].check(profile)
+        start = finished_weights(profile, args.weights, args.results)
     if ranks := launch.rank_count(args.ranks, args.device):
         clip_data(profile, args.data, choose(args.device))  # what is missing, once for all
         return launch.run_with_torchrun(ranks, args.words)
     with distributed.process_group(choose(args.device)) as device:
         runs = runs_folder(profile, args.results)
         run = RUNS[args.method](profile, clip_data(profile, args.data, device), runs, device, args.workers)
-        if args.method in LATER:
-            start = finished_weights(profile, args.weights, args.results)
+        if args.method in EXTRAS:
             run.learner.start_from(start, profile.diffused)
         if run.finished:
             print(f"{run.name}: at its end already, weights in {run.exported}")
@@ -383,7 +385,7 @@ def keep(args: argparse.Namespace) -> None:
     if args.variant == "diffusion":
         criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
         print(criteria.round(3).to_string(index=False))
-    elif args.variant in (*LATER, *BASELINES):
+    elif args.variant in (*EXTRAS, *BASELINES):
         print(f"kept as {keep_weights(profile, args.variant, args.results)}")
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
@@ -493,7 +495,7 @@ def add_running(commands: Subcommands) -> None:
     c = commands.add(keep, "keep", text, profile="laptop-full", resumes=True)
     c.add_argument(
         "--variant",
-        choices=[*VARIANTS, "diffusion", *LATER, *BASELINES],
+        choices=[*VARIANTS, "diffusion", *EXTRAS, *BASELINES],
         help="keep the weights of this training instead",
     )
 
@@ -670,9 +672,9 @@ def add_animation(commands: Subcommands) -> None:
         help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
-    positive = number(float, 0, "a number of at least 0")
-    c.add_argument("--head-motion", type=positive, help="speed of the head, 1 as in the training clips")
-    c.add_argument("--blink-rate", type=positive, help="blinks a second")
+    amount = number(float, 0, "a number of at least 0")
+    c.add_argument("--head-motion", type=amount, help="speed of the head, 1 as in the training clips")
+    c.add_argument("--blink-rate", type=amount, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
 

@@ -75,7 +75,7 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
     each_side = profile.diffused.conditions.audio_windows
     audio = embed_clip(encoder, sound, -(-len(sound) // HOP), each_side, device)
     identity = to_tensor(face.image[None], device)
-    weights = f"{metadata.get('key')} {metadata.get('step')}"
+    weights = f"{metadata.get('key')} {metadata.get('step')} {metadata.get('run')}"
     generation = Generation(generator, identity, audio[None], [request.seed], weights, partial)
     print(f"generating {len(audio)} frames", flush=True)
     try:

@@ -19,6 +19,7 @@ from talking_heads.data.store import Store
 LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
 MOUTH, NOSE = slice(48, 68), slice(27, 36)  # landmarks
 CONTROLS = 2  # values of controls of a window
+SMALLEST = 1e-3  # median opening of eyes, in interocular distances, of which a share is taken
 SLOWEST = 0.05  # :func:`head_speed` of which the logarithm is taken: less is a still head
 PEAK = 0.7  # loudest sample of a clip that an audio encoder hears, of 1
 MARGIN = 0.35  # of the mouth's width, around it on all sides
@@ -167,7 +168,7 @@ def head_speed(points: np.ndarray) -> float:
 def shut_eyes(points: np.ndarray) -> np.ndarray:
     """How far the eyes are shut (n,) in a clip's landmarks (n, 68, 2): 0 as the median or wider, 1 shut."""
     eyes = openings(points)[1]
-    return (1 - eyes / np.median(eyes)).clip(0, 1)
+    return (1 - eyes / max(np.median(eyes), SMALLEST)).clip(0, 1)
 
 
 class ClipDataset(torch.utils.data.Dataset):

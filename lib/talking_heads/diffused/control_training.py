@@ -20,7 +20,7 @@ CLIPS = 200  # of the training, of which the usual speed of a head is the median
 class ControlLearner(DiffusionLearner):
     """Training of the layers of controls; all other weights stay those of :meth:`start_from`.
 
-    Raises ValueError where a profile trains none.
+    Raises ValueError as :meth:`check` does.
     """
 
     variant = "control"
@@ -35,15 +35,20 @@ class ControlLearner(DiffusionLearner):
         device: str | torch.device = "cpu",
         workers: int = 0,
     ):
+        self.check(profile)
         section = profile.diffused.control
-        if not section.steps:
-            raise ValueError("diffused.control.steps is 0: this profile trains no controls")
         super().__init__(profile, clips, encoder, device, workers)
         self.unet.requires_grad_(False)
         layers = control_state(self.unet)
         trained = [p.requires_grad_() for name, p in self.unet.named_parameters() if name in layers]
         self.optimiser = torch.optim.Adam(trained, lr=section.learning_rate, fused=True)
         self.total, self.start = section.steps, ""
+
+    @staticmethod
+    def check(profile: Profile) -> None:
+        """Raises ValueError where a profile trains no controls."""
+        if not profile.diffused.control.steps:
+            raise ValueError("diffused.control.steps is 0: this profile trains no controls")
 
     def start_from(self, path: Path, source: Diffused) -> None:
         """As :meth:`DiffusionLearner.start_from`."""

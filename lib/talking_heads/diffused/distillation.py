@@ -47,8 +47,7 @@ class DistillationLearner(DiffusionLearner):
     """A student and its teacher.
 
     Both begin with finished weights (:meth:`start_from`). After every ``training_steps`` steps the averaged
-    student becomes the teacher. Raises ValueError for a network that predicts ε, whose error is without bound
-    at the last time step, and as :func:`halvings` does.
+    student becomes the teacher. Raises ValueError as :meth:`check` does.
     """
 
     variant = "distilled"
@@ -62,11 +61,26 @@ class DistillationLearner(DiffusionLearner):
         device: str | torch.device = "cpu",
         workers: int = 0,
     ):
-        if profile.diffused.diffusion.prediction != "velocity":
-            raise ValueError("distillation needs a network that predicts v: diffused.diffusion.prediction")
+        self.check(profile)
         super().__init__(profile, clips, encoder, device, workers)
         self.teacher = copy.deepcopy(self.ema)
         self.total = self.section.distillation.training_steps * halvings(self.section.distillation)
+
+    @staticmethod
+    def check(profile: Profile) -> None:
+        """Raises ValueError for a network that predicts ε, whose error is without bound at the last time
+        step, for self-rollouts, and as :func:`halvings` does.
+        """
+        section = profile.diffused
+        if section.diffusion.prediction != "velocity":
+            raise ValueError("distillation needs a network that predicts v: diffused.diffusion.prediction")
+        if section.training.rollout_share:
+            raise ValueError("distillation has no self-rollouts: set diffused.training.rollout_share to 0")
+        halvings(section.distillation)
+
+    def export(self, path: Path, metadata: dict) -> None:
+        """As :meth:`DiffusionLearner.export`, with the steps in which the weights sample."""
+        super().export(path, {**metadata, "sampling steps": self.student_steps(self.step - 1)})
 
     def start_from(self, path: Path, source: Diffused) -> None:
         """As :meth:`DiffusionLearner.start_from`, the teacher as well."""
@@ -90,11 +104,11 @@ class DistillationLearner(DiffusionLearner):
         section = self.section.distillation
         return section.learning_rate * (1 - self.averaged_steps() / section.training_steps)
 
-    def student_steps(self) -> int:
-        """Denoising steps of the present student, or of the last one at the end."""
-        section = self.section.distillation
-        halved = 1 + self.step // section.training_steps
-        return max(section.steps, section.teacher_steps // 2**halved)
+    def student_steps(self, step: int | None = None) -> int:
+        """Denoising steps of the student in a training step, the next one by default."""
+        section, step = self.section.distillation, self.step if step is None else max(0, step)
+        halved = 1 + step // section.training_steps
+        return section.teacher_steps // 2**halved
 
     def schedule_of(self, steps: int) -> Schedule:
         """The schedule of sampling in so many steps."""

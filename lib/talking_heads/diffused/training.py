@@ -148,12 +148,19 @@ class DiffusionLearner:
         """
         state, metadata = load_weights(path)
         if metadata.get("model") != model_key(source, self.encoder):
-            raise ValueError(f"{path}: trained with another audio encoder, other conditions or sizes")
+            raise ValueError(
+                f"{path}: trained with another audio encoder, other conditions or sizes; train the network "
+                "with this profile, and begin with it: --weights scratch"
+            )
         state = {**control_state(self.unet), **adapt_weights(state, source, self.section)}
         self.unet.load_state_dict(state)
         self.ema.load_state_dict(state)
         self.settings["weights at the start"] = sha256(path)
         self.key = digest(self.key, sha256(path))
+
+    @staticmethod
+    def check(profile: Profile) -> None:
+        """Raises ValueError where a profile cannot be trained in this way."""
 
     # -- one step -----------------------------------------------------------------------------
     def train_step(self) -> dict[str, float]:

@@ -27,7 +27,7 @@ from talking_heads.data.manifest import MANIFEST, manifest_line
 from talking_heads.data.planning import Settings, fingerprint
 from talking_heads.data.prepare_video import prepare_unit
 from talking_heads.data.sound import FPS
-from talking_heads.data.sources import discover
+from talking_heads.data.sources import TALKING_LAYOUTS, discover
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.store import Store
 from talking_heads.data.video import write as write_video
@@ -83,8 +83,9 @@ class Bench:
         yield from self.opening()
         step = yield from self.meta_learning()
         yield from self.heads()
-        yield from self.talking()
         yield from projected_days(self.profile, step)
+        if self.profile.data.source != "videos" or self.profile.data.layout in TALKING_LAYOUTS:
+            yield from self.talking()
 
     def time(self, work: Callable[[], object]) -> Timing:
         """The time of some work on this device; with ``quick``, long work is done once, without a warm-up."""
@@ -193,7 +194,7 @@ class Bench:
         for network in (unet, encoder):
             network.to(self.device).eval().requires_grad_(False)
         size, windows = section.clips.image_size, 2 * section.conditions.audio_windows + 1
-        sound = torch.zeros(1, windows, LENGTH, dtype=torch.int16, device=self.device)
+        sound = torch.zeros(1, windows, LENGTH, device=self.device)
         for name, chosen in samplings.items():
             generator = Generator(unet, chosen)
             identity = torch.zeros(1, 3, size, size, device=self.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from talking_heads.config import Profile
 from talking_heads.files import write_text
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training.loop import LOG
@@ -32,17 +33,35 @@ def reference_weights(name: str, results: Path) -> Path:
     return path
 
 
+def is_committed(name: str, results: Path) -> bool:
+    """Whether there are committed weights of a network."""
+    try:
+        return reference_weights(name, results).exists()
+    except FileNotFoundError:
+        return False
+
+
 def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     """A table of the reference results; ``otherwise`` where it is not there."""
     path = COMMITTED / "tables" / f"{name}.csv"
     return pd.read_csv(path) if path.exists() else otherwise
 
 
-def own_or_reference(name: str, results: Path, dtype: dict[str, type] | None = None) -> pd.DataFrame:
-    """A table of a profile's results, or of the reference's where it has none; empty where neither has it."""
-    for folder in (results, COMMITTED):
+def measured_table(
+    name: str, profile: Profile, results: Path, dtype: dict[str, type] | None = None
+) -> pd.DataFrame:
+    """A table of a profile's results; of procedural speakers that of the reference, where there is none.
+
+    Empty where neither has it. ``attrs["source"]`` is "here" or "reference".
+    """
+    folders = {"here": results / profile.name}
+    if profile.data.source == "speakers":
+        folders["reference"] = COMMITTED
+    for source, folder in folders.items():
         if (path := folder / "tables" / f"{name}.csv").exists():
-            return pd.read_csv(path, dtype=dtype)
+            table = pd.read_csv(path, dtype=dtype)
+            table.attrs["source"] = source
+            return table
     return pd.DataFrame()
 
 

@@ -60,20 +60,21 @@ def make_clip(
     sound: bool = True,
     only: np.ndarray | None = None,
     moved_by: tuple[int, int] | None = None,
-    said: list[Segment] | None = None,
+    segments: list[Segment] | None = None,
 ) -> Clip:
     """Render one video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at size².
 
     With ``only``, an array of frame numbers, only these frames are rendered; landmarks are returned for all.
     With ``moved_by``, an identity and a video, the motion is that of the other video, while face, clothes and
-    voice remain. With ``said``, this is said in place of a random utterance. The same arguments give the same
-    clip on the same type of device.
+    voice remain. With ``segments``, these are spoken in place of a random utterance. The same arguments give
+    the same clip on the same type of device.
     """
     traits = speaker(seed, identity)
     rng, drawn = _style(seed, identity, video)
     style = {name: np.full(frames, value) for name, value in drawn.items()}
     motion_rng = rng if moved_by is None else _style(seed, *moved_by)[0]
-    segments = utterance(motion_rng, frames / fps) if said is None else said
+    if segments is None:
+        segments = utterance(motion_rng, frames / fps)
     pose = draw_motion(motion_rng, np.arange(frames) / fps, segments)
 
     tracks = {name: values.expand(frames) for name, values in stack_traits([traits], device).items()}

@@ -69,9 +69,12 @@ def _library() -> tuple[ctypes.CDLL, int] | None:
         path, data = loader.get_library_path(), loader.get_data_path().encode()
     except ImportError:
         path, data = ctypes.util.find_library("espeak-ng"), None
-    if path is None:
+    try:
+        library = ctypes.CDLL(str(path)) if path else None
+    except OSError:  # for another architecture
+        library = None
+    if library is None:
         return None
-    library = ctypes.CDLL(str(path))
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, PHONEME_EVENTS | IPA | DONT_EXIT)
     return (library, rate) if rate > 0 else None
 
@@ -111,6 +114,8 @@ def speak(text: str, language: str) -> tuple[np.ndarray, list[Segment]]:
     library.espeak_SetSynthCallback(callback)
     words = text.encode()
     library.espeak_Synth(words, len(words) + 1, 0, 1, 0, UTF8, None, None)
+    if not pieces or not events:
+        raise ValueError(f"espeak-ng says nothing in language {language!r}: {text}")
     sound = np.concatenate(pieces)
     seconds, divisor = len(sound) / rate, math.gcd(RATE, rate)
     resampled = resample_poly(sound.astype(np.float64), RATE // divisor, rate // divisor)

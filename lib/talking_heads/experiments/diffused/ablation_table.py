@@ -11,17 +11,19 @@ from talking_heads.config import Profile
 from talking_heads.experiments.diffused import tables
 from talking_heads.experiments.diffused.ablation_settings import MOTION, SettingName, settings
 from talking_heads.experiments.diffused.clip_metrics import LMD
-from talking_heads.experiments.reference import own_or_reference
+from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.statistics import mean_estimate
 
 METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
+COLUMNS = ["ablation", "setting", "baseline", "metric", "value", "ci_low", "ci_high"]
+COLUMNS += ["n_identities", "n_seeds", "seed_sd", "difference", "difference, low", "difference, high"]
 FIGURE5 = "figures/diffused_figure5.png"
 NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
 
 
-def measurements(results: Path) -> pd.DataFrame:
-    """The metrics of a profile's ablations, or of the reference's (:func:`own_or_reference`)."""
-    return own_or_reference(METRICS, results, {"setting": str})
+def measurements(profile: Profile, results: Path) -> pd.DataFrame:
+    """The metrics of a profile's ablations, or of the reference's (:func:`measured_table`)."""
+    return measured_table(METRICS, profile, results, {"setting": str})
 
 
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
@@ -63,6 +65,8 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     ci_high, difference with its interval, n_identities, n_seeds, and seed_sd, the deviation of the means
     between seeds, which no interval contains.
     """
+    if rows.empty:
+        return pd.DataFrame(columns=COLUMNS)
     baselines = {setting.ablation: setting for setting in settings() if setting.is_baseline(profile)}
     table_rows = []
     for setting in settings():
@@ -90,7 +94,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                 row |= {"difference": difference.value}
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
             table_rows.append(row)
-    return pd.DataFrame(table_rows)
+    return pd.DataFrame(table_rows, columns=COLUMNS)
 
 
 def difference_lines(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> list[str]:

@@ -124,8 +124,14 @@ class Ablations:
             changed = self.profile_of(setting)
             if not all(has_weights(changed, *places, name) for name in needed(changed)):
                 continue
-            first.append(self.measure(setting, seed))
-            yield first[-1]
+            try:
+                first.append(self.measure(setting, seed))
+            except ValueError as error:
+                if setting.trained:
+                    raise
+                print(f"  {setting.ablation} {setting.name}: left out, {error}", flush=True)  # other weights
+            else:
+                yield first[-1]
         pair = closest_pair(pd.concat(first))
         for offset, setting in product(range(1, SEEDS), settings()):
             if setting[:2] in pair:

@@ -44,6 +44,7 @@ CAPTIONS = {
     "sound_and_grey": "Lips by the sound that is heard, with motion frames in colour and in grey",
     "lip_loss": "Lips by the weight of the lip synchronisation loss",
     "denoising_steps": "Quality by the number of denoising steps",
+    "diffused_figure5": "As the paper's Figure 5: the mean optical flow at every pixel",
     "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
@@ -119,7 +120,9 @@ CHAPTERS = (
         0.8,
         trained_by=("21_sound_and_motion",),
         reads=(
-            "runs/reference/[!d]*/weights.safetensors",  # of the baselines, which another command trains
+            # of the baselines, which another command trains
+            "runs/reference/sda/weights.safetensors",
+            "runs/reference/landmarks/weights.safetensors",
             "scores/*.csv",
             "turing/*/answers/*.csv",
         ),
@@ -151,7 +154,7 @@ CHAPTERS = (
         (*(f"tables/diffused_{name}.{kind}" for name in VERDICTS for kind in ("csv", "md", "tex")),),
         0.8,
         trained_by=("21_sound_and_motion",),
-        reads=(f"tables/{METRICS}.csv", f"tables/{LENGTH}.csv", "tables/turing_votes.csv"),
+        reads=(f"tables/{METRICS}.csv", f"tables/{LENGTH}.csv"),
         diffusion=True,
     ),
 )

@@ -187,12 +187,20 @@ CAUSES: dict[int, tuple[Callable[[Evidence], str], ...]] = {
     10: (),
     11: (other_languages_are_misheard,),
 }
-OF_ABLATIONS = (1, 2, 3, 4, 5)  # claims that are decided on the identities of the ablations
+# by claim, the measurements in Evidence that decide it
+DECIDED_ON = {
+    **dict.fromkeys((1, 2, 3, 4, 5), "ablations"),
+    6: "spread",
+    7: "metrics",
+    8: "length",
+    9: "proxy",
+    10: "metrics",
+    11: "voices",
+}
 
 
 def explain(table: pd.DataFrame, data: Evidence) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
-    rows = {number: data.ablations if number in OF_ABLATIONS else data.metrics for number in CAUSES}
-    rows |= {8: data.length, 9: data.proxy, 11: data.voices}
-    counts = {number: own["identity"].nunique() for number, own in rows.items() if len(own)}
+    tables = {number: getattr(data, name) for number, name in DECIDED_ON.items()}
+    counts = {number: rows["identity"].nunique() for number, rows in tables.items() if len(rows)}
     return explanations.explain(table, CAUSES, data, counts)

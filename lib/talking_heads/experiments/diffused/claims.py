@@ -160,7 +160,7 @@ def other_languages_are_followed(evidence: Evidence) -> list[Part]:
     metric, name = generalisation.METRICS[0], "mouth opening: {}, against a voice of the corpus"
     if evidence.voices.empty or evidence.voices["voice"].nunique() == 1:
         return [Part(name.format("other languages"), missing="espeak-ng")]
-    by_voice = evidence.voices.pivot(index="identity", columns="voice", values=metric)
+    by_voice = evidence.voices.pivot_table(index="identity", columns="voice", values=metric, sort=False)
     corpus = by_voice.pop(generalisation.CORPUS)
     return [decide(name.format(voice), by_voice[voice] - corpus, SOUND_MARGIN) for voice in by_voice]
 

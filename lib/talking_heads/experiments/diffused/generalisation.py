@@ -42,11 +42,18 @@ class Voice(NamedTuple):
 
 
 def voices(clips: TalkingClips, number: int, seconds: float) -> list[Voice]:
-    """The voice of a clip of procedural speakers, and one of every language, where espeak-ng is installed."""
+    """The voice of a clip of procedural speakers, and one of every language, where espeak-ng is installed.
+
+    A language that this espeak-ng cannot speak is left out, which is printed.
+    """
     own = Voice(CORPUS, clips.sound(number), phonemes_of(clips.identity(number), seconds))
-    if not espeak.is_installed():
-        return [own]
-    return [own, *(Voice(name, *espeak.speak(text, code)) for name, (code, text) in espeak.SENTENCES.items())]
+    found = [own]
+    for name, (code, text) in espeak.SENTENCES.items() if espeak.is_installed() else ():
+        try:
+            found.append(Voice(name, *espeak.speak(text, code)))
+        except ValueError as error:
+            print(f"{name}: left out, {error}")
+    return found
 
 
 def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +61,9 @@ def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.n
     (frames, 68, 2).
     """
     number = int(identity.removeprefix("id"))
-    clip = make_clip(SEED, number, 0, frames, FPS, size, sound=False, only=np.arange(1), said=voice.segments)
+    clip = make_clip(
+        SEED, number, 0, frames, FPS, size, sound=False, only=np.arange(1), segments=voice.segments
+    )
     return clip.frames[0], clip.landmarks
 
 
@@ -73,11 +82,22 @@ def heard_correlation(reader: SpeechReader, voice: Voice, frames: int) -> float:
 def speak(
     model: Model, faces: Sequence[np.ndarray], sounds: Sequence[np.ndarray], frames: int, seed: int
 ) -> np.ndarray:
-    """Clips (B, frames, S, S, 3) uint8 of faces (S, S, 3) uint8, each with its sound (samples,) int16."""
+    """Clips (B, frames, S, S, 3) uint8 of faces (S, S, 3) uint8, each with its sound (samples,) int16.
+
+    As many are generated at once as in an evaluation.
+    """
+    seeds, batch = clip_seeds(seed, range(len(faces))), model.generator.section.protocol.batch
+    parts = [slice(first, first + batch) for first in range(0, len(faces), batch)]
+    return np.concatenate([_speak(model, faces[p], sounds[p], frames, seeds[p]) for p in parts])
+
+
+def _speak(
+    model: Model, faces: Sequence[np.ndarray], sounds: Sequence[np.ndarray], frames: int, seeds: list[int]
+) -> np.ndarray:
     each_side = model.generator.section.conditions.audio_windows
     device = next(model.generator.unet.parameters()).device
     audio = [embed_clip(model.encoder, sound, frames, each_side, device) for sound in sounds]
-    identity, seeds = to_tensor(np.stack(faces), device), clip_seeds(seed, range(len(faces)))
+    identity = to_tensor(np.stack(faces), device)
     generated = model.generator.talk(identity, torch.stack(audio), seeds)
     return np.stack([to_image(frame) for frame in generated], 1)
 

@@ -23,6 +23,7 @@ from talking_heads.data.sources import utterance_of
 from talking_heads.data.speakers.talking import phonemes_of
 from talking_heads.data.windows import TalkingClips
 from talking_heads.devices import in_threads
+from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator, Talker, clip_seeds
 from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import encoder_digest
@@ -52,6 +53,8 @@ SDA, BRIDGE = "SDA", "landmarks from sound, few-shot head"
 def generation_key(profile: Profile) -> str:
     """Changes with every section that generated clips depend on beside the weights."""
     section = profile.diffused
+    if section.sampling.distilled:
+        section = distilled_sampling(section)
     parts = (section.clips, section.conditions, section.audio_encoder, section.network, section.diffusion)
     return digest(VERSION, profile.seed, *parts, section.sampling)
 

@@ -148,7 +148,7 @@ class DistillationRun(DiffusionRun):
     @torch.no_grad()
     def watch(self, learner: DistillationLearner) -> dict[str, float]:
         """Scores of the averaged student's clips of validation identities."""
-        section = distilled_sampling(learner.section, learner.student_steps())
+        section = distilled_sampling(learner.section, learner.student_steps(learner.step - 1))
         return self.watch_clips(Generator(learner.ema, section))
 
 
@@ -207,6 +207,9 @@ RUNS: dict[str, type[DiffusionRun] | type[SdaRun] | type[LandmarkRun]] = {
     "sda": SdaRun,
     "landmarks": LandmarkRun,
 }
+
+
+LEARNERS: dict[str, type[DiffusionLearner]] = {"distilled": DistillationLearner, "control": ControlLearner}
 
 
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:

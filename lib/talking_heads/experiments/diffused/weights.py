@@ -17,7 +17,7 @@ from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import model_key
-from talking_heads.experiments.reference import reference_weights
+from talking_heads.experiments.reference import is_committed, reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "sda": "train-baseline --method sda",
     "landmarks": "train-baseline --method landmarks",
 }
+EXTRAS = ("distilled", "control")  # trainings that begin with the denoising network; sampling may use them
 
 
 def runs_folder(profile: Profile, results: Path) -> Path:
@@ -39,13 +40,15 @@ def runs_folder(profile: Profile, results: Path) -> Path:
 def weights_path(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> Path:
     """Where the weights of a training lie: committed for "reference", the profile's own run for "scratch".
 
-    Raises FileNotFoundError where the file is not there.
+    What was trained beside the committed network, and is not committed, lies in the profile's own run. Raises
+    FileNotFoundError where the file is not there.
     """
-    if weights == "reference":
-        return reference_weights(name, results)
     path = runs_folder(profile, results) / name / "weights.safetensors"
+    if weights == "reference" and (name not in EXTRAS or is_committed(name, results)):
+        return reference_weights(name, results)
     if not path.exists():
         command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
+        command += f" --weights {weights}" if name in EXTRAS else ""
         raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of this training; {command}")
     return path
 
@@ -63,13 +66,14 @@ def finished_weights(profile: Profile, weights: str, results: Path) -> Path:
     """The weights of the denoising network. Raises ValueError where its training is not at its end."""
     if not has_weights(profile, weights, results):
         command = f"python -m talking_heads {COMMANDS['diffusion']} --profile {profile.name}"
-        raise ValueError(f"profile {profile.name}: no finished weights to begin with; {command}")
+        remedy = f"{command}, then --weights scratch"
+        raise ValueError(f"profile {profile.name}: no finished weights to begin with; {remedy}")
     return weights_path(profile, weights, results)
 
 
 def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]:
     """The weights that are there, of the denoising network and of the baselines."""
-    names = [name for name in COMMANDS if has_weights(profile, weights, results, name)]
+    names = [name for name in COMMANDS if name not in EXTRAS and has_weights(profile, weights, results, name)]
     return tuple(weights_path(profile, weights, results, name) for name in names)
 
 
@@ -111,10 +115,18 @@ def load_model(profile: Profile, weights: str, results: Path, device: str | torc
         provenance = load_into(unet, layers, key, profile, others)
         if provenance["weights at the start"] != sha256(path):
             command = f"python -m talking_heads {COMMANDS['control']} --profile {profile.name}"
+            command += f" --weights {weights}"
             raise ValueError(f"{layers}: trained beside other weights than {path}; {command}")
         speed = provenance["head speed"]
     if section.sampling.distilled:
         section = distilled_sampling(section)
+        steps = metadata["sampling steps"]
+        if metadata["step"] < metadata["of"] or steps != section.sampling.steps:
+            command = f"python -m talking_heads {COMMANDS['distilled']} --profile {profile.name}"
+            raise ValueError(
+                f"{path}: samples in {steps} steps, and {section.sampling.steps} are needed; {command}"
+            )
+    metadata = {**metadata, "run": run_id(profile, weights, results)}
     generator = Generator(unet.to(device).eval().requires_grad_(False), section, speed)
     return Model(generator, encoder.to(device), metadata)
 
