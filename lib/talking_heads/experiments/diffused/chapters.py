@@ -2,9 +2,11 @@
 
 from talking_heads.diffused import audio_pretraining, training
 from talking_heads.diffused.baselines import training as baselines
-from talking_heads.experiments.diffused import claims, clip_metrics, protocol
+from talking_heads.experiments.diffused import claims, clip_metrics, generalisation, protocol
 from talking_heads.experiments.diffused.ablation_table import FIGURE5, METRICS, TABLE
+from talking_heads.experiments.diffused.generalisation import TABLE as VOICES
 from talking_heads.experiments.diffused.length import METRICS as LENGTH
+from talking_heads.experiments.diffused.turing import METRICS as VOTES
 from talking_heads.metrics import clip_observer
 from talking_heads.workbook.stages import Chapter
 
@@ -17,6 +19,7 @@ VERSIONS = {
     "metrics of talking heads": clip_metrics.VERSION,
     "observer of clips": clip_observer.VERSION,
     "claims of Diffused Heads": claims.VERSION,
+    "other voices": generalisation.VERSION,
 }
 
 CAPTIONS = {
@@ -49,6 +52,11 @@ CAPTIONS = {
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
 VERDICTS = ("claims", "explanations")  # tables of chapter 25
+# tables that a chapter takes from the reference where the profile has none
+REFERENCE_TABLES = {
+    "24_motion_and_lips": (METRICS,),
+    "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES),
+}
 CHAPTERS = (
     Chapter(
         "20_diffusion_on_faces",

@@ -27,6 +27,7 @@ from talking_heads.judges.use import find_landmarks
 from talking_heads.metrics import lip_sync
 from talking_heads.metrics.statistics import mean_estimate
 
+VERSION = 1  # raised when the same clips give other values
 CORPUS = "another speaker of the corpus"
 HEARD = "jaw, from sound alone"  # correlation of what the audio encoder's reader hears with the true jaw
 METRICS = ("mouth opening", "mouth width", LMD, HEARD)

@@ -19,6 +19,7 @@ from talking_heads.metrics import clip_observer
 from talking_heads.metrics.statistics import holds, mean_estimate, paired
 from talking_heads.metrics.turing_test import TRUE_CLIPS, ClipQuestion, draw_questions
 
+METRICS = "turing_votes"  # name of the table of the observers' votes by identity
 CLIPS = 10  # of every row, at most, as in the paper
 REAL_VIDEOS = "real videos"  # the paper's name of the row of true clips
 
