@@ -411,7 +411,7 @@ def test_identities_that_an_undecided_part_needs():
     text = explanations.describe_parts(pd.DataFrame([row]), 24)
     assert "Undecided estimates above zero, as the paper claims: 1 of 1." in text
     assert (
-        "intervals over about 96 identities have an even chance of excluding zero; this run has 24." in text
+        "intervals over about 96 identities have an even chance of excluding zero; 24 were measured." in text
     )
     assert "identities" not in explanations.describe_parts(pd.DataFrame([row]), None)
 
@@ -419,7 +419,7 @@ def test_identities_that_an_undecided_part_needs():
 def test_a_part_that_only_holms_correction_leaves_undecided_needs_no_more_identities():
     row = {"id": 1, "part holds": "undecided", "estimate": 0.2, "ci_low": 0.01, "ci_high": 0.39}
     text = explanations.describe_parts(pd.DataFrame([row]), 24)
-    assert text.endswith("Undecided after Holm's correction only: 1.")
+    assert text.endswith("Undecided only because of Holm's correction: 1.")
 
 
 # -- gates of the committed reference ---------------------------------------------------------------

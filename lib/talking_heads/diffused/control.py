@@ -15,9 +15,9 @@ from talking_heads.config import Sampling
 from talking_heads.data.sound import FPS
 from talking_heads.data.windows import SLOWEST
 
-# of a blink, seconds from its middle: the eyes begin to open, and are open
+# seconds after the middle of a blink at which the eyes begin to open, and at which they are fully open
 SHUT, OPEN = 0.12, 0.24
-JITTER = 0.3  # of the time between blinks, to both sides
+JITTER = 0.3  # largest shift of a blink in either direction, as a share of the mean time between blinks
 
 
 def shut_at(number: int, rate: float, seed: int) -> float:
@@ -34,6 +34,6 @@ def shut_at(number: int, rate: float, seed: int) -> float:
 
 
 def control_of(sampling: Sampling, usual_speed: float, seeds: Sequence[int], number: int) -> Tensor:
-    """The values of controls (B, 2) of frame ``number`` of clips with these seeds."""
+    """The control values (B, 2) of frame ``number`` in clips with these seeds."""
     speed = math.log(max(sampling.head_motion * usual_speed, SLOWEST))
     return torch.tensor([[speed, shut_at(number, sampling.blink_rate, seed)] for seed in seeds])

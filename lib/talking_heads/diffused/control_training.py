@@ -1,6 +1,7 @@
 """Training of control: further layers beside the trained network, which stays as it is.
 
-A sample's clip says how fast its head moves, and its frame how far the eyes are shut.
+For each sample, the speed of the head is measured on its clip, and how far the eyes are shut on its target
+frame.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from talking_heads.data.windows import TalkingClips, head_speed
 from talking_heads.diffused.model import control_state
 from talking_heads.diffused.training import SECTIONS, DiffusionLearner
 
-CLIPS = 200  # of the training, of which the usual speed of a head is the median
+CLIPS = 200  # training clips over which the usual speed of a head, a median, is taken
 
 
 class ControlLearner(DiffusionLearner):

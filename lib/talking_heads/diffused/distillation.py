@@ -1,7 +1,7 @@
 """Progressive distillation (Salimans & Ho 2022, algorithm 2): a network that samples in a few steps.
 
-Its student learns to do in one step of DDIM what its teacher does in two. Then it is the teacher of the next
-one. The paper has none.
+A student learns to do in one DDIM step what its teacher does in two. It is then the teacher of the next
+student. Stypułkowski et al. do not distil.
 """
 
 import copy
@@ -68,8 +68,8 @@ class DistillationLearner(DiffusionLearner):
 
     @staticmethod
     def check(profile: Profile) -> None:
-        """Raises ValueError for a network that predicts ε, whose error is without bound at the last time
-        step, for self-rollouts, and as :func:`halvings` does.
+        """Raises ValueError for a network that predicts ε (at the last time step its error in x_0 has no
+        bound), for self-rollouts, and as :func:`halvings` does.
         """
         section = profile.diffused
         if section.diffusion.prediction != "velocity":
@@ -132,8 +132,8 @@ class DistillationLearner(DiffusionLearner):
 
     @torch.no_grad()
     def target(self, schedule: Schedule, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """The v (B, 3, H, W) with which one step of DDIM goes as far as two of the teacher, from its steps t
-        (B,) to t - 2.
+        """The v (B, 3, H, W) with which one DDIM step gives the result of two steps of the teacher, which lead
+        from its step t (B,) to t - 2.
         """
         grey, prediction = self.section.conditions.motion_grey, self.section.diffusion.prediction
         x = x_t

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ["id", "claim", "holds", "why"]
-NO_CAUSE = "The measurements of this run show no cause."
+NO_CAUSE = "The measurements show no cause."
 LARGEST_COUNT = 1_000  # identities; larger numbers are given as "1000 or more"
 VERDICT_TEXTS = {"yes": "as claimed", "no": "the opposite", "undecided": "undecided", "not run": "not run"}
 
@@ -56,7 +56,7 @@ def explain(
 
 
 def find_causes(causes: Sequence[Cause], data: Any) -> list[str]:
-    """What those causes say that the measurements show."""
+    """The texts of the causes that the measurements show."""
     found = []
     for cause in causes:
         with suppress(NotShown):
@@ -86,14 +86,14 @@ def describe_undecided(undecided: pd.DataFrame, n_identities: int) -> list[str]:
     sentences = [f"Undecided estimates above zero, as the paper claims: {positive} of {len(undecided)}."]
     excludes_zero = (undecided["ci_low"] > 0) | (undecided["ci_high"] < 0)
     if excludes_zero.any():
-        sentences.append(f"Undecided after Holm's correction only: {excludes_zero.sum()}.")
+        sentences.append(f"Undecided only because of Holm's correction: {excludes_zero.sum()}.")
     if not excludes_zero.all():
         needed = identities_needed(undecided[~excludes_zero], n_identities)
         fewest, most = count_text(needed.min()), count_text(needed.max())
         counts = fewest if fewest == most else f"{fewest} to {most}"
         sentences.append(
             f"If the estimates are right, intervals over about {counts} identities have an even chance of "
-            f"excluding zero; this run has {n_identities}."
+            f"excluding zero; {n_identities} were measured."
         )
     return sentences
 
@@ -114,7 +114,7 @@ def count_text(count: int) -> str:
 
 
 def describe_weakest(parts: pd.DataFrame) -> str:
-    """The part with the lowest estimate for the width of its interval."""
+    """The part whose estimate is lowest relative to the width of its interval."""
     parts = parts.dropna(subset=["estimate"])
     width = (parts["ci_high"] - parts["ci_low"]).replace(0, np.nan)
     ratio = (parts["estimate"] / width).fillna(parts["estimate"])

@@ -1,7 +1,7 @@
 """Speech of other languages, with the times of its phonemes: by espeak-ng, where it is installed.
 
-It is no requirement of this library. Either its program (a package of most systems) or the Python package
-``espeakng-loader`` brings the shared library that is used here.
+espeak-ng is optional. Its shared library is installed with the program (a package of most Linux
+distributions) or with the Python package ``espeakng-loader``.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ SENTENCES = {
     "French": ("fr", "Bonjour. Je m'appelle Ada, et personne ne m'a jamais enregistrée."),
     "Polish": ("pl", "Dzień dobry. Mam na imię Ada i nikt mnie nigdy nie nagrał."),
 }
-# the kit's phoneme whose mouth is nearest to that of a sign of the International Phonetic Alphabet
+# by phoneme of the kit: the symbols of the International Phonetic Alphabet whose mouth shape it represents
 PHONEMES = {
     "_": "_ʔ",
     "a": "aɐɑɶ", "ae": "æ", "e": "eɛ", "i": "iɪɨj", "o": "oɔøœɒ", "u": "uʊyʏ", "uh": "əʌɜɤɯɵ", "er": "ɚɝ",
@@ -32,7 +32,14 @@ PHONEMES = {
     "d": "dðɾɖ", "n": "nɲɳ", "l": "lɫʎɭ", "k": "kcqxχhɦ", "g": "ɡgɣɟŋ", "r": "rɹɻʁʀ", "w": "wɥ",
 }  # fmt: skip
 BY_SIGN = {sign: name for name, signs in PHONEMES.items() for sign in signs}
-AFFRICATES = {"tʃ": "ʃ", "dʒ": "ʒ", "tɕ": "ɕ", "dʑ": "ʑ", "ts": "s", "dz": "z"}  # with one mouth
+AFFRICATES = {
+    "tʃ": "ʃ",
+    "dʒ": "ʒ",
+    "tɕ": "ɕ",
+    "dʑ": "ʑ",
+    "ts": "s",
+    "dz": "z",
+}  # shown as the mouth of their second sound
 MODIFIERS = re.compile("[ˈˌːˑ.ʲʰʷʼ̴̠̪̯̥̩̃͡-]")  # stress, length and the like
 # of espeak-ng's interface (speak_lib.h)
 SYNCHRONOUS, PHONEME_EVENTS, IPA, DONT_EXIT, UTF8 = 2, 0x1, 0x2, 0x8000, 1
@@ -85,7 +92,7 @@ def is_installed() -> bool:
 
 
 def speak(text: str, language: str) -> tuple[np.ndarray, list[Segment]]:
-    """A text as sound (n,) int16 at 16 kHz, and its phonemes, as the kit's whose mouths are nearest.
+    """Synthesise a text: sound (n,) int16 at 16 kHz, and its phonemes, mapped to the kit's by mouth shape.
 
     ``language`` is a code such as "de". Raises RuntimeError where espeak-ng is not installed, and ValueError
     for a language that it does not have or a sign that has no mouth here.

@@ -28,7 +28,7 @@ class Setting(NamedTuple):
 
     @property
     def trained(self) -> bool:
-        """Whether it concerns training; else generation alone."""
+        """Whether the setting changes training; other settings change generation only."""
         return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE)
 
     def is_baseline(self, profile: Profile) -> bool:
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 
 def settings() -> list[Setting]:
-    """All settings of all ablations; within an ablation neighbours follow each other."""
+    """All settings of all ablations; within an ablation, neighbouring values are adjacent."""
     motion = [Setting(MOTION, str(n), {"diffused.conditions.motion_frames": n}) for n in COUNTS]
     lips = [Setting(LIPS, f"{w:g}", {"diffused.diffusion.lip_weight": w}) for w in LIP_WEIGHTS]
     identity = [

@@ -27,9 +27,9 @@ def measurements(profile: Profile, results: Path) -> pd.DataFrame:
 
 
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
-    """The neighbours among the settings of training, (ablation, setting), whose lips differ least.
+    """The two neighbouring trained settings, (ablation, setting), whose LMD differs least.
 
-    The difference of LMD counts in half widths of its interval.
+    The difference is measured in half widths of its interval.
     """
     trained = [setting for setting in settings() if setting.trained]
     distances: dict[tuple, float] = {}
@@ -60,8 +60,9 @@ def paired_differences(
 def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """The ablations: means over identities, and paired differences to the unchanged profile.
 
-    That is the baseline of the same ablation; where it has none, as with motion frames in grey, that of
-    another ablation, which is the same training. Columns ablation, setting, baseline, metric, value, ci_low,
+    The baseline is the setting of the same ablation that changes nothing. An ablation of training without
+    one, such as motion frames in grey, uses the same training under "motion frames". Controls have no
+    baseline. Columns ablation, setting, baseline, metric, value, ci_low,
     ci_high, difference with its interval, n_identities, n_seeds, and seed_sd, the deviation of the means
     between seeds, which no interval contains.
     """

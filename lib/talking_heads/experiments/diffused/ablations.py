@@ -1,7 +1,7 @@
 """Ablations of Diffused Heads (sections 4 and 5): settings of one or two keys of a profile.
 
 Settings of training go on from the profile's weights for equally many steps, the unchanged profile too. Then
-clips of the evaluation identities are generated and measured. A run may be interrupted and goes on.
+clips of the evaluation identities are generated and measured. An interrupted run is resumed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,7 +118,7 @@ class Ablations:
         return rows.assign(ablation=setting.ablation, setting=setting.name, seed=seed)
 
     def run(self) -> Iterator[pd.DataFrame]:
-        """The metrics of all settings whose weights are there, and of the closest pair with further seeds."""
+        """The metrics of all settings whose weights exist, and of the closest pair with further seeds."""
         seed, first, places = self.profile.seed, [], (self.weights, self.results)
         for setting in settings():
             changed = self.profile_of(setting)
@@ -182,8 +182,8 @@ def ablate(profile: Profile, weights: str, data: Path, results: Path, device: to
     means = table(rows, profile)
     caption = (
         f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "
-        "weights, which were trained with the baseline's setting. Intervals over identities, of one "
-        "training: seed_sd shows how much trainings differ."
+        "weights, which were trained with the baseline's setting; settings of generation are not trained. "
+        "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings."
     )
     write_table(means, means.round(4), folder, TABLE, caption)
     of_motion = [setting for setting in settings() if setting.ablation == MOTION]

@@ -1,4 +1,4 @@
-"""Causes of *no* and *undecided* verdicts on Diffused Heads: each describes what the measurements show.
+"""Possible causes of *no* and *undecided* verdicts on Diffused Heads, as far as measurements show them.
 
 A cause raises NotShown where it was not measured, or where the measurements do not show it.
 """
@@ -64,8 +64,8 @@ def one_motion_frame_is_smooth_already(data: Evidence) -> str:
     flows = levels_text(data, settings.MOTION, ("0", "1", "2"), FLOW)
     return (
         f"The flow of the head, by motion frames, is {flows} pixels a frame, and {true:.3f} in true clips: "
-        "with one motion frame heads already move no more than true ones, so there is no jitter that a "
-        "second one could remove."
+        "with one motion frame heads already move no more than true ones, so a further decrease would not "
+        "bring them closer to true clips."
     )
 
 
@@ -77,21 +77,21 @@ def grey_frames_lose_the_face(data: Evidence) -> str:
     only_if(differences.mean() < 0)
     return (
         f"With grey motion frames {SIMILARITY} changes by {differences.mean():+.3f}, averaged over all "
-        "numbers of embeddings: here the network takes part of the face from the colours of its motion "
-        "frames."
+        "numbers of embeddings, which suggests that the network takes part of the face from their colours. "
+        "The common start was trained in colour, which also puts grey at a disadvantage."
     )
 
 
 def one_window_hears_both_sides(data: Evidence) -> str:
-    """Claim 3: a window of 0.2 s hears most of what its neighbours hear."""
+    """Claim 3: neighbouring windows change the lips little, compared with the choice of the sound."""
     grey = settings.SOUND[True]
     more = change(data, LMD, (grey, "2"), (grey, "0"))
     own = (of_method(data, OURS, LMD) - of_method(data, OTHER_SOUND, LMD)).dropna().to_numpy()
     only_if(abs(more.mean()) < SMALL * abs(own.mean()))
     return (
-        f"Two embeddings on each side change LMD by {text_of(more)} against none; one's own sound, against "
-        f"another clip's, by {text_of(own)}. The window of a frame itself has 0.1 s of sound on both sides "
-        "of it, which is most of what these lips need."
+        f"Two embeddings on each side instead of none change LMD by {text_of(more)}; the clip's own sound "
+        f"instead of another clip's changes it by {text_of(own)}. The window of the frame itself already "
+        "covers 0.1 s on each side, which may be enough for these lips."
     )
 
 
@@ -105,7 +105,7 @@ def lips_are_not_best_at_the_papers_weight(data: Evidence) -> str:
 
 
 def more_steps_change_the_face(data: Evidence) -> str:
-    """Claim 5: more denoising steps give another identity similarity, or other lips."""
+    """Claim 5: identity similarity and lips for every number of denoising steps; without a condition."""
     steps = [str(count) for count in settings.DENOISING_STEPS]
     lips, faces = (levels_text(data, settings.STEPS, steps, metric) for metric in (LMD, SIMILARITY))
     return f"By denoising steps, {SIMILARITY} is {faces}, and LMD {lips}."
@@ -128,13 +128,13 @@ def other_sound_is_followed_less(data: Evidence) -> str:
     own, other = (of_method(data, method, SOUND_CORRELATION).mean() for method in (OURS, OTHER_SOUND))
     only_if(other < own)
     return (
-        f"The correlation of the mouth with that of the clip that is heard is {own:.3f} with one's own sound "
-        f"and {other:.3f} with another clip's."
+        "The generated mouth correlates with the true mouth of the clip that supplies the sound by "
+        f"{own:.3f} for the clip's own sound and by {other:.3f} for another clip's."
     )
 
 
 def the_first_seconds_lose_most(data: Evidence) -> str:
-    """Claim 8: identity is lost within the first ten seconds, and not after them."""
+    """Claim 8: more identity similarity is lost within the first ten seconds than after them."""
     true = of_method(data, TRUE_MOTION, SIMILARITY).mean()
     if data.length.empty:
         raise NotShown("long clips")
@@ -142,7 +142,8 @@ def the_first_seconds_lose_most(data: Evidence) -> str:
     only_if(true - plain.iloc[0] > plain.iloc[0] - plain.iloc[-1])
     return (
         f"With true motion frames {SIMILARITY} is {true:.3f}; with generated ones it is {plain.iloc[0]:.3f} "
-        f"in the first ten seconds and {plain.iloc[-1]:.3f} in the last: what is lost is lost early."
+        f"in the first ten seconds and {plain.iloc[-1]:.3f} in the last: the larger "
+        "part of the loss occurs early."
     )
 
 
@@ -160,7 +161,7 @@ def observers_see_more_than_people(data: Evidence) -> str:
 
 
 def other_languages_are_misheard(data: Evidence) -> str:
-    """Claim 11: the audio encoder was pretrained on the corpus's voices, and hears others less well."""
+    """Claim 11: the jaw is predicted less well from other voices than from those of the pretraining."""
     if data.voices.empty:
         raise NotShown("other voices")
     heard = data.voices.groupby("voice", sort=False)[generalisation.HEARD].mean()
@@ -168,9 +169,9 @@ def other_languages_are_misheard(data: Evidence) -> str:
     only_if(len(others) > 0 and others.max() < heard[generalisation.CORPUS])
     levels = ", ".join(f"{value:.2f} ({voice})" for voice, value in others.items())
     return (
-        "What the audio encoder hears of the jaw correlates with the true one by "
+        "The jaw opening predicted from the audio embeddings correlates with the true one by "
         f"{heard[generalisation.CORPUS]:.2f} for a voice of the corpus, on which it was pretrained, and by "
-        f"{levels}: lips cannot follow what was not heard."
+        f"{levels}. Lips can hardly follow motion that the embeddings do not represent."
     )
 
 

@@ -1,7 +1,7 @@
 """Figure 6 (section 5.5): other voices and other languages.
 
-What is said in another language is known from espeak-ng, so that true mouths are: those of a procedural
-speaker who says the same. The paper's figure has no numbers.
+espeak-ng returns the phonemes that it speaks. The true mouth is that of a procedural speaker who is rendered
+with the same phonemes. The paper's figure has no numbers.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.n
 
 
 def heard_correlation(reader: SpeechReader, voice: Voice, frames: int) -> float:
-    """How closely the jaw that the reader hears follows the true one: it bounds what lips can follow."""
+    """The correlation of the jaw opening that the reader predicts from sound with the true one."""
     device = next(reader.parameters()).device
     windows = gain_of(voice.sound) * np.stack(
         [cut_sound(voice.sound, neighbours(k, frames, reader.each_side)) for k in range(frames)]
@@ -85,7 +85,7 @@ def speak(
 ) -> np.ndarray:
     """Clips (B, frames, S, S, 3) uint8 of faces (S, S, 3) uint8, each with its sound (samples,) int16.
 
-    As many are generated at once as in an evaluation.
+    Clips are generated in batches of the same size as in an evaluation.
     """
     seeds, batch = clip_seeds(seed, range(len(faces))), model.generator.section.protocol.batch
     parts = [slice(first, first + batch) for first in range(0, len(faces), batch)]
