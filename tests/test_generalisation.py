@@ -163,9 +163,7 @@ def test_the_claim_on_other_languages(offset, verdict):
     why = claim_causes.explain(table, evidence).set_index("id")["why"]
     assert (11 in why.index) == (verdict == "no")
     if verdict == "no":
-        assert why[11].endswith(
-            "by 0.60 (English), 0.60 (German). Lips can hardly follow motion that the embeddings do not represent."
-        )
+        assert "by 0.60 (English), 0.60 (German). Lips can hardly follow" in why[11]
 
 
 # -- faces ------------------------------------------------------------------------------------------

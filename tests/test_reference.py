@@ -33,7 +33,8 @@ REFERENCE = RESULTS / "reference"
 PROFILE = config.load("laptop")
 SMALL_NETWORKS = ("ft", "ff", "attributes", "people", "identity", "landmarks")  # at most 25 MB together
 PROVENANCE = ("profile", "seed", "step", "of", "commit", "command", "people", "lineage")
-NO_CAUSES = (NO_CAUSE, "No cause was found among what is measured here.")  # now, and when the reference ran
+# now, and when the reference ran
+NO_CAUSES = (NO_CAUSE, "No cause was found among what is measured here.")
 FETCHED = ("FID", "KID", "CSIM", "USER")  # metrics that need fetched networks, or raters
 
 

@@ -132,8 +132,8 @@ class DistillationLearner(DiffusionLearner):
 
     @torch.no_grad()
     def target(self, schedule: Schedule, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """The v (B, 3, H, W) with which one DDIM step gives the result of two steps of the teacher, which lead
-        from its step t (B,) to t - 2.
+        """The v (B, 3, H, W) with which one DDIM step gives the result of two steps of the teacher, from its
+        step t (B,) to t - 2.
         """
         grey, prediction = self.section.conditions.motion_grey, self.section.diffusion.prediction
         x = x_t

@@ -32,14 +32,8 @@ PHONEMES = {
     "d": "dðɾɖ", "n": "nɲɳ", "l": "lɫʎɭ", "k": "kcqxχhɦ", "g": "ɡgɣɟŋ", "r": "rɹɻʁʀ", "w": "wɥ",
 }  # fmt: skip
 BY_SIGN = {sign: name for name, signs in PHONEMES.items() for sign in signs}
-AFFRICATES = {
-    "tʃ": "ʃ",
-    "dʒ": "ʒ",
-    "tɕ": "ɕ",
-    "dʑ": "ʑ",
-    "ts": "s",
-    "dz": "z",
-}  # shown as the mouth of their second sound
+# shown as the mouth of their second sound
+AFFRICATES = {"tʃ": "ʃ", "dʒ": "ʒ", "tɕ": "ɕ", "dʑ": "ʑ", "ts": "s", "dz": "z"}
 MODIFIERS = re.compile("[ˈˌːˑ.ʲʰʷʼ̴̠̪̯̥̩̃͡-]")  # stress, length and the like
 # of espeak-ng's interface (speak_lib.h)
 SYNCHRONOUS, PHONEME_EVENTS, IPA, DONT_EXIT, UTF8 = 2, 0x1, 0x2, 0x8000, 1
