@@ -236,7 +236,8 @@ def test_weights_of_the_denoising_network(tmp_path, profile, monkeypatch):
     metadata = {"step": 3, "model": model_key(profile.diffused, reader.encoder)}
     save_weights(path, build_unet(profile.diffused).state_dict(), metadata, half=True)
     model = weights.load_model(profile, "scratch", tmp_path)
-    assert model.metadata == metadata and not model.generator.unet.training
+    run = weights.run_id(profile, "scratch", tmp_path)
+    assert model.metadata == {**metadata, "run": run} and not model.generator.unet.training
     weights.load_model(profile.override({"diffused.sampling.steps": 5}), "scratch", tmp_path)
     for name, value in {"network.channels": 16, "diffusion.prediction": "epsilon"}.items():
         with pytest.raises(ValueError, match="does not fit profile smoke: trained with another"):
