@@ -14,9 +14,11 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
+from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.judges.pools import pool
 from talking_heads.metrics import timing
 from torch.nn import functional as F
@@ -138,6 +140,13 @@ class PlainExtractor(torch.nn.Module):
 @pytest.fixture(scope="session")
 def extractors():
     return [PlainExtractor()]
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """The training clips of the smoke profile, with sound."""
+    section = config.load("smoke").diffused
+    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
 
 @pytest.fixture

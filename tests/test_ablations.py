@@ -7,9 +7,7 @@ import torch
 from PIL import Image
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image
-from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
@@ -109,12 +107,6 @@ def test_a_network_without_motion_frames_ignores_them(network, given):
 
 
 # -- training ---------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    section = config.load("smoke").diffused
-    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
-
-
 def test_the_first_frame_is_the_identity_frame_where_it_is_asked_for(clips):
     dataset = WindowDataset(clips, WindowSettings(64, 1, 0, first_as_identity=True), seed=0)
     first_frames = {clips.read(n, np.array([0]))[0][0].tobytes() for n in range(len(clips))}

@@ -8,10 +8,8 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.landmarks import interocular, openings
 from talking_heads.data.sound import FPS
-from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import WindowDataset, WindowSettings, head_speed, shut_eyes
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.control import control_of, shut_at
@@ -26,11 +24,6 @@ from talking_heads.training import loop
 @pytest.fixture(scope="module")
 def profile():
     return config.load("smoke", {"diffused.network.precision": "fp32"})
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory, profile):
-    return PoolVideos(talking_pool("training", profile.diffused, tmp_path_factory.mktemp("pools")))
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import video
-from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.clips import make_clip
-from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH, WindowDataset, WindowSettings, neighbours
 from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
@@ -33,12 +31,6 @@ from talking_heads.metrics import lip_sync
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
 from talking_heads.training.alarms import Collapsed
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    section = config.load("smoke").diffused
-    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
 
 @pytest.fixture
@@ -209,9 +201,11 @@ def test_the_learning_rate_falls_in_the_last_share_of_the_steps(begin, share, st
     values = {"training.learning_rate": 1.0, "training.steps": 1000, "training.learning_rate_decay": share}
     learner, rates = begin(values), []
     for learner.step in steps:
-        learner._set_learning_rate()
-        rates.append(learner.optimiser.param_groups[0]["lr"])
+        rates.append(learner.learning_rate())
     np.testing.assert_allclose(rates, factors, atol=0.001)
+    learner.step, expected = steps[0], rates[0]
+    learner.train_step()
+    assert learner.optimiser.param_groups[0]["lr"] == expected
 
 
 def test_the_encoder_stays_as_it_is(begin):
@@ -240,7 +234,8 @@ def test_a_self_rollout_puts_generated_frames_in_the_place_of_motion_frames(begi
     conditions = learner.conditions(windows, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     torch.rand((), generator=generator)  # whether this batch has a rollout
-    sampling = config.Sampling(sampler="ddim", steps=2, guidance=1.0, motion_noise=0.0, identity_every=0)
+    values = {"sampler": "ddim", "steps": 2, "guidance": 1.0, "motion_noise": 0.0, "identity_every": 0}
+    sampling = learner.section.sampling.model_copy(update=values)
     sampler = Generator(learner.ema, learner.section.model_copy(update={"sampling": sampling}))
     motion = windows.motion.clone()
     for k in (0, 1):
@@ -440,7 +435,7 @@ class Recorder(torch.nn.Module):
         super().__init__()
         self.calls = []
 
-    def forward(self, x, t, y, level=None):
+    def forward(self, x, t, y, level=None, control=None):
         self.calls.append((x, t, y, level))
         return torch.cat([x[:, :3], torch.zeros_like(x[:, :3])], 1)
 
@@ -502,7 +497,7 @@ def test_guidance_goes_beyond_the_prediction_without_sound(profile):
     """ε = ε(silence) + s (ε(sound) - ε(silence)); the network is called twice a step."""
 
     class Loud(Recorder):
-        def forward(self, x, t, y, level=None):
+        def forward(self, x, t, y, level=None, control=None):
             self.calls.append(y)
             epsilon = x[:, :3] + 0.01 * y.sum(1)[:, None, None, None]
             return torch.cat([epsilon, torch.zeros_like(epsilon)], 1)

@@ -7,8 +7,6 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data.episodes import PoolVideos
-from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.diffusion import interpret, q_sample, velocity
 from talking_heads.diffused.distillation import DistillationLearner, distilled_sampling
@@ -19,12 +17,6 @@ from talking_heads.experiments.diffused.protocol import generation_key
 from talking_heads.experiments.diffused.weights import load_model
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    section = config.load("smoke").diffused
-    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads import config
-from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.sequences import SequenceDataset, SequenceSettings
-from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import LENGTH, cut_sound, gain_of
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
@@ -38,12 +36,6 @@ from talking_heads.experiments.diffused.trainings import LandmarkRun, SdaRun
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.training import loop
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    section = config.load("smoke").diffused
-    return PoolVideos(talking_pool("training", section, tmp_path_factory.mktemp("pools")))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from talking_heads import config
 from talking_heads.config import VARIANTS
@@ -36,6 +37,7 @@ COUNT = number(int, 1, "a whole number of at least 1")
 NATURAL = number(int, 0, "a whole number of at least 0")
 WEIGHTS, SYSTEMS, BASELINES = ("reference", "scratch"), ("few-shot", "diffused"), ("sda", "landmarks")
 EXTRAS = ("distilled", "control")  # trainings that begin with the denoising network
+AMOUNT = number(float, 0, "a number of at least 0")
 
 
 def sizes(args: argparse.Namespace) -> None:
@@ -100,14 +102,15 @@ def train_talking(args: argparse.Namespace) -> int:
     from talking_heads.devices import choose
     from talking_heads.diffused.audio_pretraining import load_reader
     from talking_heads.experiments.diffused.clips import clip_data
-    from talking_heads.experiments.diffused.trainings import LEARNERS, RUNS, WATCH_EVERY
+    from talking_heads.experiments.diffused.trainings import RUNS, WATCH_EVERY
     from talking_heads.experiments.diffused.weights import finished_weights, runs_folder
     from talking_heads.training import distributed, launch, loop
 
     profile = config.load(args.profile)
     load_reader(profile.diffused.audio_encoder)  # raises before hours of preparing, as do the next ones
     if args.method in EXTRAS:
-        LEARNERS[args.method].check(profile)
+        learner: Any = RUNS[args.method].kind
+        learner.check(profile)
         start = finished_weights(profile, args.weights, args.results)
     if ranks := launch.rank_count(args.ranks, args.device):
         clip_data(profile, args.data, choose(args.device))  # what is missing, once for all
@@ -562,17 +565,13 @@ def add_training(commands: Subcommands) -> None:
     c.set_defaults(method="diffusion")
     add_training_options(c)
 
-    text = "distil the denoising network into one that samples in fewer steps, or go on"
-    c = commands.add(train_talking, "distill", text, profile="laptop-full", resumes=True)
-    c.set_defaults(method="distilled")
-    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
-    add_training_options(c)
-
-    text = "train layers beside the denoising network that obey head motion and blinks, or go on"
-    c = commands.add(train_talking, "train-control", text, profile="laptop-full", resumes=True)
-    c.set_defaults(method="control")
-    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
-    add_training_options(c)
+    distil = "distil the denoising network into one that samples in fewer steps, or go on"
+    control = "train layers beside the denoising network that obey head motion and blinks, or go on"
+    for method, name, text in (("distilled", "distill", distil), ("control", "train-control", control)):
+        c = commands.add(train_talking, name, text, profile="laptop-full", resumes=True)
+        c.set_defaults(method=method)
+        c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
+        add_training_options(c)
 
     text = "train a method that Diffused Heads is compared with, or go on"
     c = commands.add(train_talking, "train-baseline", text, profile="laptop-full", resumes=True)
@@ -668,13 +667,12 @@ def add_animation(commands: Subcommands) -> None:
     c.add_argument("--steps", type=COUNT, help="denoising steps of a frame; the profile's by default")
     c.add_argument(
         "--guidance",
-        type=number(float, 0, "a number of at least 0"),
+        type=AMOUNT,
         help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
-    amount = number(float, 0, "a number of at least 0")
-    c.add_argument("--head-motion", type=amount, help="speed of the head, 1 as in the training clips")
-    c.add_argument("--blink-rate", type=amount, help="blinks a second")
+    c.add_argument("--head-motion", type=AMOUNT, help="speed of the head, 1 as in the training clips")
+    c.add_argument("--blink-rate", type=AMOUNT, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
 
 

@@ -5,13 +5,14 @@ frame.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from talking_heads.config import Diffused, Profile
-from talking_heads.data.windows import TalkingClips, head_speed
+from talking_heads.config import Profile
+from talking_heads.data.windows import head_speed
 from talking_heads.diffused.model import control_state
 from talking_heads.diffused.training import SECTIONS, DiffusionLearner
 
@@ -21,40 +22,26 @@ CLIPS = 200  # training clips over which the usual speed of a head, a median, is
 class ControlLearner(DiffusionLearner):
     """Training of the layers of controls; all other weights stay those of :meth:`start_from`.
 
-    Raises ValueError as :meth:`check` does.
+    Its arguments are those of :class:`DiffusionLearner`.
     """
 
     variant = "control"
     sections = (*SECTIONS, "control")
     controlled = True
 
-    def __init__(
-        self,
-        profile: Profile,
-        clips: TalkingClips,
-        encoder: torch.nn.Module,
-        device: str | torch.device = "cpu",
-        workers: int = 0,
-    ):
-        self.check(profile)
-        section = profile.diffused.control
-        super().__init__(profile, clips, encoder, device, workers)
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
         self.unet.requires_grad_(False)
         layers = control_state(self.unet)
         trained = [p.requires_grad_() for name, p in self.unet.named_parameters() if name in layers]
-        self.optimiser = torch.optim.Adam(trained, lr=section.learning_rate, fused=True)
-        self.total, self.start = section.steps, ""
+        self.optimiser = torch.optim.Adam(trained, lr=self.section.control.learning_rate, fused=True)
+        self.total = self.section.control.steps
 
     @staticmethod
     def check(profile: Profile) -> None:
         """Raises ValueError where a profile trains no controls."""
         if not profile.diffused.control.steps:
             raise ValueError("diffused.control.steps is 0: this profile trains no controls")
-
-    def start_from(self, path: Path, source: Diffused) -> None:
-        """As :meth:`DiffusionLearner.start_from`."""
-        super().start_from(path, source)
-        self.start = self.settings["weights at the start"]
 
     def learning_rate(self) -> float:
         """Falls to zero."""
@@ -68,8 +55,8 @@ class ControlLearner(DiffusionLearner):
         """As :meth:`DiffusionLearner.export`, with the weights that the layers belong to, and the usual speed
         of a head.
         """
-        more = {"weights at the start": self.start, "head speed": self.usual_speed()}
-        super().export(path, {**metadata, **more})
+        start = self.settings["weights at the start"]
+        super().export(path, {**metadata, "weights at the start": start, "head speed": self.usual_speed()})
 
     def usual_speed(self) -> float:
         """The median speed of a head in the training clips, in interocular distances a second."""

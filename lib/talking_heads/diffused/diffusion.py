@@ -100,10 +100,10 @@ def training_target(schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, p
     return velocity(schedule, x_0, t, noise) if prediction == "velocity" else noise
 
 
-def velocity_of(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """The v for which x_0 is the estimate at x_t."""
+def noise_of(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The ε with which x_0 becomes x_t, equation (2)."""
     alpha_bar = at(schedule.alpha_bar, t)
-    return (alpha_bar.sqrt().float() * x_t - x_0) / (1 - alpha_bar).sqrt().float()
+    return (x_t - alpha_bar.sqrt().float() * x_0) / (1 - alpha_bar).sqrt().float()
 
 
 def posterior_mean(schedule: Schedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -146,4 +146,4 @@ def interpret(
         x_0 = (x_t - noise * mean_output) / signal
     if clamp:
         x_0 = x_0.clamp(-1, 1)
-    return Prediction(x_0, (x_t - signal * x_0) / noise, learned_log_variance(schedule, nu, t))
+    return Prediction(x_0, noise_of(schedule, x_0, x_t, t), learned_log_variance(schedule, nu, t))

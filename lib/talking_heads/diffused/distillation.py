@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from talking_heads.config import Diffused, Distillation, Profile
-from talking_heads.data.windows import TalkingClips, Windows
-from talking_heads.diffused.diffusion import Schedule, at, cosine_schedule, interpret, q_sample, velocity_of
+from talking_heads.data.windows import Windows
+from talking_heads.diffused.diffusion import (
+    Schedule,
+    at,
+    cosine_schedule,
+    interpret,
+    noise_of,
+    q_sample,
+    velocity,
+)
 from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.diffused.sampling import ddim_step
@@ -47,22 +55,14 @@ class DistillationLearner(DiffusionLearner):
     """A student and its teacher.
 
     Both begin with finished weights (:meth:`start_from`). After every ``training_steps`` steps the averaged
-    student becomes the teacher. Raises ValueError as :meth:`check` does.
+    student becomes the teacher. Its arguments are those of :class:`DiffusionLearner`.
     """
 
     variant = "distilled"
     sections = (*SECTIONS, "distillation")
 
-    def __init__(
-        self,
-        profile: Profile,
-        clips: TalkingClips,
-        encoder: torch.nn.Module,
-        device: str | torch.device = "cpu",
-        workers: int = 0,
-    ):
-        self.check(profile)
-        super().__init__(profile, clips, encoder, device, workers)
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
         self.teacher = copy.deepcopy(self.ema)
         self.total = self.section.distillation.training_steps * halvings(self.section.distillation)
 
@@ -143,7 +143,7 @@ class DistillationLearner(DiffusionLearner):
         before, after = at(schedule.alpha_bar, t), at(schedule.alpha_bar_previous, t - 1)
         ratio = ((1 - after) / (1 - before)).sqrt()
         x_0 = (x - ratio.float() * x_t) / (after.sqrt() - ratio * before.sqrt()).float()
-        return velocity_of(schedule, x_0, x_t, t)
+        return velocity(schedule, x_0, t, noise_of(schedule, x_0, x_t, t))
 
     def state(self, folder: Path) -> dict:
         """As :meth:`DiffusionLearner.state`, with the teacher."""

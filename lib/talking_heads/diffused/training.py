@@ -33,8 +33,6 @@ from talking_heads.training.rows import read_row
 VERSION = 1  # raised when the same settings give other weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
-
-
 SECTIONS = ("conditions", "audio_encoder", "network", "diffusion", "training")  # that weights depend on
 
 
@@ -96,7 +94,7 @@ class DiffusionLearner:
     """The network, its moving average, the optimiser and the data: everything that a checkpoint holds.
 
     All random draws of a step depend on (seed, rank, step) alone. Several ranks share a batch; raises
-    ValueError where they cannot divide it.
+    ValueError where they cannot divide it, and as :meth:`check` does.
     """
 
     variant = "diffusion"
@@ -112,6 +110,7 @@ class DiffusionLearner:
         device: str | torch.device = "cpu",
         workers: int = 0,
     ):
+        self.check(profile)
         section = profile.diffused
         torch.manual_seed(profile.seed)
         self.section, self.seed, self.device = section, profile.seed, device

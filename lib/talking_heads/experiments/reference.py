@@ -33,14 +33,6 @@ def reference_weights(name: str, results: Path) -> Path:
     return path
 
 
-def is_committed(name: str, results: Path) -> bool:
-    """Whether there are committed weights of a network."""
-    try:
-        return reference_weights(name, results).exists()
-    except FileNotFoundError:
-        return False
-
-
 def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
     """A table of the reference results; ``otherwise`` where it is not there."""
     path = COMMITTED / "tables" / f"{name}.csv"

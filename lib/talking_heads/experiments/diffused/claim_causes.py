@@ -13,13 +13,14 @@ from talking_heads.experiments.diffused import ablation_settings as settings
 from talking_heads.experiments.diffused import claims, generalisation, length
 from talking_heads.experiments.diffused.ablation_settings import SettingName
 from talking_heads.experiments.diffused.ablation_table import paired_differences, rows_of
-from talking_heads.experiments.diffused.claims import FLOW, Evidence
+from talking_heads.experiments.diffused.claims import Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, SOUND_CORRELATION
+from talking_heads.experiments.diffused.length import FLOW, SIMILARITY
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, TRUE_MOTION
 from talking_heads.experiments.explanations import NotShown, interval_text, only_if
 from talking_heads.metrics.statistics import mean_estimate
 
-SIMILARITY, TRUE_FLOW = "CSIM-judge", f"true {FLOW}"
+TRUE_FLOW = f"true {FLOW}"
 SMALL = 0.2  # of the effect that another one is compared with
 
 
@@ -138,7 +139,7 @@ def the_first_seconds_lose_most(data: Evidence) -> str:
     true = of_method(data, TRUE_MOTION, SIMILARITY).mean()
     if data.length.empty:
         raise NotShown("long clips")
-    plain = data.length[data.length["remedy"] == length.NONE].groupby("part")[length.SIMILARITY].mean()
+    plain = data.length[data.length["remedy"] == length.NONE].groupby("part")[SIMILARITY].mean()
     only_if(true - plain.iloc[0] > plain.iloc[0] - plain.iloc[-1])
     return (
         f"With true motion frames {SIMILARITY} is {true:.3f}; with generated ones it is {plain.iloc[0]:.3f} "

@@ -14,13 +14,13 @@ from talking_heads.experiments.diffused import generalisation, length
 from talking_heads.experiments.diffused.ablation_settings import SettingName
 from talking_heads.experiments.diffused.ablation_table import paired_differences
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
+from talking_heads.experiments.diffused.length import FLOW
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
 from talking_heads.experiments.diffused.tables import LOWER_IS_BETTER
 from talking_heads.metrics.clip_observer import VOTES
 from talking_heads.metrics.statistics import mean_estimate
 
 VERSION = 2  # of the claims' statistics: raised when a statistic changes
-FLOW = "flow of the head"
 SMALLER_IS_BETTER = LOWER_IS_BETTER | {FLOW}  # here: motion without motion frames jitters
 # how much worse still counts as "keeps": in interocular distances, and shares of 1
 MARGINS = {LMD: 0.005, PER: 0.02, "SSIM": 0.01, "CSIM-judge": 0.02}

@@ -17,7 +17,7 @@ from talking_heads.data.speakers import espeak
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.speakers.speech import Segment, mouth_track
 from talking_heads.data.speakers.talking import SEED, phonemes_of
-from talking_heads.data.windows import TalkingClips, cut_sound, gain_of, neighbours
+from talking_heads.data.windows import TalkingClips
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.audio_pretraining import MOUTH, SpeechReader, load_reader
 from talking_heads.diffused.generation import clip_seeds
@@ -70,12 +70,9 @@ def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.n
 
 def heard_correlation(reader: SpeechReader, voice: Voice, frames: int) -> float:
     """The correlation of the jaw opening that the reader predicts from sound with the true one."""
-    device = next(reader.parameters()).device
-    windows = gain_of(voice.sound) * np.stack(
-        [cut_sound(voice.sound, neighbours(k, frames, reader.each_side)) for k in range(frames)]
-    )
+    embeddings = embed_clip(reader.encoder, voice.sound, frames, reader.each_side)
     with torch.no_grad():
-        mouth = reader(torch.from_numpy(windows).float().to(device))[1].cpu().numpy()
+        mouth = reader.mouth(embeddings[:, reader.each_side]).numpy()
     true = mouth_track(voice.segments, np.arange(frames) / FPS, energy=1.0)["jaw_open"]
     return lip_sync.track_correlation(mouth[:, MOUTH.index("jaw_open")], true)
 

@@ -209,9 +209,6 @@ RUNS: dict[str, type[DiffusionRun] | type[SdaRun] | type[LandmarkRun]] = {
 }
 
 
-LEARNERS: dict[str, type[DiffusionLearner]] = {"distilled": DistillationLearner, "control": ControlLearner}
-
-
 def ensure_weights(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> None:
     """Train the network of a profile to its end, where its own weights are missing and chapters train them.
 

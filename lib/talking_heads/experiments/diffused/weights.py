@@ -17,7 +17,7 @@ from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import model_key
-from talking_heads.experiments.reference import is_committed, reference_weights
+from talking_heads.experiments.reference import reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights
 
@@ -43,9 +43,13 @@ def weights_path(profile: Profile, weights: str, results: Path, name: str = "dif
     What was trained beside the committed network, and is not committed, lies in the profile's own run. Raises
     FileNotFoundError where the file is not there.
     """
+    if weights == "reference":
+        try:
+            return reference_weights(name, results)
+        except FileNotFoundError:
+            if name not in EXTRAS:
+                raise
     path = runs_folder(profile, results) / name / "weights.safetensors"
-    if weights == "reference" and (name not in EXTRAS or is_committed(name, results)):
-        return reference_weights(name, results)
     if not path.exists():
         command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
         command += f" --weights {weights}" if name in EXTRAS else ""
