@@ -272,8 +272,9 @@ def keys_of_chapters() -> list[str]:
 
 
 def test_a_changed_comment_makes_no_chapter_stale(tmp_path):
-    """Keys by a copy of the library in which every module has one more comment."""
-    package = tmp_path / "talking_heads"
+    """Keys by a copy of the library in which every module has one more comment, beside the same results."""
+    package = tmp_path / "lib/talking_heads"
+    (tmp_path / "results").symlink_to(ROOT / "results")
     ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
     shutil.copytree(ROOT / "lib/talking_heads", package, ignore=ignored)
     for path in package.rglob("*.py"):
@@ -281,7 +282,7 @@ def test_a_changed_comment_makes_no_chapter_stale(tmp_path):
             file.write("# a comment\n")
     process = subprocess.run(
         [sys.executable, "-c", PRINT_KEYS],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), str(Path(__file__).parent)])},
         capture_output=True,
         text=True,
         check=True,
