@@ -233,6 +233,18 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     rows = pd.read_csv(table)
     assert rows.loc[rows["setting"] == DISTILLED, LMD].notna().any()
 
+    columns = ["ablation", "setting", "seed", "identity", LMD]
+    changed = rows.assign(**{LMD: 9.0})[columns].sort_values(columns[:4], ignore_index=True)
+    changed.to_csv(table, index=False)
+    capsys.readouterr()
+    assert main([*command, "--only", STEPS]) == 0 and "Figure" not in capsys.readouterr().out
+    partly = pd.read_csv(table)
+    measured_again = partly["ablation"] == STEPS
+    assert (partly.loc[~measured_again, LMD] == 9.0).all() and len(partly) == len(rows)
+    assert set(partly.loc[measured_again, LMD]) == set(rows.loc[rows["ablation"] == STEPS, LMD])
+    assert main([*command, "--only", "steps"]) == 2
+    assert "no ablation 'steps'; there are: motion frames; denoising steps" in capsys.readouterr().err
+
 
 def test_a_profile_without_ablations_or_weights_is_refused(tmp_path):
     places = (tmp_path / "data", tmp_path / "results", torch.device("cpu"))

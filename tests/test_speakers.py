@@ -14,7 +14,13 @@ from talking_heads.data.crops import clip_square, crop, keep_inside
 from talking_heads.data.speakers import paint, renderer, speech
 from talking_heads.data.speakers.anatomy import POSE
 from talking_heads.data.speakers.clips import make_clip
-from talking_heads.data.speakers.motion import LIMITS
+from talking_heads.data.speakers.motion import (
+    LIMITS,
+    PLAIN_BACKGROUNDS,
+    PLAIN_MOTION,
+    draw_style,
+    plain_style,
+)
 from talking_heads.data.speakers.traits import TRAITS, VOICE, draw_traits, person_rng, stack_traits
 from talking_heads.processes import worker_pool
 
@@ -135,6 +141,25 @@ def test_same_seed_same_film_and_other_video_other_clothes():
     assert np.abs(other.frames.astype(int) - a.frames).mean() > 10
     assert make_clip(1, 6, 0, 1, 5.0, 32).traits != a.traits
     assert make_clip(2, 5, 0, 1, 5.0, 32).traits != a.traits
+
+
+def test_the_plain_corpus_has_the_same_speakers_with_still_heads_before_few_backgrounds():
+    diverse, plain = (
+        [make_clip(1, n, 0, 25, 25.0, 32, only=np.arange(1), corpus=corpus) for n in range(12)]
+        for corpus in ("diverse", "plain")
+    )
+    backgrounds = {
+        tuple(value for name, value in plain_style(draw_style(rng)).items() if name.startswith("background"))
+        for rng in map(np.random.default_rng, range(40))
+    }
+    assert len(backgrounds) == len(PLAIN_BACKGROUNDS)
+    corners = np.array([clip.frames[0, :4, :4].mean((0, 1)) for clip in plain])
+    np.testing.assert_allclose(corners, corners.mean(1, keepdims=True).repeat(3, 1), atol=2)  # grey
+    for a, b in zip(diverse, plain, strict=True):
+        assert a.traits == b.traits and a.segments == b.segments
+        np.testing.assert_array_equal(a.sound, b.sound)
+        np.testing.assert_array_equal(a.pose["jaw_open"], b.pose["jaw_open"])
+        np.testing.assert_allclose(b.pose["yaw"], PLAIN_MOTION * a.pose["yaw"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [32, 64, 256])

@@ -162,6 +162,14 @@ def test_a_talking_pool_holds_the_rendered_clips(talking):
     np.testing.assert_allclose(talking.sound[1, 0] / 32767, clip.sound, atol=1e-4)
 
 
+def test_a_pool_of_the_plain_corpus_lies_beside_the_other_one(talking, tmp_path):
+    few = {"diffused.clips.corpus": "plain", "diffused.clips.identities": 2}
+    pool = talking_pool("training", config.load("smoke", few).diffused, tmp_path)
+    assert pool.metadata()["corpus"] == "plain" and "corpus" not in talking.metadata()
+    assert pool.folder.name.endswith("-plain") and not np.array_equal(pool.images[0], talking.images[0])
+    np.testing.assert_array_equal(pool.sound[0], talking.sound[0])
+
+
 def test_the_splits_share_no_identity():
     section = config.load("laptop-full").diffused
     sizes = {split: talking_settings(split, section) for split in FIRST}

@@ -150,7 +150,8 @@ def ablate(args: argparse.Namespace) -> None:
     from talking_heads.experiments.diffused.ablations import ablate as run_ablations
 
     profile = config.load(args.profile)
-    run_ablations(profile, args.weights, args.data, args.results, choose(args.device))
+    only = args.only or ()
+    run_ablations(profile, args.weights, args.data, args.results, choose(args.device), only)
     print(f"{args.results / profile.name / 'tables/diffused_ablations.md'}")
 
 
@@ -603,6 +604,7 @@ def add_training(commands: Subcommands) -> None:
     text = "train and measure the ablations of Diffused Heads, or go on"
     c = commands.add(ablate, "ablate", text, profile="laptop-full", resumes=True)
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="that the trainings begin with")
+    c.add_argument("--only", nargs="+", metavar="ABLATION", help="by name; all others stay as measured")
 
     text = "generate long clips with every remedy against drift, and measure how quality lasts"
     c = commands.add(length, "length", text, profile="laptop-full", resumes=True)

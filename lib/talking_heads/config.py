@@ -185,10 +185,11 @@ class FewShot(Section):
 
 
 class TalkingClips(Section):
-    """Training clips with sound at 25 frames a second; number and length are those of rendered ones."""
+    """Training clips with sound at 25 frames a second; all but size and alignment is of rendered ones."""
 
     image_size: Annotated[int, Field(ge=16)]  # pixels of a side
     alignment: Literal["square", "similarity"]  # one crop for a clip, or every frame to a mean face
+    corpus: Literal["diverse", "plain"]  # plain: heads that hardly turn, before few backgrounds
     identities: Count  # one clip of each
     seconds: Amount
 

@@ -17,14 +17,19 @@ EVERY = 20  # rows of a log of which one is kept
 VALIDATION = {"validation", "mouth opening"}  # columns of the rows with results on validation identities
 
 
-def reference_weights(name: str, results: Path) -> Path:
-    """The committed weights of a network.
+def reference_folder(profile: Profile) -> Path:
+    """The committed results of a profile's corpus: those of the plain one lie in a folder in the others."""
+    return COMMITTED / "plain" if profile.diffused.clips.corpus == "plain" else COMMITTED
+
+
+def reference_weights(name: str, results: Path, corpus: str = "") -> Path:
+    """The committed weights of a network, or those of a ``corpus`` that has a folder.
 
     An installed library brings no reference weights; they are looked for below ``results``, which may be that
     of a checkout. Raises FileNotFoundError where the file is not there.
     """
     folder = COMMITTED if COMMITTED.is_dir() else Path(results) / "reference"
-    path = folder / "weights" / f"{name}.safetensors"
+    path = folder / corpus / "weights" / f"{name}.safetensors"
     if not path.exists():
         raise FileNotFoundError(
             f"{os.path.relpath(path)}: no {name} weights; reference weights lie in results/reference of a "
@@ -42,13 +47,14 @@ def reference_table(name: str, otherwise: pd.DataFrame) -> pd.DataFrame:
 def measured_table(
     name: str, profile: Profile, results: Path, dtype: dict[str, type] | None = None
 ) -> pd.DataFrame:
-    """A table of a profile's results; of procedural speakers that of the reference, where there is none.
+    """A table of a profile's results; of procedural speakers that of the reference for their corpus, where
+    there is none.
 
     Empty where neither has it. ``attrs["source"]`` is "here" or "reference".
     """
     folders = {"here": results / profile.name}
     if profile.data.source == "speakers":
-        folders["reference"] = COMMITTED
+        folders["reference"] = reference_folder(profile)
     for source, folder in folders.items():
         if (path := folder / "tables" / f"{name}.csv").exists():
             table = pd.read_csv(path, dtype=dtype)
@@ -73,12 +79,14 @@ def check_finished(folder: Path, command: str) -> None:
         raise ValueError(f"{folder}: step {metadata['step']} of {metadata['of']}; {command} goes on with it")
 
 
-def keep_training(name: str, folder: Path, command: str, every: int = EVERY) -> Path:
-    """Copy a training's weights and its thinned log to the committed ones.
+def keep_training(
+    name: str, folder: Path, command: str, every: int = EVERY, kept: Path | None = None
+) -> Path:
+    """Copy a training's weights and its thinned log to the committed ones, or below the folder ``kept``.
 
     Raises what :func:`check_finished` does.
     """
-    target = COMMITTED / "weights" / f"{name}.safetensors"
+    target = (kept or COMMITTED) / "weights" / f"{name}.safetensors"
     check_finished(folder, command)
     log = json.dumps(thin(folder / LOG, every))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from talking_heads.data.crops import clip_square
-from talking_heads.data.speakers.motion import draw_motion, draw_style
+from talking_heads.data.speakers.motion import draw_motion, draw_style, plain_motion, plain_style
 from talking_heads.data.speakers.renderer import Scene, arrange, landmarks, render, to_pixels
 from talking_heads.data.speakers.speech import Segment, synthesise, utterance
 from talking_heads.data.speakers.traits import draw_traits, person_rng, stack_traits
@@ -61,21 +61,27 @@ def make_clip(
     only: np.ndarray | None = None,
     moved_by: tuple[int, int] | None = None,
     segments: list[Segment] | None = None,
+    corpus: str = "diverse",
 ) -> Clip:
     """Render one video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at size².
 
     With ``only``, an array of frame numbers, only these frames are rendered; landmarks are returned for all.
     With ``moved_by``, an identity and a video, the motion is that of the other video, while face, clothes and
-    voice remain. With ``segments``, these are spoken in place of a random utterance. The same arguments give
-    the same clip on the same type of device.
+    voice remain. With ``segments``, these are spoken in place of a random utterance. In the ``corpus``
+    "plain" the same face says the same, but its head hardly turns, before one of few backgrounds. The same
+    arguments give the same clip on the same type of device.
     """
     traits = speaker(seed, identity)
     rng, drawn = _style(seed, identity, video)
+    if corpus == "plain":
+        drawn = plain_style(drawn)
     style = {name: np.full(frames, value) for name, value in drawn.items()}
     motion_rng = rng if moved_by is None else _style(seed, *moved_by)[0]
     if segments is None:
         segments = utterance(motion_rng, frames / fps)
     pose = draw_motion(motion_rng, np.arange(frames) / fps, segments)
+    if corpus == "plain":
+        pose = plain_motion(pose)
 
     tracks = {name: values.expand(frames) for name, values in stack_traits([traits], device).items()}
     texture = torch.full((frames,), float(identity % 9973) * 0.37, device=device)

@@ -10,11 +10,37 @@ from talking_heads.data.speakers.speech import Segment, mouth_track
 
 # limits of a frame's pose, radians
 LIMITS = {"yaw": math.radians(45), "pitch": math.radians(20), "roll": math.radians(15)}
+# the plain corpus: how much of the head's motion remains, and its even backgrounds and light
+PLAIN_MOTION = 0.2
+PLAIN_BACKGROUNDS = (0.3, 0.5, 0.7)  # lightness
+PLAIN_STYLE = {
+    "light_x": 0.0,
+    "light_y": -0.4,
+    "warmth": 0.0,
+    "exposure": 1.0,
+    "contrast": 1.0,
+    "background_hue": 0.0,
+    "background_saturation": 0.0,
+    "background_kind": 0.0,
+    "background_x": 0.0,
+    "background_seed": 0.0,
+}
 
 
 def draw_style(rng: np.random.Generator) -> dict[str, float]:
     """Draw clothes, background, light and camera of one video."""
     return {name: float(rng.uniform(low, high)) for name, (low, high) in STYLE.items()}
+
+
+def plain_style(style: dict[str, float]) -> dict[str, float]:
+    """A style of :func:`draw_style` in the plain corpus: one of few backgrounds, and light from above."""
+    choice = int(style["background_hue"] * len(PLAIN_BACKGROUNDS)) % len(PLAIN_BACKGROUNDS)
+    return style | PLAIN_STYLE | {"background_light": PLAIN_BACKGROUNDS[choice]}
+
+
+def plain_motion(pose: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A pose of :func:`draw_motion` in the plain corpus: the head hardly turns, the face moves as before."""
+    return pose | {name: PLAIN_MOTION * pose[name] for name in (*LIMITS, "shift_x", "shift_y")}
 
 
 def smooth_walk(rng: np.random.Generator, times: np.ndarray, period: float, count: int = 4) -> np.ndarray:

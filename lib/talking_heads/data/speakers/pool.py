@@ -33,6 +33,7 @@ class PoolSettings:
     size: int  # side of the frames in pixels
     fps: float = 2.5
     sound: bool = False  # whether the clips are stored with their sound
+    corpus: str = "diverse"  # or "plain"
 
     @property
     def samples(self) -> int:
@@ -42,8 +43,11 @@ class PoolSettings:
     def metadata(self) -> dict:
         """The settings and the renderer's version, as they are stored with a pool."""
         values = asdict(self)
-        if not self.sound:  # pools that were rendered before there was sound stay valid
+        # pools that were rendered before there was sound, or another corpus, stay valid
+        if not self.sound:
             values.pop("sound")
+        if self.corpus == "diverse":
+            values.pop("corpus")
         return {**values, "version": VERSION}
 
 
@@ -153,6 +157,7 @@ def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int],
                 settings.size,
                 device,
                 sound=settings.sound,
+                corpus=settings.corpus,
             )
             if sound is not None:
                 sound[number, video] = to_int16(clip.sound)
@@ -198,6 +203,7 @@ class LiveVideos:
             self.device,
             sound=False,
             only=frames,
+            corpus=settings.corpus,
         )
         points = np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks
         return clip.frames, points[frames]

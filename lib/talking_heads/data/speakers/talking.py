@@ -41,13 +41,20 @@ def talking_settings(split: str, section: Diffused) -> PoolSettings:
         size=section.clips.image_size,
         fps=FPS,
         sound=True,
+        corpus=section.clips.corpus,
     )
+
+
+def _name(split: str, settings: PoolSettings) -> str:
+    """The name of a split's folder."""
+    name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
+    return name + (f"-{settings.corpus}" if settings.corpus != "diverse" else "")
 
 
 def talking_pool(split: str, section: Diffused, folder: Path, device: str | torch.device = "cpu") -> Pool:
     """A split of a profile's talking clips, rendered below ``folder`` where it is missing."""
     settings = talking_settings(split, section)
-    name = f"talking-{split}-{settings.people}x{settings.frames}-{settings.size}"
+    name = _name(split, settings)
     if torch.device(device).type != "cpu":  # its frames differ in the last levels
         name += f"-{torch.device(device).type}"
     return make_pool(folder / name, settings, device=device)
@@ -56,10 +63,11 @@ def talking_pool(split: str, section: Diffused, folder: Path, device: str | torc
 def evaluation_store(section: Diffused, root: Path) -> Store:
     """The evaluation clips of a profile, written and prepared below ``root`` where they are missing."""
     settings = talking_settings("evaluation", section)
-    folder = root / f"talking-evaluation-{settings.people}x{settings.frames}-{settings.size}-v{VERSION}"
+    name = _name("evaluation", settings)
+    folder = root / f"{name}-v{VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(settings.first, settings.first + settings.people)
-    clips = [Job("test", number, 0, settings.frames, FPS) for number in numbers]
+    clips = [Job("test", number, 0, settings.frames, FPS, settings.corpus) for number in numbers]
     with waiting_lock(folder):
         write_clips(folder / "videos", clips, SEED, settings.size)
         prepare(folder / "videos", folder / "prepared", Settings(settings.size, 0, section.clips.alignment))

@@ -25,6 +25,7 @@ class Job(NamedTuple):
     video: int
     frames: int
     fps: float
+    corpus: str = "diverse"
 
 
 def jobs(profile: Profile) -> list[Job]:
@@ -53,7 +54,7 @@ def _write_clips(root: Path, seed: int, size: int, batch: list[Job]) -> int:
     torch.set_num_threads(1)
     for job in batch:
         path = clip_path(root, job)
-        clip = make_clip(seed, job.identity, job.video, job.frames, job.fps, size)
+        clip = make_clip(seed, job.identity, job.video, job.frames, job.fps, size, corpus=job.corpus)
         write(path, clip.frames, clip.fps, clip.sound)
         temporary = path.with_suffix(".tmp.npz")
         np.savez_compressed(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from talking_heads.config import Profile
 from talking_heads.experiments.diffused import tables
-from talking_heads.experiments.diffused.ablation_settings import MOTION, SettingName, settings
+from talking_heads.experiments.diffused.ablation_settings import MOTION, Setting, SettingName, settings
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.statistics import mean_estimate
@@ -24,6 +24,14 @@ NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metri
 def measurements(profile: Profile, results: Path) -> pd.DataFrame:
     """The metrics of a profile's ablations, or of the reference's (:func:`measured_table`)."""
     return measured_table(METRICS, profile, results, {"setting": str})
+
+
+def chosen_settings(only: Sequence[str]) -> list[Setting]:
+    """The settings of these ablations, all without. Raises ValueError for one that does not exist."""
+    names = dict.fromkeys(setting.ablation for setting in settings())
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"no ablation {', '.join(map(repr, unknown))}; there are: {'; '.join(names)}")
+    return [setting for setting in settings() if not only or setting.ablation in only]
 
 
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
@@ -77,6 +85,8 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
         for metric in values.columns.difference(NAMES, sort=False):
             means = values.groupby("identity")[metric].mean().dropna()
+            if means.empty:  # a metric that was not yet measured
+                continue
             estimate = mean_estimate(means.to_numpy())
             row = {
                 "ablation": setting.ablation,

@@ -29,6 +29,7 @@ from talking_heads.experiments.diffused.ablation_table import (
     METRICS,
     NAMES,
     TABLE,
+    chosen_settings,
     closest_pair,
     table,
 )
@@ -117,10 +118,12 @@ class Ablations:
         rows = pd.read_csv(path)
         return rows.assign(ablation=setting.ablation, setting=setting.name, seed=seed)
 
-    def run(self) -> Iterator[pd.DataFrame]:
-        """The metrics of all settings whose weights exist, and of the closest pair with further seeds."""
+    def run(self, only: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
+        """The metrics of all settings whose weights exist, and of the closest pair with further seeds; of the
+        ablations ``only``, with one seed.
+        """
         seed, first, places = self.profile.seed, [], (self.weights, self.results)
-        for setting in settings():
+        for setting in chosen_settings(only):
             changed = self.profile_of(setting)
             if not all(has_weights(changed, *places, name) for name in needed(changed)):
                 continue
@@ -132,6 +135,8 @@ class Ablations:
                 print(f"  {setting.ablation} {setting.name}: left out, {error}", flush=True)  # other weights
             else:
                 yield first[-1]
+        if only:
+            return
         pair = closest_pair(pd.concat(first))
         for offset, setting in product(range(1, SEEDS), settings()):
             if setting[:2] in pair:
@@ -164,19 +169,32 @@ def ablations_of(
     return Ablations(profile, weights, results, training, clips, device)
 
 
-def ablate(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
+def ablate(
+    profile: Profile,
+    weights: str,
+    data: Path,
+    results: Path,
+    device: torch.device,
+    only: Sequence[str] = (),
+) -> pd.DataFrame:
     """``python -m talking_heads ablate``: train and measure all settings; returns :func:`table`.
 
     The metrics of every identity are written to ``tables/ablation_metrics.csv``, the table beside it, and
-    Figure 5 to ``figures/diffused_figure5.png``. What is finished is read. Raises ValueError where the
-    profile has no ablations, and what :func:`ablations_of` does.
+    Figure 5 to ``figures/diffused_figure5.png``. What is finished is read. Of the ablations ``only``, the
+    rows are replaced in the table, where there is one. Raises ValueError where the profile has no ablations
+    or not these, and what :func:`ablations_of` does.
     """
     if not profile.diffused.protocol.ablation_steps:
         raise ValueError(
             f"profile {profile.name}: diffused.protocol.ablation_steps is 0: it has no ablations"
         )
+    chosen = chosen_settings(only)  # a mistyped name is refused before anything is rendered
     run = ablations_of(profile, weights, data, results, device)
-    rows = pd.concat(run.run(), ignore_index=True)
+    rows = pd.concat(run.run(only), ignore_index=True)
+    earlier = results / profile.name / f"tables/{METRICS}.csv"
+    if only and earlier.exists():
+        others = pd.read_csv(earlier, dtype={"setting": str})
+        rows = pd.concat([others[~others["ablation"].isin(only)], rows], ignore_index=True)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
     folder = tables.write_metrics(rows, results / profile.name, METRICS)
     means = table(rows, profile)
@@ -186,8 +204,8 @@ def ablate(profile: Profile, weights: str, data: Path, results: Path, device: to
         "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings."
     )
     write_table(means, means.round(4), folder, TABLE, caption)
-    of_motion = [setting for setting in settings() if setting.ablation == MOTION]
-    figures.save(figure5(run, of_motion), results / profile.name / FIGURE5)
+    if of_motion := [setting for setting in chosen if setting.ablation == MOTION]:
+        figures.save(figure5(run, of_motion), results / profile.name / FIGURE5)
     return means
 
 

@@ -196,7 +196,7 @@ DECIDED_ON = {
     7: "metrics",
     8: "length",
     9: "proxy",
-    10: "metrics",
+    10: "plain_metrics",
     11: "voices",
 }
 

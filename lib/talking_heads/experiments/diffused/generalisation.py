@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from talking_heads.config import Diffused
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, SOUND_RATE
 from talking_heads.data.speakers import espeak
@@ -57,13 +58,22 @@ def voices(clips: TalkingClips, number: int, seconds: float) -> list[Voice]:
     return found
 
 
-def true_clip(identity: str, voice: Voice, frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first frame (size, size, 3) uint8 of a procedural speaker who says this, and all landmarks
+def true_clip(identity: str, voice: Voice, frames: int, section: Diffused) -> tuple[np.ndarray, np.ndarray]:
+    """The first frame (S, S, 3) uint8 of a procedural speaker who says this, and all landmarks
     (frames, 68, 2).
     """
     number = int(identity.removeprefix("id"))
     clip = make_clip(
-        SEED, number, 0, frames, FPS, size, sound=False, only=np.arange(1), segments=voice.segments
+        SEED,
+        number,
+        0,
+        frames,
+        FPS,
+        section.clips.image_size,
+        sound=False,
+        only=np.arange(1),
+        segments=voice.segments,
+        corpus=section.clips.corpus,
     )
     return clip.frames[0], clip.landmarks
 
@@ -108,12 +118,12 @@ def measure(
     Returns rows (voice, identity, ``METRICS``) and the clips (voices, identities, n, S, S, 3) uint8, of
     ``seconds`` or as long as the shortest sound.
     """
-    size = model.generator.section.clips.image_size
+    section = model.generator.section
     frames = min(round(seconds * FPS), *(int(len(voice.sound) / SOUND_RATE * FPS) for voice in spoken))
-    reader = load_reader(model.generator.section.audio_encoder)
+    reader = load_reader(section.audio_encoder)
     heard = {voice.name: heard_correlation(reader, voice, frames) for voice in spoken}
     pairs = [(voice, identity) for voice in spoken for identity in identities]
-    truth = [true_clip(identity, voice, frames, size) for voice, identity in pairs]
+    truth = [true_clip(identity, voice, frames, section) for voice, identity in pairs]
     clips = speak(model, [face for face, _ in truth], [voice.sound for voice, _ in pairs], frames, seed)
     device, rows = next(model.generator.unet.parameters()).device, []
     for (voice, identity), (_, points), clip in zip(pairs, truth, clips, strict=True):

@@ -9,7 +9,7 @@ from talking_heads.config import Profile
 from talking_heads.experiments.diffused import acceptance, protocol
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.weights import COMMANDS, runs_folder
-from talking_heads.experiments.reference import check_finished, keep_training
+from talking_heads.experiments.reference import check_finished, keep_training, reference_folder
 
 
 def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> pd.DataFrame:
@@ -30,10 +30,11 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
 
 
 def keep_weights(profile: Profile, name: str, results: Path) -> Path:
-    """Copy a profile's own weights of a training to ``results/reference/weights``. Raises what
+    """Copy a profile's own weights of a training to the reference of its corpus. Raises what
     :func:`check_finished` does.
     """
-    return keep_training(name, runs_folder(profile, results) / name, command_of(name))
+    folder, kept = runs_folder(profile, results) / name, reference_folder(profile)
+    return keep_training(name, folder, command_of(name), kept=kept)
 
 
 def command_of(name: str) -> str:

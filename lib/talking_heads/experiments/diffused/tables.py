@@ -142,7 +142,8 @@ def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
 def corpus_name(profile: Profile) -> str:
     """The corpus of a profile, by the paper's name where it is one of the paper's."""
     if profile.data.source == "speakers":
-        return "procedural speakers"
+        plain = profile.diffused.clips.corpus == "plain"
+        return "procedural speakers" + (", plain" if plain else "")
     return CORPUS_OF_LAYOUT.get(profile.data.layout, "own videos")
 
 

@@ -40,14 +40,16 @@ def runs_folder(profile: Profile, results: Path) -> Path:
 def weights_path(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> Path:
     """Where the weights of a training lie: committed for "reference", the profile's own run for "scratch".
 
-    What was trained beside the committed network, and is not committed, lies in the profile's own run. Raises
+    A profile of the plain corpus has committed weights of its own, or those of the diverse one. What was
+    trained beside the committed network, and is not committed, lies in the profile's own run. Raises
     FileNotFoundError where the file is not there.
     """
-    if weights == "reference":
+    corpora = ("plain", "") if profile.diffused.clips.corpus == "plain" else ("",)
+    for corpus in corpora if weights == "reference" else ():
         try:
-            return reference_weights(name, results)
+            return reference_weights(name, results, corpus)
         except FileNotFoundError:
-            if name not in EXTRAS:
+            if corpus == corpora[-1] and name not in EXTRAS:
                 raise
     path = runs_folder(profile, results) / name / "weights.safetensors"
     if not path.exists():
