@@ -21,6 +21,7 @@ from talking_heads.experiments.explanations import NO_CAUSE
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.chapters import CHAPTERS
 from talking_heads.experiments.few_shot.paper_numbers import VERDICTS
+from talking_heads.experiments.diffused.weights import COMMANDS
 from talking_heads.experiments.few_shot.weights import digest_of, load_all, weights_keys, weights_path
 from talking_heads.files import sha256
 from talking_heads.nn.feature_networks import WEIGHTS
@@ -67,11 +68,13 @@ def test_reference_weights_fit_and_state_their_provenance(variant):
 
 
 def test_reference_sizes():
-    files = [*(REFERENCE / "weights").glob("*.safetensors"), *WEIGHTS.glob("*.safetensors")]
+    files = [*REFERENCE.rglob("weights/*.safetensors"), *WEIGHTS.glob("*.safetensors")]
     sizes = {path: path.stat().st_size for path in files}
     others = [p for p in REFERENCE.rglob("*") if p.is_file() and p.parent.name != "weights"]
     assert sum(size for path, size in sizes.items() if path.stem in SMALL_NETWORKS) <= 25e6
-    assert sizes.pop(REFERENCE / "weights/diffusion.safetensors") <= 12e6
+    assert sizes[REFERENCE / "weights/diffusion.safetensors"] <= 12e6
+    of_diffusion = [p for p in sizes if p.stem in COMMANDS and p.is_relative_to(REFERENCE)]
+    assert sum(sizes.pop(path) for path in of_diffusion) <= 30e6
     assert sum(sizes.values()) <= 60e6
     assert sum(path.stat().st_size for path in others) <= 15e6
 

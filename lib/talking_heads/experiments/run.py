@@ -120,7 +120,7 @@ def make_run(
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
     for name, tables in diffused_chapters.REFERENCE_TABLES.items():
-        paths = tuple(COMMITTED / "tables" / f"{table}.csv" for table in tables)
+        paths = tuple(COMMITTED / table for table in tables)
         inputs_of[name] = (*inputs_of.get(name, ()), *(path for path in paths if path.exists()))
     parameters = {
         "profile": profile.name,

@@ -51,11 +51,16 @@ CAPTIONS = {
     "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
+COMPARED = "compared_metrics"  # of ours and the baselines, by identity
 VERDICTS = ("claims", "explanations")  # tables of chapter 25
-# tables that a chapter takes from the reference where the profile has none
+# tables that a chapter takes from the reference where there are no others
 REFERENCE_TABLES = {
-    "24_motion_and_lips": (METRICS,),
-    "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES),
+    "23_table_of_talking_faces": ("plain/tables/diffused_table1.csv",),
+    "24_motion_and_lips": (f"tables/{METRICS}.csv",),
+    "25_claims_of_diffusion": (
+        *(f"tables/{name}.csv" for name in (METRICS, LENGTH, VOTES, VOICES)),
+        *(f"plain/tables/{name}.csv" for name in (METRICS, COMPARED)),
+    ),
 }
 CHAPTERS = (
     Chapter(
@@ -123,7 +128,7 @@ CHAPTERS = (
             "figures/diffused_table1.png",
             "figures/diffused_figure4.png",
             "figures/diffused_lips.png",
-            "tables/compared_metrics.csv",
+            f"tables/{COMPARED}.csv",
         ),
         0.8,
         trained_by=("21_sound_and_motion",),

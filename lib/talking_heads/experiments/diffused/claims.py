@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from talking_heads.config import Profile, load
 from talking_heads.experiments.claims import Claim, Part
 from talking_heads.experiments.claims import evaluate as evaluate_claims
 from talking_heads.experiments.diffused import ablation_settings as settings
 from talking_heads.experiments.diffused import generalisation, length
 from talking_heads.experiments.diffused.ablation_settings import SettingName
-from talking_heads.experiments.diffused.ablation_table import paired_differences
+from talking_heads.experiments.diffused.ablation_table import measurements, paired_differences
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.length import FLOW
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
-from talking_heads.experiments.diffused.tables import LOWER_IS_BETTER
+from talking_heads.experiments.diffused.tables import LOWER_IS_BETTER, PLAIN
+from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.clip_observer import VOTES
 from talking_heads.metrics.statistics import mean_estimate
 
@@ -42,6 +45,17 @@ class Evidence:
     # as metrics and ablations, on the plain corpus
     plain_metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     plain_ablations: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def on_plain_corpus(profile: Profile, results: Path) -> dict[str, pd.DataFrame]:
+    """Measurements on the plain corpus, by the names of :class:`Evidence`: those of ``results/laptop-plain``,
+    or of the committed reference. None for a profile of your own videos.
+    """
+    if profile.data.source != "speakers":
+        return {}
+    plain = load(PLAIN)
+    metrics = measured_table("compared_metrics", plain, results)
+    return {"plain_metrics": metrics, "plain_ablations": measurements(plain, results)}
 
 
 # -- comparisons ------------------------------------------------------------------------------------
@@ -79,7 +93,7 @@ def compare_methods(rows: pd.DataFrame, metric: str, first: str, second: str) ->
     return decide(f"{metric}: {first}, against {second}", values[0] - values[1])
 
 
-def on_plain_corpus(parts: Sequence[Part]) -> list[Part]:
+def of_plain_corpus(parts: Sequence[Part]) -> list[Part]:
     """Parts that name the plain corpus."""
     added = ", on the plain corpus"
     return [Part(p.name + added, p.estimate, p.missing + added if p.missing else "") for p in parts]
@@ -117,7 +131,7 @@ def grey_helps_where_speakers_are_many(evidence: Evidence) -> list[Part]:
         for metric in (LMD, "SSIM")
     ]
     plain = [keeps(evidence.plain_ablations, colour, grey, [LMD, "SSIM"]) for grey, colour in pairs]
-    return [*parts, *on_plain_corpus(list(chain.from_iterable(plain)))]
+    return [*parts, *of_plain_corpus(list(chain.from_iterable(plain)))]
 
 
 def two_embeddings_a_side_are_best(evidence: Evidence) -> list[Part]:
@@ -206,7 +220,7 @@ def clips_pass_for_real(evidence: Evidence) -> list[Part]:
 def diffusion_beats_the_gan(evidence: Evidence) -> list[Part]:
     """The title; section 5.3, Table 1: against SDA, on the corpora on which it has been trained."""
     parts, metrics = [], (LMD, PER, "SSIM", "CSIM-judge")
-    for rows, name_corpus in ((evidence.metrics, list), (evidence.plain_metrics, on_plain_corpus)):
+    for rows, name_corpus in ((evidence.metrics, list), (evidence.plain_metrics, of_plain_corpus)):
         if means(rows, SDA, LMD).size:
             parts += name_corpus([compare_methods(rows, metric, OURS, SDA) for metric in metrics])
     return parts or [Part(f"{OURS}, against {SDA}", missing=SDA)]

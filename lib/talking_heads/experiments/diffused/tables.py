@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, load
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.baselines.training import build_generator, build_predictor
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused import score
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
+from talking_heads.experiments.reference import measured_table
 from talking_heads.files import replacing
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
@@ -50,6 +51,7 @@ UNITS = {
     "true flow of the head": "pixels a frame",
 }
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER", PER}
+PLAIN = "laptop-plain"  # the profile of the plain corpus
 SCORED = "scored videos"  # the corpus of videos that another program has generated
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
@@ -84,6 +86,17 @@ def table1(measured: Measured, profile: Profile) -> pd.DataFrame:
     here = _rows(measured, TABLE1, profile)
     paper = paper_numbers(1).drop(columns=["audio_windows", "motion_grey"]).assign(source="paper")
     return pd.concat([here, paper], ignore_index=True)
+
+
+def plain_table1(profile: Profile, results: Path) -> pd.DataFrame:
+    """The rows of Table 1 on the plain corpus, beside those of a profile of the diverse one.
+
+    They are those of ``results/laptop-plain``, or of the committed reference; empty where neither has them.
+    """
+    if profile.data.source != "speakers" or profile.diffused.clips.corpus == "plain":
+        return pd.DataFrame()
+    rows = measured_table("diffused_table1", load(PLAIN), results)
+    return rows[rows["source"] == "here"] if len(rows) else rows
 
 
 def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
