@@ -16,12 +16,11 @@ import torch
 from safetensors.torch import load_file
 from talking_heads import config
 from talking_heads.experiments.diffused import acceptance
-from talking_heads.experiments.diffused.weights import load_model, load_predictor
+from talking_heads.experiments.diffused.weights import COMMANDS, load_model, load_predictor
 from talking_heads.experiments.explanations import NO_CAUSE
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.chapters import CHAPTERS
 from talking_heads.experiments.few_shot.paper_numbers import VERDICTS
-from talking_heads.experiments.diffused.weights import COMMANDS
 from talking_heads.experiments.few_shot.weights import digest_of, load_all, weights_keys, weights_path
 from talking_heads.files import sha256
 from talking_heads.nn.feature_networks import WEIGHTS
