@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -101,40 +100,6 @@ def test_corpora_of_talking_clips_train_diffused_heads_alone(tmp_path):
 
 
 # -- executed ---------------------------------------------------------------------------------------
-ONE_VARIANT = """
-base: smoke
-few_shot:
-  trainings: {variants: [ft]}
-protocol: {jobs: true, shots: [1, 4], small_shots: [1], stability_steps: 2}
-"""
-
-
-def test_jobs_leave_what_chapters_read(tmp_path, monkeypatch):
-    """Of a small profile: prepared videos, weights, all cells and times, which chapters find."""
-    (tmp_path / "one.yaml").write_text(ONE_VARIANT)
-    monkeypatch.setenv(config.OWN_PROFILES, str(tmp_path))
-    run = dataclasses.replace(run_of("one", tmp_path), chapters=())
-    lines = []
-    outcomes = runner.run_chapters(run, report=lines.append)
-    assert {name: outcome.status for name, outcome in outcomes.items()} == {
-        "prepare": "ok",
-        "meta-learn-ft": "ok",
-        "stability": "ok",
-        "evaluate": "ok",
-        "observe": "ok",
-        "measure": "ok",
-    }, outcomes
-    assert any(re.fullmatch(r"  meta-learn-ft ft step 6/6, .* min left", line) for line in lines), lines
-    runs = tmp_path / "results/one/runs"
-    assert len(list(runs.glob("cells/*/*.npz"))) > 0
-    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    for command in ("evaluate", "observe", "measure"):
-        assert main([*run.commands.options, command, "--profile", "one", "--device", "cpu"]) in (0, None)
-    after = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    assert after == before
-    assert not any(step.due for step in runner.plan(run))
-
-
 def test_a_job_that_fails_says_why_and_stops_those_that_need_it(tmp_path):
     run = run_of("voxceleb1", tmp_path)
     run = dataclasses.replace(run, chapters=())

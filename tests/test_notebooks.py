@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -13,11 +12,14 @@ import pandas as pd
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.data import corpora, video
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import claim_parts, claims, methods, protocol
 from talking_heads.experiments.few_shot.tables import COLUMNS
+from talking_heads.experiments.run import Places, make_run
 from talking_heads.provenance import commit
+from talking_heads.workbook import runner
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -191,28 +193,45 @@ def test_running_again_has_nothing_to_do(smoke):
     assert process.stdout.count("ok already") == len(CHAPTERS)
 
 
-def test_a_corpus_with_one_variant_is_compared_and_ablated(smoke, tmp_path):
-    """As voxceleb2-ff: nothing is fine-tuned in Table 1, and another model than its "Ours" is ablated."""
-    data = smoke[0].parents[1] / "data"
-    command = [
-        *[sys.executable, "-m", "talking_heads", "--data", str(data), "--results", str(tmp_path)],
-        *["run", "--profile", "smoke-ff", "--device", "cpu", "--only", "05", "06", "--jobs", "2"],
-    ]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout[-3000:]
-    tables = tmp_path / "smoke-ff/tables"
+ONE_VARIANT = """
+base: smoke-ff
+protocol: {jobs: true, stability_steps: 2}
+"""
+
+
+def test_chapters_read_what_jobs_leave(smoke, tmp_path, monkeypatch):
+    """Of a small corpus with one variant: prepared videos, weights, all cells and times.
+
+    As voxceleb2-ff: nothing is fine-tuned in Table 1, and another model than its "Ours" is ablated.
+    """
+    (tmp_path / "one.yaml").write_text(ONE_VARIANT)
+    monkeypatch.setenv(config.OWN_PROFILES, str(tmp_path))
+    places = Places(smoke[0].parents[1] / "data", tmp_path / "results", ROOT / "notebooks")
+    run, lines = make_run(config.load("one"), "scratch", "cpu", places), []
+    jobs = ["prepare", "meta-learn-ff", "stability", "evaluate", "observe", "measure"]
+    outcomes = runner.run_chapters(run, [*jobs, "05", "06"], lines.append)
+    statuses = {name: outcome.status for name, outcome in outcomes.items()}
+    chapters = ("01_speakers_and_landmarks", "03_meta_learning", "05_comparison", "06_ablations")
+    assert statuses == dict.fromkeys((*jobs, *chapters), "ok"), outcomes
+    assert any(re.fullmatch(r"  meta-learn-ff ff step \d/6, .* min left", line) for line in lines), lines
+    runs = tmp_path / "results/one/runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    for command in ("evaluate", "observe", "measure"):
+        assert main([*run.commands.options, command, "--profile", "one", "--device", "cpu"]) in (0, None)
+    after = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    assert after == before
+    assert not any(step.due for step in runner.plan(run, [*jobs, "05", "06"]))
+
+    tables = runs.with_name("tables")
     measured = pd.read_csv(tables / "table1.csv").query("n_identities > 0")["method"]
     assert set(measured) == {"Ours-FF", "nearest training frame", "mean training frame"}
     assert "Ablations of the ff model at T = 4" in (tables / "ablations.md").read_text()
     assert pd.read_csv(tables / "differences.csv").empty
-    profile = config.load("smoke-ff")
-    cells = protocol.find_cells(
-        tmp_path / "smoke-ff/runs/cells", corpora.store(profile, data, "test"), profile
-    )
-    rows = [*methods.TABLE1, *methods.ABLATIONS]
-    evidence = claim_parts.Evidence(
-        *protocol.measure(cells, rows), profile.protocol.shots[1], shots=tuple(profile.protocol.shots)
-    )
+    store = corpora.store(run.profile, places.data, "test")
+    cells = protocol.find_cells(runs / "cells", store, run.profile)
+    shots = tuple(run.profile.protocol.shots)
+    frames, features = protocol.measure(cells, [*methods.TABLE1, *methods.ABLATIONS])
+    evidence = claim_parts.Evidence(frames, features, shots[1], shots=shots)
     verdicts = claims.evaluate(evidence).groupby("id")["holds"].first()
     assert verdicts[1] == "not run: Ours-FT, T = 1"
     assert verdicts[4].startswith("not run: Ours before")

@@ -16,7 +16,7 @@ from talking_heads.data.landmarks import draw_all
 from talking_heads.few_shot.head import BATCH, Head, generate
 from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.nn.spectral_norm import fold
-from talking_heads.nn.weight_files import load_weights, save_weights
+from talking_heads.nn.weight_files import load_metadata, load_weights, save_weights
 
 FORMAT = "talking head 2"
 OLDER_FORMATS = ("talking head 1",)
@@ -108,7 +108,7 @@ def keep_head(path: Path, head: Head, few: Frames, profile: Profile, card: dict)
 def owner_of(path: Path) -> str | None:
     """The person of a head's file, None where the file is not a head."""
     try:
-        metadata = load_weights(path)[1]
+        metadata = load_metadata(path)
         return str(metadata["card"]["person"]) if metadata["format"] == FORMAT else None
     except (ValueError, OSError, KeyError, TypeError):
         return None

@@ -31,7 +31,7 @@ from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.resumable import Generation
 from talking_heads.files import Interrupted, appended, check_outputs, try_outputs
-from talking_heads.nn.weight_files import load_weights
+from talking_heads.nn.weight_files import load_metadata
 
 SILENT = 33  # largest sample (int16) of a recording of nothing: 60 dB below full scale
 LoadModel = Callable[[torch.device], tuple[Generator, nn.Module, dict]]
@@ -130,7 +130,7 @@ def check_files(request: Request, keep: Path | None, partial: Path) -> None:
 
 def _is_partial(path: Path) -> bool:
     try:
-        return "key" in load_weights(path)[1]
+        return "key" in load_metadata(path)
     except (ValueError, OSError):
         return False
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from talking_heads.config import Profile
 from talking_heads.files import write_text
-from talking_heads.nn.weight_files import load_weights
+from talking_heads.nn.weight_files import load_metadata
 from talking_heads.training.loop import LOG
 
 COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever results go
@@ -74,7 +74,7 @@ def check_finished(folder: Path, command: str) -> None:
 
     ``command`` goes on with it.
     """
-    metadata = load_weights(folder / "weights.safetensors")[1]
+    metadata = load_metadata(folder / "weights.safetensors")
     if metadata["step"] < metadata["of"] and not metadata.get("collapsed"):
         raise ValueError(f"{folder}: step {metadata['step']} of {metadata['of']}; {command} goes on with it")
 

@@ -23,7 +23,7 @@ from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, re
 from talking_heads.experiments.reference import COMMITTED
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import FACE_ALIGNMENT, PRETRAINED, path_of, status
-from talking_heads.nn.weight_files import load_weights
+from talking_heads.nn.weight_files import load_metadata
 from talking_heads.workbook import runner
 from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse_options
 from talking_heads.workbook.jobs import Commands
@@ -67,9 +67,9 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
         except FileNotFoundError:
             lines.append(f"{variant} weights: not there")
         else:
-            lines.append(describe(load_weights(path)[1]))
+            lines.append(describe(load_metadata(path)))
     if diffusion.has_weights(profile, weights, results):
-        metadata = load_weights(diffusion.weights_path(profile, weights, results))[1]
+        metadata = load_metadata(diffusion.weights_path(profile, weights, results))
         lines.append(f"Diffused Heads: profile {metadata['profile']}, {metadata['step']:,} steps")
     kind = "Weights trained from nothing in this run"
     if weights == "reference":

@@ -1,6 +1,8 @@
 """Weights on disk: safetensors files with their provenance in the header."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,23 +29,35 @@ def save_weights(path: Path, state: dict[str, Tensor], metadata: dict, half: boo
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors (fp16 as fp32) and their provenance.
+    """Tensors (fp16 as fp32) and their provenance. Raises as :func:`load_metadata` does."""
+    with _open(path) as (file, metadata):
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    widened = {name: v.float() if v.dtype == torch.float16 else v for name, v in state.items()}
+    return widened, metadata
+
+
+def load_metadata(path: Path) -> dict:
+    """The provenance of a file of weights, whose tensors are not read.
 
     Raises FileNotFoundError where there is no file, ValueError where it is not a file of this project.
     """
+    with _open(path) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[safe_open, dict]]:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such weights")
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(HEADER, "null"))
-            names = file.keys()
-            state = {name: file.get_tensor(name) for name in names}
+            if metadata is not None:
+                yield file, metadata
+                return
     except Exception as error:
         raise ValueError(f"{path}: not a safetensors file of this project ({error})") from error
-    if metadata is None:
-        raise ValueError(f"{path}: a safetensors file, but without this project's provenance header")
-    widened = {name: v.float() if v.dtype == torch.float16 else v for name, v in state.items()}
-    return widened, metadata
+    raise ValueError(f"{path}: a safetensors file, but without this project's provenance header")
 
 
 def load_net(net: nn.Module, path: Path) -> nn.Module:

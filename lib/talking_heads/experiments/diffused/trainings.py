@@ -12,7 +12,7 @@ import torch
 
 from talking_heads.config import Diffused, Profile
 from talking_heads.data.loader import worker_count
-from talking_heads.data.windows import WindowDataset, WindowSettings
+from talking_heads.data.windows import WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner, SequenceLearner
@@ -85,15 +85,19 @@ class DiffusionRun(TalkingRun):
     ):
         super().__init__(profile, data, runs, device, workers)
         self.profile = profile
-        conditions = profile.diffused.conditions
+
+    @cached_property
+    def windows(self) -> list[Windows]:
+        """Fixed windows of validation clips."""
+        conditions = self.profile.diffused.conditions
         settings = WindowSettings(
             WATCHED_BATCH,
             conditions.motion_frames,
             conditions.audio_windows,
             controls=self.kind.controlled,
         )
-        dataset = WindowDataset(self.validation, settings, profile.seed)
-        self.windows = [dataset[number].to(device) for number in range(WATCHED)]
+        dataset = WindowDataset(self.validation, settings, self.profile.seed)
+        return [dataset[number].to(self.device) for number in range(WATCHED)]
 
     @torch.no_grad()
     def watch(self, learner: DiffusionLearner) -> dict[str, float]:

@@ -19,7 +19,7 @@ from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments.reference import reference_weights
 from talking_heads.files import sha256
-from talking_heads.nn.weight_files import load_weights
+from talking_heads.nn.weight_files import load_metadata, load_weights
 
 # by the name of a training
 COMMANDS = {
@@ -62,7 +62,7 @@ def weights_path(profile: Profile, weights: str, results: Path, name: str = "dif
 def has_weights(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> bool:
     """Whether there are weights of a finished training."""
     try:
-        metadata = load_weights(weights_path(profile, weights, results, name))[1]
+        metadata = load_metadata(weights_path(profile, weights, results, name))
     except FileNotFoundError:
         return False
     return metadata["step"] >= metadata["of"]
