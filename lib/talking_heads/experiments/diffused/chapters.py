@@ -47,6 +47,7 @@ CAPTIONS = {
     "sound_and_grey": "Lips by the sound that is heard, with motion frames in colour and in grey",
     "lip_loss": "Lips by the weight of the lip synchronisation loss",
     "denoising_steps": "Quality by the number of denoising steps",
+    "control": "Head motion and blinks by what is asked for",
     "diffused_figure5": "As the paper's Figure 5: the mean optical flow at every pixel",
     "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
@@ -152,6 +153,7 @@ CHAPTERS = (
             "figures/sound_and_grey.png",
             "figures/lip_loss.png",
             "figures/denoising_steps.png",
+            "figures/control.png",
             "figures/diffused_figure6.png",
         ),
         2.0,
