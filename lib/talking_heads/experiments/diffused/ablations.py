@@ -93,20 +93,21 @@ class Ablations:
         learner.start_from(weights_path(self.profile, self.weights, self.results), self.profile.diffused)
         return learner
 
-    def evaluation(self, setting: Setting, learner: DiffusionLearner | None) -> protocol.Evaluation:
-        """The evaluation of a training's network, or of the profile's."""
-        profile = self.profile_of(setting)
-        if learner is None:
+    def evaluation(self, setting: Setting, seed: int) -> tuple[protocol.Evaluation, DiffusionLearner | None]:
+        """The evaluation of a setting, and the training of its network where it has one."""
+        profile, learner = self.profile_of(setting), None
+        if setting.trained:
+            learner = self.learner(setting, seed)
+            generator, key = Generator(learner.ema, profile.diffused), learner.key
+        else:
             generator = load_model(profile, self.weights, self.results, self.device).generator
             key = run_id(profile, self.weights, self.results)
-        else:
-            generator, key = Generator(learner.ema, profile.diffused), learner.key
-        return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, self.runs, self.device)
+        places = (self.runs, self.device)
+        return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, *places), learner
 
     def measure(self, setting: Setting, seed: int) -> pd.DataFrame:
         """The metrics of a setting, a row for each identity; kept beside the generated clips."""
-        learner = self.learner(setting, seed) if setting.trained else None
-        evaluation = self.evaluation(setting, learner)
+        evaluation, learner = self.evaluation(setting, seed)
         path = evaluation.folder / f"metrics-v{clip_metrics.VERSION}-{weights_digest()}.csv"
         if not path.exists():
             print(f"  {setting.ablation}: {setting.name}, seed {seed}", flush=True)
@@ -144,8 +145,7 @@ class Ablations:
 
     def clips_of(self, setting: Setting) -> list[np.ndarray]:
         """The generated clips (n, S, S, 3) uint8 of a setting that has been measured."""
-        learner = self.learner(setting, self.profile.seed) if setting.trained else None
-        evaluation = self.evaluation(setting, learner)
+        evaluation, _ = self.evaluation(setting, self.profile.seed)
         chosen = protocol.speakers(self.clips, evaluation.profile)
         return [np.load(evaluation.path(speaker, OURS)) for speaker in chosen]
 
