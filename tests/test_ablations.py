@@ -195,6 +195,12 @@ def test_lines_of_differences_name_setting_metric_and_interval():
     assert len(lines) == 3 and lines[0] == "motion frames 0: LMD, normalised +0.4 [+0.4, +0.4]"
 
 
+def test_grey_is_compared_with_colour_at_every_number_of_embeddings():
+    lines = ablation_table.grey_lines(measured({(SOUND[True], "1"): 0.7}), [LMD])
+    assert len(lines) == 4 and lines[1] == "grey minus colour, 1 a side: LMD, normalised +0.2 [+0.2, +0.2]"
+    assert ablation_table.grey_lines(pd.DataFrame(), [LMD]) == []
+
+
 def test_the_closest_pair_are_neighbours_among_the_trained_settings():
     apart = {setting[:2]: 0.1 * k for k, setting in enumerate(settings())}
     apart[LIPS, "0.2"] = apart[LIPS, "0.1"] + 0.05

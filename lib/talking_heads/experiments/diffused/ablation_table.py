@@ -9,7 +9,14 @@ import pandas as pd
 
 from talking_heads.config import Profile
 from talking_heads.experiments.diffused import tables
-from talking_heads.experiments.diffused.ablation_settings import MOTION, Setting, SettingName, settings
+from talking_heads.experiments.diffused.ablation_settings import (
+    COUNTS,
+    MOTION,
+    SOUND,
+    Setting,
+    SettingName,
+    settings,
+)
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.statistics import mean_estimate
@@ -106,6 +113,17 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
             table_rows.append(row)
     return pd.DataFrame(table_rows, columns=COLUMNS)
+
+
+def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Motion in grey minus in colour, a line for each number of motion audio embeddings."""
+    lines = []
+    for count in map(str, COUNTS) if len(rows) else ():
+        pair = (SOUND[True], count), (SOUND[False], count)
+        estimates = [(metric, mean_estimate(paired_differences(rows, *pair, metric))) for metric in metrics]
+        texts = [f"{metric} {tables.with_interval(*e[:3], '+.3g')}" for metric, e in estimates]
+        lines.append(f"grey minus colour, {count} a side: {', '.join(texts)}")
+    return lines
 
 
 def difference_lines(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> list[str]:
