@@ -248,6 +248,13 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     measured_again = partly["ablation"] == STEPS
     assert (partly.loc[~measured_again, LMD] == 9.0).all() and len(partly) == len(rows)
     assert set(partly.loc[measured_again, LMD]) == set(rows.loc[rows["ablation"] == STEPS, LMD])
+    assert main([*command, "--only", MOTION]) == 0
+    partly = pd.read_csv(table)
+    seeds = partly[partly["ablation"] == MOTION].groupby("seed")[LMD].max()
+    assert seeds[0] < 9 and list(seeds[[1, 2]]) == [9, 9], "other seeds stay"
+    partly.assign(identity="another").to_csv(table, index=False)
+    assert main([*command, "--only", MOTION]) == 2
+    assert "ablation_metrics.csv: measured on other identities" in capsys.readouterr().err
     assert main([*command, "--only", "steps"]) == 2
     assert "no ablation 'steps'; there are: motion frames; denoising steps" in capsys.readouterr().err
 

@@ -129,6 +129,16 @@ def test_what_was_not_run_has_no_verdict(part, claim):
     assert verdicts(claims.evaluate(evidence))[claim].startswith("not run: ")
 
 
+def test_parts_on_the_plain_corpus_name_its_measurements():
+    table = claims.evaluate(make_evidence())
+    names = {
+        number: {claim_causes.decided_on(number, part) for part in parts}
+        for number, parts in table.groupby("id")["part"]
+    }
+    assert names[2] == {"ablations", "plain_ablations"} and names[10] == {"metrics", "plain_metrics"}
+    assert names[1] == {"ablations"} and names[7] == {"metrics"}
+
+
 def test_the_gan_decides_on_the_corpora_on_which_it_was_trained():
     evidence = make_evidence()
     untrained = evidence.metrics[evidence.metrics["method"] != SDA]

@@ -66,6 +66,17 @@ def test_reference_weights_fit_and_state_their_provenance(variant):
     assert metadata["extractors"] == embedded, "trained with other feature networks than the package's"
 
 
+@pytest.mark.parametrize("profile", ["laptop", "laptop-full", "laptop-plain"])
+@pytest.mark.parametrize("sampling", [{}, {"distilled": True}, {"control": True}])
+def test_reference_talking_networks_load(profile, sampling):
+    changes = {f"diffused.sampling.{name}": value for name, value in sampling.items()}
+    model = load_model(config.load(profile, changes), "reference", RESULTS)
+    assert model.metadata["step"] >= model.metadata["of"]
+    if "distilled" in sampling:
+        steps = model.generator.section.sampling.steps
+        assert model.metadata["sampling steps"] == steps == model.generator.section.distillation.steps
+
+
 def test_reference_sizes():
     files = [*REFERENCE.rglob("weights/*.safetensors"), *WEIGHTS.glob("*.safetensors")]
     sizes = {path: path.stat().st_size for path in files}

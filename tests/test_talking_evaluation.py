@@ -23,10 +23,11 @@ from talking_heads.diffused.baselines.sda import SdaTalker
 from talking_heads.diffused.baselines.training import baseline_key, build_generator
 from talking_heads.diffused.generation import Generator, clip_seeds
 from talking_heads.diffused.model import build_unet
-from talking_heads.diffused.training import model_key
+from talking_heads.diffused.training import START, model_key
 from talking_heads.experiments import reference
 from talking_heads.experiments.diffused import (
     acceptance,
+    claims,
     clip_metrics,
     diversity,
     keep,
@@ -170,6 +171,67 @@ def test_a_baseline_is_a_row_beside_ours(evaluation, tmp_path):
     table = tables.table1(measured, compared.profile)
     here = table[(table["source"] == "here") & (table["method"] == protocol.SDA)]
     assert here["metric"].tolist() == ["SSIM", "PSNR"] and here["over ours"].notna().all()
+
+
+def test_the_plain_corpus_has_weights_of_its_own_and_of_the_diverse_one(committed, profile, tmp_path):
+    plain = profile.override({"diffused.clips.corpus": "plain"})
+    for name in ("diffusion", "sda", "distilled"):
+        save_weights(committed / f"weights/{name}.safetensors", {}, {"step": 1, "of": 1})
+
+    def path(of, name):
+        return weights.weights_path(of, "reference", tmp_path, name).relative_to(tmp_path).as_posix()
+
+    assert path(plain, "diffusion") == "reference/weights/diffusion.safetensors" == path(profile, "diffusion")
+    with pytest.raises(FileNotFoundError, match="no SDA of the plain corpus"):
+        path(plain, "sda")
+    save_weights(committed / "plain/weights/sda.safetensors", {}, {"step": 1, "of": 1})
+    assert path(plain, "sda") == "reference/plain/weights/sda.safetensors"
+    assert path(profile, "sda") == "reference/weights/sda.safetensors"
+    videos = plain.override({"data.source": "videos"})
+    assert path(videos, "sda") == "reference/weights/sda.safetensors", "of rendered clips alone"
+
+
+def test_what_was_trained_beside_the_committed_network_comes_first(committed, profile, tmp_path):
+    for name in ("diffusion", "distilled"):
+        save_weights(committed / f"weights/{name}.safetensors", {}, {"step": 1, "of": 1})
+    own = weights.runs_folder(profile, tmp_path) / "distilled/weights.safetensors"
+    start = sha256(committed / "weights/diffusion.safetensors")
+    states = [({"step": 1, START: start}, False), ({"step": 2, START: start}, True), ({"step": 2}, False)]
+    for metadata, first in states:
+        save_weights(own, {}, {"of": 2, **metadata})
+        found = weights.weights_path(profile, "reference", tmp_path, "distilled")
+        assert (found == own) == first, metadata
+
+
+def test_tables_of_the_plain_corpus_are_kept_and_read_beside_the_others(committed, profile, tmp_path):
+    plain = config.load(tables.PLAIN)
+    with pytest.raises(FileNotFoundError, match=r"no diffused_table1\.csv; run \./run_all\.sh --profile"):
+        keep.keep_plain_tables(plain, tmp_path)
+    assert tables.plain_table1(profile, tmp_path).empty
+    folder = tmp_path / tables.PLAIN / "tables"
+    folder.mkdir(parents=True)
+    corpora = [tables.corpus_name(plain), tables.SCORED, "LRW"]
+    rows = pd.DataFrame({"corpus": corpora, "source": ["here", "here", "paper"], "method": "m"})
+    rows.to_csv(folder / "diffused_table1.csv")
+    found = tables.plain_table1(profile, tmp_path)
+    assert list(found["corpus"]) == ["procedural speakers, plain"] and found.attrs["source"] == "here"
+    assert keep.keep_plain_tables(plain, tmp_path) == committed / "plain/tables"
+    (folder / "diffused_table1.csv").unlink()
+    assert tables.plain_table1(profile, tmp_path).attrs["source"] == "reference"
+    assert tables.plain_table1(plain, tmp_path).empty
+    assert tables.plain_table1(config.load("crema"), tmp_path).empty
+    assert claims.plain_measurements(config.load("crema"), tmp_path) == {}
+    assert claims.plain_measurements(profile, tmp_path)["plain_metrics"].empty
+
+
+@pytest.fixture
+def committed(monkeypatch, tmp_path):
+    """An empty folder in the place of the committed reference."""
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    for module in (reference, weights):
+        monkeypatch.setattr(module, "COMMITTED", folder)
+    return folder
 
 
 def test_baselines_that_are_trained_are_evaluated(monkeypatch, profile, tmp_path):

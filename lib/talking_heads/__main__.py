@@ -380,7 +380,7 @@ def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments import reference
     from talking_heads.experiments.diffused import weights as diffused
     from talking_heads.experiments.diffused.keep import keep as keep_diffusion
-    from talking_heads.experiments.diffused.keep import keep_weights
+    from talking_heads.experiments.diffused.keep import keep_plain_tables, keep_weights
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
@@ -394,6 +394,8 @@ def keep(args: argparse.Namespace) -> None:
     elif args.variant:
         command = f"python -m talking_heads meta-learn --variant {args.variant}"
         print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
+    elif reference.is_plain(profile):
+        print(f"kept in {keep_plain_tables(profile, args.results)}")
     else:
         reference_run = make_run(profile, "reference", args.device, Places(args.data, args.results))
         more = {}

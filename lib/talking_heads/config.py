@@ -184,12 +184,15 @@ class FewShot(Section):
     x2face: X2Face
 
 
+Corpus = Literal["diverse", "plain"]  # of rendered talking clips
+
+
 class TalkingClips(Section):
     """Training clips with sound at 25 frames a second; all but size and alignment is of rendered ones."""
 
     image_size: Annotated[int, Field(ge=16)]  # pixels of a side
     alignment: Literal["square", "similarity"]  # one crop for a clip, or every frame to a mean face
-    corpus: Literal["diverse", "plain"]  # plain: heads that hardly turn, before few backgrounds
+    corpus: Corpus  # plain: heads that hardly turn, before few backgrounds
     identities: Count  # one clip of each
     seconds: Amount
 

@@ -52,11 +52,8 @@ class ControlLearner(DiffusionLearner):
         return control_state(self.ema)
 
     def export(self, path: Path, metadata: dict) -> None:
-        """As :meth:`DiffusionLearner.export`, with the weights that the layers belong to, and the usual speed
-        of a head.
-        """
-        start = self.settings["weights at the start"]
-        super().export(path, {**metadata, "weights at the start": start, "head speed": self.usual_speed()})
+        """As :meth:`DiffusionLearner.export`, with the usual speed of a head."""
+        super().export(path, {**metadata, "head speed": self.usual_speed()})
 
     def usual_speed(self) -> float:
         """The median speed of a head in the training clips, in interocular distances a second."""

@@ -31,6 +31,7 @@ from talking_heads.training.checkpoints import check_videos, key_of, names_diges
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
+START = "weights at the start"  # in settings and provenance: the digest of the weights
 WARM_UP = 200  # steps in which the learning rate rises
 CLIP = 1.0  # largest norm of the gradient
 SECTIONS = ("conditions", "audio_encoder", "network", "diffusion", "training")  # that weights depend on
@@ -154,7 +155,7 @@ class DiffusionLearner:
         state = {**control_state(self.unet), **adapt_weights(state, source, self.section)}
         self.unet.load_state_dict(state)
         self.ema.load_state_dict(state)
-        self.settings["weights at the start"] = sha256(path)
+        self.settings[START] = sha256(path)
         self.key = digest(self.key, sha256(path))
 
     @staticmethod
@@ -330,6 +331,8 @@ class DiffusionLearner:
         if not distributed.is_main():
             return
         keys = {"key": self.key, "model": model_key(self.section, self.encoder), "step": self.step}
+        if START in self.settings:
+            keys[START] = self.settings[START]
         save_weights(path, self.exported_state(), {**metadata, **keys}, half=True)
 
     def exported_state(self) -> dict[str, Tensor]:

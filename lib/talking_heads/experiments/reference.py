@@ -17,19 +17,24 @@ EVERY = 20  # rows of a log of which one is kept
 VALIDATION = {"validation", "mouth opening"}  # columns of the rows with results on validation identities
 
 
+def is_plain(profile: Profile) -> bool:
+    """Whether a profile's talking clips are rendered ones of the plain corpus."""
+    return profile.data.source == "speakers" and profile.diffused.clips.corpus == "plain"
+
+
 def reference_folder(profile: Profile) -> Path:
-    """The committed results of a profile's corpus: those of the plain one lie in a folder in the others."""
-    return COMMITTED / "plain" if profile.diffused.clips.corpus == "plain" else COMMITTED
+    """The committed results of a profile's corpus: of the plain one, in a folder among them."""
+    return COMMITTED / "plain" if is_plain(profile) else COMMITTED
 
 
-def reference_weights(name: str, results: Path, corpus: str = "") -> Path:
-    """The committed weights of a network, or those of a ``corpus`` that has a folder.
+def reference_weights(name: str, results: Path, part: str = "") -> Path:
+    """The committed weights of a network, or those in a ``part`` of the reference such as "plain".
 
     An installed library brings no reference weights; they are looked for below ``results``, which may be that
     of a checkout. Raises FileNotFoundError where the file is not there.
     """
     folder = COMMITTED if COMMITTED.is_dir() else Path(results) / "reference"
-    path = folder / corpus / "weights" / f"{name}.safetensors"
+    path = folder / part / "weights" / f"{name}.safetensors"
     if not path.exists():
         raise FileNotFoundError(
             f"{os.path.relpath(path)}: no {name} weights; reference weights lie in results/reference of a "
@@ -80,13 +85,13 @@ def check_finished(folder: Path, command: str) -> None:
 
 
 def keep_training(
-    name: str, folder: Path, command: str, every: int = EVERY, kept: Path | None = None
+    name: str, folder: Path, command: str, every: int = EVERY, reference: Path | None = None
 ) -> Path:
-    """Copy a training's weights and its thinned log to the committed ones, or below the folder ``kept``.
+    """Copy a training's weights and its thinned log to the committed ones, or to another ``reference``.
 
     Raises what :func:`check_finished` does.
     """
-    target = (kept or COMMITTED) / "weights" / f"{name}.safetensors"
+    target = (reference or COMMITTED) / "weights" / f"{name}.safetensors"
     check_finished(folder, command)
     log = json.dumps(thin(folder / LOG, every))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,11 @@ from talking_heads.experiments.benchmark import LARGE, TABLE
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
+from talking_heads.experiments.diffused.tables import PLAIN
 from talking_heads.experiments.few_shot import chapters as few_shot_chapters
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
-from talking_heads.experiments.reference import COMMITTED
+from talking_heads.experiments.reference import COMMITTED, is_plain
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import FACE_ALIGNMENT, PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_metadata
@@ -78,7 +79,12 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
 
 
 def chapters_of(profile: Profile) -> tuple[Chapter, ...]:
-    """The chapters of a profile: of both systems, or of the one that its corpus or its jobs are for."""
+    """The chapters of a profile: of both systems, or of the one that its corpus or its jobs are for.
+
+    Ablations and claims on the plain corpus are read by the profiles of the diverse one.
+    """
+    if is_plain(profile):
+        return tuple(c for c in diffused_chapters.CHAPTERS if c.name < "24")
     if profile.data.layout in TALKING_LAYOUTS:
         return diffused_chapters.CHAPTERS
     return few_shot_chapters.CHAPTERS if profile.protocol.jobs else CHAPTERS
@@ -119,9 +125,14 @@ def make_run(
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
-    for name, tables in diffused_chapters.REFERENCE_TABLES.items():
-        paths = tuple(COMMITTED / table for table in tables)
-        inputs_of[name] = (*inputs_of.get(name, ()), *(path for path in paths if path.exists()))
+    sources = [
+        (diffused_chapters.REFERENCE_TABLES, (COMMITTED,)),
+        (diffused_chapters.PLAIN_TABLES, (COMMITTED / "plain", places.results / PLAIN)),
+    ]
+    for tables, folders in sources:
+        for name, found in tables.items():
+            read = [folder / "tables" / f"{table}.csv" for folder in folders for table in found]
+            inputs_of[name] = (*inputs_of.get(name, ()), *read)
     parameters = {
         "profile": profile.name,
         "weights": weights,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from talking_heads.config import Corpus
 from talking_heads.data.crops import clip_square
 from talking_heads.data.speakers.motion import draw_motion, draw_style, plain_motion, plain_style
 from talking_heads.data.speakers.renderer import Scene, arrange, landmarks, render, to_pixels
@@ -61,7 +62,7 @@ def make_clip(
     only: np.ndarray | None = None,
     moved_by: tuple[int, int] | None = None,
     segments: list[Segment] | None = None,
-    corpus: str = "diverse",
+    corpus: Corpus = "diverse",
 ) -> Clip:
     """Render one video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at size².
 

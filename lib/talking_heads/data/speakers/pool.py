@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from talking_heads.config import digest
+from talking_heads.config import Corpus, digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, make_clip
 from talking_heads.devices import cores
@@ -33,7 +33,7 @@ class PoolSettings:
     size: int  # side of the frames in pixels
     fps: float = 2.5
     sound: bool = False  # whether the clips are stored with their sound
-    corpus: str = "diverse"  # or "plain"
+    corpus: Corpus = "diverse"
 
     @property
     def samples(self) -> int:

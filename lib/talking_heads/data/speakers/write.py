@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from talking_heads.config import Profile
+from talking_heads.config import Corpus, Profile
 from talking_heads.data.speakers.clips import make_clip
 from talking_heads.data.video import write
 from talking_heads.devices import cores
@@ -25,7 +25,7 @@ class Job(NamedTuple):
     video: int
     frames: int
     fps: float
-    corpus: str = "diverse"
+    corpus: Corpus = "diverse"
 
 
 def jobs(profile: Profile) -> list[Job]:

@@ -41,6 +41,20 @@ def chosen_settings(only: Sequence[str]) -> list[Setting]:
     return [setting for setting in settings() if not only or setting.ablation in only]
 
 
+def merge_measured(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an earlier table, where there is one, with those of the same settings and seeds replaced.
+
+    Raises ValueError where the earlier ones are of other identities.
+    """
+    if not path.exists():
+        return rows
+    earlier, names = pd.read_csv(path, dtype={"setting": str}), NAMES[:-1]
+    if set(earlier["identity"]) != set(rows["identity"]):
+        raise ValueError(f"{path}: measured on other identities; measure all ablations again, without --only")
+    again = pd.MultiIndex.from_frame(earlier[names]).isin(pd.MultiIndex.from_frame(rows[names]))
+    return pd.concat([earlier[~again], rows], ignore_index=True)
+
+
 def closest_pair(rows: pd.DataFrame) -> set[tuple[str, str]]:
     """The two neighbouring trained settings, (ablation, setting), whose LMD differs least.
 

@@ -31,6 +31,7 @@ from talking_heads.experiments.diffused.ablation_table import (
     TABLE,
     chosen_settings,
     closest_pair,
+    merge_measured,
     table,
 )
 from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
@@ -102,8 +103,10 @@ class Ablations:
         else:
             generator = load_model(profile, self.weights, self.results, self.device).generator
             key = run_id(profile, self.weights, self.results)
-        places = (self.runs, self.device)
-        return protocol.Evaluation(profile, self.clips, generator, self.encoder, key, *places), learner
+        evaluation = protocol.Evaluation(
+            profile, self.clips, generator, self.encoder, key, self.runs, self.device
+        )
+        return evaluation, learner
 
     def measure(self, setting: Setting, seed: int) -> pd.DataFrame:
         """The metrics of a setting, a row for each identity; kept beside the generated clips."""
@@ -182,7 +185,7 @@ def ablate(
     The metrics of every identity are written to ``tables/ablation_metrics.csv``, the table beside it, and
     Figure 5 to ``figures/diffused_figure5.png``. What is finished is read. Of the ablations ``only``, the
     rows are replaced in the table, where there is one. Raises ValueError where the profile has no ablations
-    or not these, and what :func:`ablations_of` does.
+    or not these, and what :func:`ablations_of` and :func:`merge_measured` do.
     """
     if not profile.diffused.protocol.ablation_steps:
         raise ValueError(
@@ -190,11 +193,13 @@ def ablate(
         )
     chosen = chosen_settings(only)  # a mistyped name is refused before anything is rendered
     run = ablations_of(profile, weights, data, results, device)
-    rows = pd.concat(run.run(only), ignore_index=True)
-    earlier = results / profile.name / f"tables/{METRICS}.csv"
-    if only and earlier.exists():
-        others = pd.read_csv(earlier, dtype={"setting": str})
-        rows = pd.concat([others[~others["ablation"].isin(only)], rows], ignore_index=True)
+    if not (measured := list(run.run(only))):
+        raise ValueError(
+            f"no setting of {', '.join(only)} could be measured: distill and train-control first"
+        )
+    rows = pd.concat(measured, ignore_index=True)
+    if only:
+        rows = merge_measured(results / profile.name / f"tables/{METRICS}.csv", rows)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
     folder = tables.write_metrics(rows, results / profile.name, METRICS)
     means = table(rows, profile)

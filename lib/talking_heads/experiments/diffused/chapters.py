@@ -6,6 +6,7 @@ from talking_heads.experiments.diffused import claims, clip_metrics, generalisat
 from talking_heads.experiments.diffused.ablation_table import FIGURE5, METRICS, TABLE
 from talking_heads.experiments.diffused.generalisation import TABLE as VOICES
 from talking_heads.experiments.diffused.length import METRICS as LENGTH
+from talking_heads.experiments.diffused.tables import COMPARED, TABLE1_FILE
 from talking_heads.experiments.diffused.turing import METRICS as VOTES
 from talking_heads.metrics import clip_observer
 from talking_heads.workbook.stages import Chapter
@@ -52,16 +53,15 @@ CAPTIONS = {
     "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
 TABLES = ("table1", "table2", "table3")  # of chapter 23
-COMPARED = "compared_metrics"  # of ours and the baselines, by identity
 VERDICTS = ("claims", "explanations")  # tables of chapter 25
 # tables that a chapter takes from the reference where there are no others
 REFERENCE_TABLES = {
-    "23_table_of_talking_faces": ("plain/tables/diffused_table1.csv",),
-    "24_motion_and_lips": (f"tables/{METRICS}.csv",),
-    "25_claims_of_diffusion": (
-        *(f"tables/{name}.csv" for name in (METRICS, LENGTH, VOTES, VOICES)),
-        *(f"plain/tables/{name}.csv" for name in (METRICS, COMPARED)),
-    ),
+    "24_motion_and_lips": (METRICS,),
+    "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES),
+}
+PLAIN_TABLES = {  # as these, of the plain corpus
+    "23_table_of_talking_faces": (TABLE1_FILE,),
+    "25_claims_of_diffusion": (METRICS, COMPARED),
 }
 CHAPTERS = (
     Chapter(

@@ -189,20 +189,27 @@ CAUSES: dict[int, tuple[Callable[[Evidence], str], ...]] = {
     10: (),
     11: (other_languages_are_misheard,),
 }
-# by claim, the measurements in Evidence that decide it
+# by claim, the measurements in Evidence that decide it; "plain_" and the name for parts on the plain corpus
 DECIDED_ON = {
     **dict.fromkeys((1, 2, 3, 4, 5), "ablations"),
     6: "spread",
     7: "metrics",
     8: "length",
     9: "proxy",
-    10: "plain_metrics",
+    10: "metrics",
     11: "voices",
 }
 
 
+def decided_on(claim: int, part: str) -> str:
+    """The name in Evidence of the measurements that decide a part of a claim."""
+    return ("plain_" if part.endswith(claims.ON_PLAIN) else "") + DECIDED_ON[claim]
+
+
 def explain(table: pd.DataFrame, data: Evidence) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
-    tables = {number: getattr(data, name) for number, name in DECIDED_ON.items()}
-    counts = {number: rows["identity"].nunique() for number, rows in tables.items() if len(rows)}
+    counts: dict[int, int] = {}
+    for number, part in table[["id", "part"]].itertuples(index=False):
+        if len(rows := getattr(data, decided_on(number, part))):
+            counts[number] = min(rows["identity"].nunique(), counts.get(number, len(rows)))
     return explanations.explain(table, CAUSES, data, counts)

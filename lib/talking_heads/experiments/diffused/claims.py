@@ -18,12 +18,13 @@ from talking_heads.experiments.diffused.ablation_table import measurements, pair
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.length import FLOW
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
-from talking_heads.experiments.diffused.tables import LOWER_IS_BETTER, PLAIN
+from talking_heads.experiments.diffused.tables import COMPARED, LOWER_IS_BETTER, PLAIN
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.clip_observer import VOTES
 from talking_heads.metrics.statistics import mean_estimate
 
 VERSION = 3  # of the claims' statistics: raised when a statistic changes
+ON_PLAIN = ", on the plain corpus"  # the end of the names of its parts
 SMALLER_IS_BETTER = LOWER_IS_BETTER | {FLOW}  # here: motion without motion frames jitters
 # how much worse still counts as "keeps": in interocular distances, and shares of 1
 MARGINS = {LMD: 0.005, PER: 0.02, "SSIM": 0.01, "CSIM-judge": 0.02}
@@ -47,14 +48,14 @@ class Evidence:
     plain_ablations: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def on_plain_corpus(profile: Profile, results: Path) -> dict[str, pd.DataFrame]:
+def plain_measurements(profile: Profile, results: Path) -> dict[str, pd.DataFrame]:
     """Measurements on the plain corpus, by the names of :class:`Evidence`: those of ``results/laptop-plain``,
     or of the committed reference. None for a profile of your own videos.
     """
     if profile.data.source != "speakers":
         return {}
     plain = load(PLAIN)
-    metrics = measured_table("compared_metrics", plain, results)
+    metrics = measured_table(COMPARED, plain, results)
     return {"plain_metrics": metrics, "plain_ablations": measurements(plain, results)}
 
 
@@ -93,10 +94,9 @@ def compare_methods(rows: pd.DataFrame, metric: str, first: str, second: str) ->
     return decide(f"{metric}: {first}, against {second}", values[0] - values[1])
 
 
-def of_plain_corpus(parts: Sequence[Part]) -> list[Part]:
-    """Parts that name the plain corpus."""
-    added = ", on the plain corpus"
-    return [Part(p.name + added, p.estimate, p.missing + added if p.missing else "") for p in parts]
+def name_plain_corpus(parts: Sequence[Part]) -> list[Part]:
+    """The parts, with the plain corpus in their names."""
+    return [Part(p.name + ON_PLAIN, p.estimate, p.missing + ON_PLAIN if p.missing else "") for p in parts]
 
 
 def decide(name: str, differences: pd.Series | np.ndarray, margin: float = 0.0) -> Part:
@@ -131,7 +131,7 @@ def grey_helps_where_speakers_are_many(evidence: Evidence) -> list[Part]:
         for metric in (LMD, "SSIM")
     ]
     plain = [keeps(evidence.plain_ablations, colour, grey, [LMD, "SSIM"]) for grey, colour in pairs]
-    return [*parts, *of_plain_corpus(list(chain.from_iterable(plain)))]
+    return [*parts, *name_plain_corpus(list(chain.from_iterable(plain)))]
 
 
 def two_embeddings_a_side_are_best(evidence: Evidence) -> list[Part]:
@@ -219,10 +219,12 @@ def clips_pass_for_real(evidence: Evidence) -> list[Part]:
 
 def diffusion_beats_the_gan(evidence: Evidence) -> list[Part]:
     """The title; section 5.3, Table 1: against SDA, on the corpora on which it has been trained."""
-    parts, metrics = [], (LMD, PER, "SSIM", "CSIM-judge")
-    for rows, name_corpus in ((evidence.metrics, list), (evidence.plain_metrics, of_plain_corpus)):
-        if means(rows, SDA, LMD).size:
-            parts += name_corpus([compare_methods(rows, metric, OURS, SDA) for metric in metrics])
+
+    def compare(rows: pd.DataFrame) -> list[Part]:
+        names = (LMD, PER, "SSIM", "CSIM-judge") if means(rows, SDA, LMD).size else ()
+        return [compare_methods(rows, metric, OURS, SDA) for metric in names]
+
+    parts = [*compare(evidence.metrics), *name_plain_corpus(compare(evidence.plain_metrics))]
     return parts or [Part(f"{OURS}, against {SDA}", missing=SDA)]
 
 

@@ -14,7 +14,7 @@ from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.diffused import score
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
-from talking_heads.experiments.reference import measured_table
+from talking_heads.experiments.reference import is_plain, measured_table
 from talking_heads.files import replacing
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
@@ -52,6 +52,8 @@ UNITS = {
 }
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER", PER}
 PLAIN = "laptop-plain"  # the profile of the plain corpus
+TABLE1_FILE = "diffused_table1"  # of chapter 23
+COMPARED = "compared_metrics"  # of ours and the baselines, by identity; of chapter 23
 SCORED = "scored videos"  # the corpus of videos that another program has generated
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
@@ -91,12 +93,14 @@ def table1(measured: Measured, profile: Profile) -> pd.DataFrame:
 def plain_table1(profile: Profile, results: Path) -> pd.DataFrame:
     """The rows of Table 1 on the plain corpus, beside those of a profile of the diverse one.
 
-    They are those of ``results/laptop-plain``, or of the committed reference; empty where neither has them.
+    They are those of ``results/laptop-plain``, or of the committed reference (:func:`measured_table`); empty
+    where neither has them.
     """
-    if profile.data.source != "speakers" or profile.diffused.clips.corpus == "plain":
+    if profile.data.source != "speakers" or is_plain(profile):
         return pd.DataFrame()
-    rows = measured_table("diffused_table1", load(PLAIN), results)
-    return rows[rows["source"] == "here"] if len(rows) else rows
+    plain = load(PLAIN)
+    rows = measured_table(TABLE1_FILE, plain, results)
+    return rows[rows["corpus"] == corpus_name(plain)] if len(rows) else rows
 
 
 def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
@@ -155,8 +159,7 @@ def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
 def corpus_name(profile: Profile) -> str:
     """The corpus of a profile, by the paper's name where it is one of the paper's."""
     if profile.data.source == "speakers":
-        plain = profile.diffused.clips.corpus == "plain"
-        return "procedural speakers" + (", plain" if plain else "")
+        return "procedural speakers" + (", plain" if is_plain(profile) else "")
     return CORPUS_OF_LAYOUT.get(profile.data.layout, "own videos")
 
 

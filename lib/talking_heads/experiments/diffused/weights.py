@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from talking_heads.diffused.baselines.training import VERSION, baseline_key, bui
 from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet, control_state
-from talking_heads.diffused.training import model_key
-from talking_heads.experiments.reference import reference_weights
+from talking_heads.diffused.training import START, model_key
+from talking_heads.experiments.reference import COMMITTED, is_plain, reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_metadata, load_weights
 
@@ -40,23 +41,33 @@ def runs_folder(profile: Profile, results: Path) -> Path:
 def weights_path(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> Path:
     """Where the weights of a training lie: committed for "reference", the profile's own run for "scratch".
 
-    A profile of the plain corpus has committed weights of its own, or those of the diverse one. What was
-    trained beside the committed network, and is not committed, lies in the profile's own run. Raises
-    FileNotFoundError where the file is not there.
+    What a profile has trained beside the committed network comes before what is committed. The plain corpus
+    has committed weights of SDA, which the diverse one has not, and the others of the diverse one unless it
+    has some. Raises FileNotFoundError where the file is not there.
     """
-    corpora = ("plain", "") if profile.diffused.clips.corpus == "plain" else ("",)
-    for corpus in corpora if weights == "reference" else ():
-        try:
-            return reference_weights(name, results, corpus)
-        except FileNotFoundError:
-            if corpus == corpora[-1] and name not in EXTRAS:
-                raise
     path = runs_folder(profile, results) / name / "weights.safetensors"
+    if weights == "reference" and not (name in EXTRAS and _fits(path, profile, results)):
+        for part in ("plain",) if is_plain(profile) else ():
+            with suppress(FileNotFoundError):
+                return reference_weights(name, results, part)
+        if not (is_plain(profile) and name == "sda"):
+            return reference_weights(name, results)
+        raise FileNotFoundError(f"{os.path.relpath(COMMITTED)}: no SDA of the plain corpus")
     if not path.exists():
         command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
         command += f" --weights {weights}" if name in EXTRAS else ""
         raise FileNotFoundError(f"{os.path.relpath(path)}: no weights of this training; {command}")
     return path
+
+
+def _fits(path: Path, profile: Profile, results: Path) -> bool:
+    """Whether a finished training of ``EXTRAS`` began with the committed network."""
+    if not path.exists():
+        return False
+    metadata = load_metadata(path)
+    finished = metadata["step"] >= metadata["of"]
+    start = sha256(weights_path(profile, "reference", results))
+    return finished and metadata.get(START) == start
 
 
 def has_weights(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> bool:
@@ -78,8 +89,9 @@ def finished_weights(profile: Profile, weights: str, results: Path) -> Path:
 
 
 def available(profile: Profile, weights: str, results: Path) -> tuple[Path, ...]:
-    """The weights that are there, of the denoising network and of the baselines."""
-    names = [name for name in COMMANDS if name not in EXTRAS and has_weights(profile, weights, results, name)]
+    """The weights that are there, of what a profile's sampling needs and of the baselines."""
+    wanted = [name for name in COMMANDS if name not in EXTRAS or name in needed(profile)]
+    names = [name for name in wanted if has_weights(profile, weights, results, name)]
     return tuple(weights_path(profile, weights, results, name) for name in names)
 
 
@@ -119,7 +131,7 @@ def load_model(profile: Profile, weights: str, results: Path, device: str | torc
         layers = weights_path(profile, weights, results, "control")
         others = {k: v for k, v in unet.state_dict().items() if k not in control_state(unet)}
         provenance = load_into(unet, layers, key, profile, others)
-        if provenance["weights at the start"] != sha256(path):
+        if provenance[START] != sha256(path):
             command = f"python -m talking_heads {COMMANDS['control']} --profile {profile.name}"
             command += f" --weights {weights}"
             raise ValueError(f"{layers}: trained beside other weights than {path}; {command}")
@@ -129,6 +141,7 @@ def load_model(profile: Profile, weights: str, results: Path, device: str | torc
         steps = metadata["sampling steps"]
         if metadata["step"] < metadata["of"] or steps != section.sampling.steps:
             command = f"python -m talking_heads {COMMANDS['distilled']} --profile {profile.name}"
+            command += f" --weights {weights}"
             raise ValueError(
                 f"{path}: samples in {steps} steps, and {section.sampling.steps} are needed; {command}"
             )
