@@ -197,7 +197,7 @@ def test_lines_of_differences_name_setting_metric_and_interval():
 
 def test_grey_is_compared_with_colour_at_every_number_of_embeddings():
     lines = ablation_table.grey_lines(measured({(SOUND[True], "1"): 0.7}), [LMD])
-    assert len(lines) == 4 and lines[1] == "grey minus colour, 1 a side: LMD, normalised +0.2 [+0.2, +0.2]"
+    assert len(lines) == 4 and lines[1] == "grey minus colour, 1 per side: LMD, normalised +0.2 [+0.2, +0.2]"
     assert ablation_table.grey_lines(pd.DataFrame(), [LMD]) == []
 
 

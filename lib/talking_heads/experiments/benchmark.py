@@ -40,6 +40,7 @@ from talking_heads.experiments.few_shot.timing import Cases, untrained_extractor
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.few_shot.meta_learning import MetaLearner
 from talking_heads.metrics.timing import Timing, clocks, flops_of, measure, peak_memory, rates
+from talking_heads.nn.tracing import Traced
 from talking_heads.provenance import device_name
 from talking_heads.workbook.write_table import write_table
 
@@ -191,8 +192,8 @@ class Bench:
         if section.distillation.training_steps:
             samplings["talking head, distilled"] = distilled_sampling(section)
         unet, encoder = build_unet(section), build_encoder(section.audio_encoder)
-        for network in (unet, encoder):
-            network.to(self.device).eval().requires_grad_(False)
+        encoder.to(self.device).eval().requires_grad_(False)
+        unet = Traced(unet.to(self.device))
         size, windows = section.clips.image_size, 2 * section.conditions.audio_windows + 1
         sound = torch.zeros(1, windows, LENGTH, device=self.device)
         for name, chosen in samplings.items():

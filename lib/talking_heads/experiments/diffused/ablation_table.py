@@ -136,7 +136,7 @@ def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
         pair = (SOUND[True], count), (SOUND[False], count)
         estimates = [(metric, mean_estimate(paired_differences(rows, *pair, metric))) for metric in metrics]
         texts = [f"{metric} {tables.with_interval(*e[:3], '+.3g')}" for metric, e in estimates]
-        lines.append(f"grey minus colour, {count} a side: {', '.join(texts)}")
+        lines.append(f"grey minus colour, {count} per side: {', '.join(texts)}")
     return lines
 
 

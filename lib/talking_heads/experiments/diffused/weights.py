@@ -20,6 +20,7 @@ from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import START, model_key
 from talking_heads.experiments.reference import COMMITTED, is_plain, reference_weights
 from talking_heads.files import sha256
+from talking_heads.nn.tracing import Traced
 from talking_heads.nn.weight_files import load_metadata, load_weights
 
 # by the name of a training
@@ -146,7 +147,7 @@ def load_model(profile: Profile, weights: str, results: Path, device: str | torc
                 f"{path}: samples in {steps} steps, and {section.sampling.steps} are needed; {command}"
             )
     metadata = {**metadata, "run": run_id(profile, weights, results)}
-    generator = Generator(unet.to(device).eval().requires_grad_(False), section, speed)
+    generator = Generator(Traced(unet.to(device)), section, speed)
     return Model(generator, encoder.to(device), metadata)
 
 
