@@ -14,7 +14,7 @@ from talking_heads.data.windows import WindowDataset, WindowSettings, head_speed
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.control import control_of, shut_at
 from talking_heads.diffused.control_training import ControlLearner
-from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.generation import Generator, guide
 from talking_heads.diffused.model import Conditions, build_unet, control_state, predict
 from talking_heads.experiments.diffused.weights import load_model, run_id
 from talking_heads.nn.weight_files import load_weights, save_weights
@@ -121,7 +121,7 @@ def test_before_training_controls_change_nothing(profile):
 
 
 def test_generation_gives_the_network_its_values(profile):
-    values = {"control": True, "head_motion": 0.5, "blink_rate": 0.5}
+    values = {"control": True, "head_motion": 0.5, "blink_rate": 0.5, "blink_guidance": 1.0}
     section = profile.override(
         {f"diffused.sampling.{name}": value for name, value in values.items()}
     ).diffused
@@ -136,6 +136,30 @@ def test_generation_gives_the_network_its_values(profile):
     assert len(seen) == 3 * steps
     for number in range(3):
         assert torch.equal(seen[steps * number], control_of(section.sampling, 1.5, [5], number))
+
+
+def test_shut_eyes_are_guided_away_from_open_ones(profile):
+    values = {"diffused.sampling.control": True, "diffused.sampling.blink_guidance": 3.0}
+    section = profile.override(values).diffused
+    seen = []
+
+    def net(x, t, y, level, control):
+        seen.append(control[:, 1].tolist())
+        return control[:, 1, None, None, None].expand(-1, 6, *x.shape[2:]).clone()
+
+    size = section.clips.image_size
+    frames = torch.zeros(2, 3, size, size)
+    motion = torch.zeros(2, section.conditions.motion_frames, 3, size, size)
+    generator, outputs = Generator(net, section), []
+    for shut in ([0.0, 0.0], [0.0, 0.5]):
+        control = torch.tensor([[0.3, value] for value in shut])
+        given = Conditions(frames, motion, torch.zeros(2, 1, 1), torch.zeros(2), control)
+        outputs.append(generator.frame(given, torch.zeros_like))
+    steps = section.sampling.steps
+    assert seen == [[0.0, 0.0]] * steps + [[0.0, 0.5], [0.0, 0.0]] * steps, "open eyes need no second pass"
+    torch.testing.assert_close(outputs[0][0], outputs[1][0])
+    guided = guide(torch.ones(1, 6, 1, 1), torch.zeros(1, 6, 1, 1), 3.0)
+    assert guided.flatten().tolist() == [3, 3, 3, 1, 1, 1]
 
 
 # -- training ---------------------------------------------------------------------------------------

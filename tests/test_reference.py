@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from talking_heads import config
-from talking_heads.experiments.diffused import acceptance
+from talking_heads.experiments.diffused import ablation_table, acceptance
+from talking_heads.experiments.diffused.ablation_settings import BLINK_RATE, DISTILLED, HEAD_MOTION, STEPS
+from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.weights import COMMANDS, load_model, load_predictor
 from talking_heads.experiments.explanations import NO_CAUSE
 from talking_heads.experiments.few_shot import methods
@@ -193,6 +195,33 @@ def test_reference_talking_heads(criteria, name, request):
     if name in MISSED:
         request.applymarker(pytest.mark.xfail(reason=MISSED[name], strict=True))
     assert criteria["holds"][name] == "yes", f"{criteria['value'][name]:.3f}"
+
+
+@pytest.fixture(scope="module")
+def ablated() -> pd.DataFrame:
+    """The reference's table of the ablations, by ablation, setting and metric."""
+    profile = config.load("laptop-full")
+    rows = pd.read_csv(REFERENCE / "tables/ablation_metrics.csv", dtype={"setting": str})
+    return ablation_table.table(rows, profile).set_index(["ablation", "setting", "metric"])
+
+
+@pytest.mark.parametrize("metric", [LMD, PER, "CSIM-judge"])
+def test_two_denoising_steps_keep_what_twenty_reach(ablated, metric):
+    twenty = ablated.loc[STEPS, "20", metric]
+    assert twenty["ci_low"] <= ablated.loc[STEPS, DISTILLED, metric]["value"] <= twenty["ci_high"]
+
+
+def test_heads_move_as_they_are_asked_to(ablated):
+    speeds = [ablated.loc[HEAD_MOTION, name, "head motion"] for name in ("0.5", "1", "2")]
+    assert speeds[0]["ci_high"] < speeds[2]["ci_low"] and speeds[0]["value"] < speeds[1]["value"]
+    assert speeds[2]["value"] > 1.5 * speeds[1]["value"]
+
+
+def test_heads_blink_when_they_are_asked_to(ablated):
+    """With the rate of the corpus, within a factor of two of true clips, and never where it is zero."""
+    rates = {name: ablated.loc[BLINK_RATE, name, "blinks a second"]["value"] for name in ("0", "0.4", "0.8")}
+    true = ablated.loc[BLINK_RATE, "0.4", "true blinks a second"]["value"]
+    assert 0.5 <= rates["0.4"] / true <= 2 and rates["0"] < 0.05 * true and rates["0.8"] > rates["0.4"]
 
 
 def test_reference_landmarks_from_sound():

@@ -271,6 +271,7 @@ class Sampling(Section):
     control: bool  # whether head motion and blinks are as the next two say, not as the network draws them
     head_motion: Amount  # speed of the head, relative to the training clips
     blink_rate: Amount  # blinks a second
+    blink_guidance: Amount  # how far lids go beyond what the network makes of shut eyes; 1 for not at all
 
 
 class Control(Section):

@@ -33,6 +33,13 @@ def shut_at(number: int, rate: float, seed: int) -> float:
     return float(np.clip((OPEN - distance) / (OPEN - SHUT), 0, 1))
 
 
+def open_eyes(control: Tensor | None) -> Tensor | None:
+    """The control values (B, 2) with open eyes; the argument itself where all are open, and for None."""
+    if control is None or not control[:, 1].any():
+        return control
+    return control * control.new_tensor([1.0, 0.0])
+
+
 def control_of(sampling: Sampling, usual_speed: float, seeds: Sequence[int], number: int) -> Tensor:
     """The control values (B, 2) of frame ``number`` in clips with these seeds."""
     speed = math.log(max(sampling.head_motion * usual_speed, SLOWEST))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from talking_heads.config import Diffused
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.windows import LENGTH, cut_sound, neighbours
-from talking_heads.diffused.control import control_of
+from talking_heads.diffused.control import control_of, open_eyes
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
@@ -50,6 +50,8 @@ class Generator:
         steps = self.section.diffusion.steps
         schedule = cosine_schedule(steps, sampling.steps, sampling.spacing).to(device)
         silent = conditions._replace(audio=torch.zeros_like(conditions.audio))
+        awake = conditions._replace(control=open_eyes(conditions.control))
+        blinks = sampling.blink_guidance != 1.0 and awake.control is not conditions.control
 
         def output(x_t: Tensor, t: Tensor, given: Conditions) -> Tensor:
             return predict(self.unet, x_t, schedule.timesteps[t], given, self.section.conditions.motion_grey)
@@ -57,8 +59,9 @@ class Generator:
         def denoise(x_t: Tensor, t: Tensor) -> Prediction:
             out = output(x_t, t, conditions)
             if sampling.guidance != 1.0:  # classifier-free guidance on the sound (Ho & Salimans 2022)
-                without = output(x_t, t, silent)[:, :3]
-                out = torch.cat([without + sampling.guidance * (out[:, :3] - without), out[:, 3:]], dim=1)
+                out = guide(out, output(x_t, t, silent), sampling.guidance)
+            if blinks:
+                out = guide(out, output(x_t, t, awake), sampling.blink_guidance)
             return interpret(schedule, out, x_t, t, self.section.diffusion.prediction)
 
         arguments = (draw,) if sampling.sampler == "ddpm" else ()
@@ -124,6 +127,12 @@ class Generator:
         if motion and every and (number + 1) % every == 0:
             motion[0] = identity
         return motion
+
+
+def guide(out: Tensor, without: Tensor, weight: float) -> Tensor:
+    """The network's output (B, 6, H, W), its first half further from that ``without`` a condition."""
+    guided = without[:, :3] + weight * (out[:, :3] - without[:, :3])
+    return torch.cat([guided, out[:, 3:]], dim=1)
 
 
 def clip_seeds(seed: int, numbers: Iterable[int]) -> list[int]:

@@ -259,6 +259,7 @@ class DiffusionLearner:
             control=False,
             head_motion=1.0,
             blink_rate=0.0,
+            blink_guidance=1.0,
         )
         sampler = Generator(self.ema, self.section.model_copy(update={"sampling": sampling}))
 

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 from talking_heads.config import Profile
 
 MOTION, LIPS, IDENTITY, STEPS = "motion frames", "λ_ls", "identity frame", "denoising steps"
-SOUND = {False: "audio embeddings per side, motion in colour", True: "audio embeddings per side, motion in grey"}
+SOUND = {
+    False: "audio embeddings per side, motion in colour",
+    True: "audio embeddings per side, motion in grey",
+}
 COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on each side
 LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
 DENOISING_STEPS = (5, 10, 20, 50)
