@@ -15,8 +15,9 @@ class Traced(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net = net.eval().requires_grad_(False)
+        self.net = net.requires_grad_(False)
         self.graphs: dict[tuple, torch.jit.ScriptModule] = {}  # by shapes, and which inputs are given
+        self.eval()
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Tensors or None, as the network's forward pass takes them."""
