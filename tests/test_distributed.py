@@ -346,14 +346,14 @@ def test_of_all_that_processes_write_the_cause_is_printed_once(capsys, lines, pr
 
 @pytest.mark.parametrize("name", config.names())
 def test_meta_learn_takes_the_corpus_that_the_profile_names(monkeypatch, tmp_path, name):
-    """Rendered pools for laptop and laptop-full alone; else the profile's own, rendered or your videos."""
+    """Rendered pools for laptop and what is based on it; else the profile's own, rendered or your videos."""
     profile, read = config.load(name), []
     monkeypatch.setattr(trainings, "pool", lambda *_: read.append("pool"))
     monkeypatch.setattr(trainings, "PoolVideos", lambda pool: [])
     monkeypatch.setattr(corpora, "ensure", lambda profile, *_: read.append(corpora.folder(profile, tmp_path)))
     monkeypatch.setattr(corpora, "store", lambda *_: [])
     data = trainings.training_data(profile, tmp_path, torch.device("cpu"))
-    if name in ("laptop", "laptop-full"):
+    if name in ("laptop", "laptop-full", "laptop-plain"):
         assert set(read) == {"pool"} and "corpus" not in data.origin
     else:
         assert read == [corpora.folder(profile, tmp_path)] and data.origin["corpus"] == read[0].name
