@@ -26,7 +26,7 @@ class Traced(nn.Module):
             return self.net(*inputs)
         key = tuple(None if value is None else (value.shape, value.dtype) for value in inputs)
         if key not in self.graphs:
-            self.graphs[key] = _trace(self.net, inputs)
+            self.graphs[key] = _trace(self.net, given, [value is not None for value in inputs])
         return self.graphs[key](*given)
 
 
@@ -42,9 +42,8 @@ class _Given(nn.Module):
         return self.net(*(next(remaining) if is_given else None for is_given in self.is_given))
 
 
-def _trace(net: nn.Module, inputs: tuple[Tensor | None, ...]) -> torch.jit.ScriptModule:
-    given = tuple(value for value in inputs if value is not None)
-    module = _Given(net, [value is not None for value in inputs]).eval()
+def _trace(net: nn.Module, given: list[Tensor], is_given: list[bool]) -> torch.jit.ScriptModule:
+    module = _Given(net, is_given).eval()
     with warnings.catch_warnings():  # PyTorch prefers torch.compile, which needs a C++ compiler
         warnings.simplefilter("ignore")
-        return torch.jit.freeze(torch.jit.trace(module, given, check_trace=False))
+        return torch.jit.freeze(torch.jit.trace(module, tuple(given), check_trace=False))

@@ -209,7 +209,8 @@ def decided_on(claim: int, part: str) -> str:
 def explain(table: pd.DataFrame, data: Evidence) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
     counts: dict[int, int] = {}
-    for number, part in table[["id", "part"]].itertuples(index=False):
-        if len(rows := getattr(data, decided_on(number, part))):
-            counts[number] = min(rows["identity"].nunique(), counts.get(number, len(rows)))
+    for number, parts in table.groupby("id")["part"]:
+        names = {decided_on(number, part) for part in parts}
+        measured = [rows["identity"].nunique() for name in names if len(rows := getattr(data, name))]
+        counts |= {number: min(measured)} if measured else {}
     return explanations.explain(table, CAUSES, data, counts)

@@ -48,12 +48,12 @@ def weights_path(profile: Profile, weights: str, results: Path, name: str = "dif
     """
     path = runs_folder(profile, results) / name / "weights.safetensors"
     if weights == "reference" and not (name in EXTRAS and _fits(path, profile, results)):
-        for part in ("plain",) if is_plain(profile) else ():
+        if is_plain(profile):
             with suppress(FileNotFoundError):
-                return reference_weights(name, results, part)
-        if not (is_plain(profile) and name == "sda"):
-            return reference_weights(name, results)
-        raise FileNotFoundError(f"{os.path.relpath(COMMITTED)}: no SDA of the plain corpus")
+                return reference_weights(name, results, "plain")
+            if name == "sda":
+                raise FileNotFoundError(f"{os.path.relpath(COMMITTED)}: no SDA of the plain corpus")
+        return reference_weights(name, results)
     if not path.exists():
         command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
         command += f" --weights {weights}" if name in EXTRAS else ""
