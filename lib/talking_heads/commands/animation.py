@@ -1,0 +1,117 @@
+"""The commands that make videos of heads."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from talking_heads import config
+from talking_heads.commands.options import AMOUNT, COUNT, NATURAL, WEIGHTS, Subcommands, add_video_options
+
+
+def animate(args: argparse.Namespace) -> None:
+    from talking_heads.animation.animate import Request
+    from talking_heads.animation.animate import animate as make_video
+    from talking_heads.experiments.few_shot.weights import load_networks, main_variant
+
+    profile = config.load(args.profile)
+    weights = "reference" if profile.few_shot.trainings.reference_weights else "scratch"
+    request = Request(
+        photos=args.photo or [],
+        head=args.head,
+        driver=args.driver,
+        out=args.out,
+        keep=args.keep,
+        shots=args.shots,
+        person=args.person,
+        kind=args.kind,
+        raw=args.raw,
+        mark=not args.no_mark,
+    )
+    load = partial(load_networks, profile, main_variant(profile), weights, args.results)
+    print(make_video(request, profile, load, args.device))
+
+
+def speak(args: argparse.Namespace) -> None:
+    from talking_heads.animation import live
+    from talking_heads.animation import speak as speaking
+    from talking_heads.experiments.diffused.weights import load_model as load
+
+    controls = {"head_motion": args.head_motion, "blink_rate": args.blink_rate}
+    control = any(value is not None for value in controls.values())
+    if args.fast and (args.steps or args.sampler or control):
+        raise ValueError("--fast has its own steps and sampler, and no controls: leave out their options")
+    options = {"steps": args.steps, "guidance": args.guidance, "sampler": args.sampler, **controls}
+    options |= {"distilled": args.fast or None, "control": control or None}
+    changes = {f"diffused.sampling.{name}": value for name, value in options.items() if value is not None}
+    profile = config.load(args.profile, changes)
+
+    def load_model(device):
+        model = load(profile, args.weights, args.results, device)
+        return model.generator, model.encoder, model.metadata
+
+    request = speaking.Request(
+        sound=args.sound,
+        out=args.out,
+        photo=args.photo,
+        face=args.face,
+        keep=args.keep,
+        person=args.person,
+        kind=args.kind,
+        seed=args.seed,
+        mark=not args.no_mark,
+    )
+    if args.live:
+        written = live.speak_live(request, profile, load_model, args.device, sys.stdin.buffer)
+    else:
+        written = speaking.speak(request, profile, load_model, args.device)
+    print(f"written: {written}")
+
+
+def add_animation(commands: Subcommands) -> None:
+    """The commands that make videos."""
+    text = "photographs (or a clip) and a driver's clip to a moving head, with the driver's sound"
+    c = commands.add(animate, "animate", text, profile="laptop")
+    c.add_argument(
+        "--photo",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="photographs, a folder of them, or a clip, of one person to learn from",
+    )
+    c.add_argument("--head", type=Path, help="a kept head instead")
+    c.add_argument("--driver", type=Path, required=True, help="the clip whose movements and sound it gets")
+    add_video_options(c)
+    c.add_argument("--keep", type=Path, help="where to keep the head; <out>.head by default")
+    c.add_argument("--shots", type=COUNT, default=8, help="frames to learn from, at most")
+    c.add_argument("--person", help="the name on the head's card")
+    c.add_argument(
+        "--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed"
+    )
+
+    text = "a photograph and a voice to a talking head"
+    c = commands.add(speak, "speak", text, profile="laptop-full", resumes=True)
+    c.add_argument("--photo", type=Path, help="a photograph of one person")
+    c.add_argument("--face", type=Path, help="a kept identity frame instead")
+    c.add_argument("--sound", type=Path, required=True, help="any audio or video file with a voice")
+    add_video_options(c)
+    c.add_argument("--keep", type=Path, help="where to keep the identity frame; <out>.face by default")
+    c.add_argument("--person", help="the name on the identity frame's card")
+    c.add_argument(
+        "--live",
+        action="store_true",
+        help="write frames while the sound comes in: raw 16-bit samples at 16 kHz, mono, from a file that "
+        "grows or, for -, from standard input",
+    )
+    c.add_argument("--seed", type=NATURAL, default=0, help="another one gives other motion of the head")
+    c.add_argument("--fast", action="store_true", help="sample with the distilled network, in fewer steps")
+    c.add_argument("--steps", type=COUNT, help="denoising steps of a frame; the profile's by default")
+    c.add_argument(
+        "--guidance",
+        type=AMOUNT,
+        help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
+    )
+    c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
+    c.add_argument("--head-motion", type=AMOUNT, help="speed of the head, 1 as in the training clips")
+    c.add_argument("--blink-rate", type=AMOUNT, help="blinks a second")
+    c.add_argument("--weights", choices=WEIGHTS, default="reference")
