@@ -17,7 +17,7 @@ from talking_heads.__main__ import main
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.judges.pools import pool
 from talking_heads.metrics import timing
@@ -77,7 +77,7 @@ class RenderedVideos:
 
     def __init__(self, size: int):
         speakers = [(identity, video) for identity in (1, 2) for video in (0, 1)]
-        self.clips = [make_clip(5, *numbers, 7, 2.5, size, sound=False) for numbers in speakers]
+        self.clips = [make_clip(ClipSettings(5, *numbers, 7, 2.5, size), sound=False) for numbers in speakers]
 
     def __len__(self):
         return len(self.clips)

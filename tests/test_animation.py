@@ -20,7 +20,7 @@ from talking_heads.animation.face_rig import ANCHORS, FaceRig
 from talking_heads.animation.face_shape import FaceShape, carry, fit
 from talking_heads.data import crops, prepare, video
 from talking_heads.data.landmarks import draw, interocular, openings
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot import reenactment
 from talking_heads.experiments.reference import COMMITTED
@@ -48,12 +48,14 @@ def error(points, truth):
 @functools.cache
 def track(identity, number, moved_by=None, frames=48):
     """Landmarks (frames, 68, 2) of a rendered clip."""
-    clip = make_clip(SEED, identity, number, frames, 12.5, 64, sound=False, only=FIRST, moved_by=moved_by)
+    clip = make_clip(
+        ClipSettings(SEED, identity, number, frames, 12.5, 64), sound=False, only=FIRST, moved_by=moved_by
+    )
     return clip.landmarks.astype(float)
 
 
 def rendered(identity, number, frames=8, size=64, fps=2.5):
-    return make_clip(SEED, identity, number, frames, fps, size, sound=False)
+    return make_clip(ClipSettings(SEED, identity, number, frames, fps, size), sound=False)
 
 
 # -- landmark adaptation ----------------------------------------------------------------------------
@@ -89,8 +91,11 @@ def test_a_face_with_its_own_motion_is_unchanged(model):
 
 
 def test_an_identity_with_the_motion_of_another_keeps_its_face():
-    a, b = make_clip(SEED, 1, 0, 6, 12.5, 48), make_clip(SEED, 1, 0, 6, 12.5, 48, moved_by=(2, 0))
-    c = make_clip(SEED, 2, 0, 6, 12.5, 48)
+    a, b = (
+        make_clip(ClipSettings(SEED, 1, 0, 6, 12.5, 48)),
+        make_clip(ClipSettings(SEED, 1, 0, 6, 12.5, 48), moved_by=(2, 0)),
+    )
+    c = make_clip(ClipSettings(SEED, 2, 0, 6, 12.5, 48))
     assert a.traits == b.traits and all(np.array_equal(b.pose[name], c.pose[name]) for name in c.pose)
     assert not np.array_equal(a.landmarks, b.landmarks) and not np.array_equal(b.landmarks, c.landmarks)
 
@@ -163,7 +168,7 @@ def mean_error(tracks, truth):
 
 def test_detected_tracks_lose_no_motion_by_smoothing():
     """Tracks of the landmark judge get no less accurate, and no steadier than the ground truth."""
-    clips = [make_clip(0, 940_000 + n, 1, 24, 12.5, 64, sound=False) for n in range(3)]
+    clips = [make_clip(ClipSettings(0, 940_000 + n, 1, 24, 12.5, 64), sound=False) for n in range(3)]
     truth = [clip.landmarks.astype(float) for clip in clips]
     detected = [find_landmarks(clip.frames).astype(float) for clip in clips]
     steady = [smoothing.steady(points, 12.5) for points in detected]
@@ -283,12 +288,12 @@ def write_photo(path, image, landmarks, pupils=None):
 
 @pytest.fixture(scope="module")
 def source():
-    return make_clip(SEED, 1, 0, 1, 12.5, 96)
+    return make_clip(ClipSettings(SEED, 1, 0, 1, 12.5, 96))
 
 
 @pytest.fixture(scope="module")
 def driver():
-    return make_clip(SEED, 2, 0, 20, 12.5, 96)
+    return make_clip(ClipSettings(SEED, 2, 0, 20, 12.5, 96))
 
 
 @pytest.fixture(scope="module")

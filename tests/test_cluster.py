@@ -12,7 +12,7 @@ from films import film
 from talking_heads import config
 from talking_heads.data import prepare
 from talking_heads.data.planning import Settings
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.experiments.run import Options, Places, run_profile
 from talking_heads.shards import Shard
 from talking_heads.training import launch
@@ -34,7 +34,10 @@ QUICK = ("sizes", "--help")  # a command that succeeds at once
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Eight identities of a video; one of the third shard takes a second or two."""
-    root, clip = tmp_path_factory.mktemp("videos") / "mp4", make_clip(3, 1, 0, 10, 12.5, 32, sound=False)
+    root, clip = (
+        tmp_path_factory.mktemp("videos") / "mp4",
+        make_clip(ClipSettings(3, 1, 0, 10, 12.5, 32), sound=False),
+    )
     names = [f"id{number:05d}" for number in range(200)]
     slow = next(name for name in names if SLOW.holds(split_of(name), name, "a"))
     for name in {slow, *names[:8]}:

@@ -23,7 +23,7 @@ from talking_heads.__main__ import arguments, main
 from talking_heads.animation import head_files
 from talking_heads.animation.face_shape import FaceShape
 from talking_heads.data import corpora, video
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.experiments import reference, run
 from talking_heads.experiments.benchmark import projected_days
 from talking_heads.experiments.chapters import CHAPTERS
@@ -209,7 +209,7 @@ def test_the_required_packages_and_top_level():
 def test_the_readmes_code_learns_a_head_from_a_clip(tmp_path, monkeypatch):
     """It leaves a video and a head; two epochs do here."""
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
-    clip = make_clip(4, 2, 0, 96, 12.5, 64)
+    clip = make_clip(ClipSettings(4, 2, 0, 96, 12.5, 64))
     (tmp_path / "my_videos").mkdir()
     video.write(tmp_path / "my_videos/me.mp4", clip.frames, clip.fps, clip.sound)
     np.savez(tmp_path / "my_videos/me.npz", landmarks=clip.landmarks)
@@ -601,7 +601,7 @@ def package(library, tmp_path, profile, few) -> InstalledPackage:
         head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
     card = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
     head_files.keep_head(folder / "p.head", head, few, profile, card)
-    clip = make_clip(8, 2, 0, 12, 12.5, 96)
+    clip = make_clip(ClipSettings(8, 2, 0, 12, 12.5, 96))
     video.write(folder / "you.mp4", clip.frames, clip.fps, clip.sound)
     np.savez(folder / "you.npz", landmarks=clip.landmarks)
     Image.fromarray(clip.frames[0]).save(folder / "me.png")

@@ -13,7 +13,7 @@ from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import video
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.windows import LENGTH, WindowDataset, WindowSettings, neighbours
 from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
@@ -412,7 +412,7 @@ def test_every_identity_has_a_clip_before_one_has_two():
 )
 def test_a_profile_of_real_videos_trains_on_its_own_corpus(tmp_path, untrained_reader, layout, name, size):
     """CREMA-D's layout, and a folder of your own; with landmarks beside the videos."""
-    clip = make_clip(3, 1, 0, 12, 25.0, 64)
+    clip = make_clip(ClipSettings(3, 1, 0, 12, 25.0, 64))
     for actor in range(1001, 1015):
         split = "validation" if actor < 1003 else "meta"
         path = tmp_path / layout / "videos" / name.format(actor=actor, split=split)
@@ -683,7 +683,7 @@ def test_mouths_of_rendered_clips_are_closed_in_silence():
     """Nine of ten by exact landmarks, and a clip of six seconds blinks two or three times."""
     shares, blinks = [], []
     for identity in range(7_000_000, 7_000_004):
-        clip = make_clip(1, identity, 0, 150, 25.0, 32, only=np.array([0]))
+        clip = make_clip(ClipSettings(1, identity, 0, 150, 25.0, 32), only=np.array([0]))
         silent = lip_sync.silent_frames(32767 * clip.sound, 150)
         shares.append(lip_sync.closed_share(clip.landmarks, silent))
         blinks.append(lip_sync.blinks(clip.landmarks))

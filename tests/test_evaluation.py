@@ -25,7 +25,7 @@ from scipy import stats
 from talking_heads import config, devices
 from talking_heads.__main__ import main
 from talking_heads.data import prepare, video
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.devices import choose
 from talking_heads.experiments.few_shot import (
@@ -317,7 +317,10 @@ def evaluated(tmp_path_factory, profile, extractors):
     """Every method on two identities with one video each; four held-out frames of each."""
     root, profile = tmp_path_factory.mktemp("evaluation"), profile.override({"protocol.holdout_frames": 4})
     for number, name in enumerate(("ada", "ben")):
-        film(root / "in" / name / "talk", make_clip(0, 200_000 + number, 0, 24, 6.0, 32, sound=False))
+        film(
+            root / "in" / name / "talk",
+            make_clip(ClipSettings(0, 200_000 + number, 0, 24, 6.0, 32), sound=False),
+        )
     store, rows = prepare_store(root, 24), untrained_methods(profile, extractors)
 
     def compute(chosen=tuple(rows)):
@@ -491,7 +494,7 @@ def test_tasks_follow_the_protocol(evaluated):
 
 def test_the_longest_video_of_an_identity_comes_first(tmp_path, profile):
     """Both keep equally many frames; the length of the sources ranks them."""
-    clip = make_clip(3, 1, 0, 24, 2.5, 32, sound=False)
+    clip = make_clip(ClipSettings(3, 1, 0, 24, 2.5, 32), sound=False)
     film(tmp_path / "in" / "ada" / "brief", clip, 12)
     film(tmp_path / "in" / "ada" / "long", clip)
     store = prepare_store(tmp_path, 8)
@@ -1106,7 +1109,7 @@ def test_the_papers_metrics_on_a_gpu(fetched, cells):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_landmark_judge_reads_clean_frames(device):
     """On rendered faces outside its training, at twice the smoke size."""
-    clips = [make_clip(9, number, 0, 6, 2.5, 64, sound=False) for number in range(8)]
+    clips = [make_clip(ClipSettings(9, number, 0, 6, 2.5, 64), sound=False) for number in range(8)]
     landmarks = [judges.find_landmarks(clip.frames, device) for clip in clips]
     errors = [landmark_error(a, clip.landmarks) for a, clip in zip(landmarks, clips, strict=True)]
     assert np.mean(errors) < 0.08, "of the distance between the eyes' outer corners"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.metrics.flow import box, flow_by_region, flow_magnitude
 
 SIZE = 64
@@ -30,7 +30,7 @@ def test_the_length_of_a_known_motion(dx, dy):
 
 def test_only_the_region_that_moves_has_flow():
     """The mouth of a still face is replaced by a moving texture."""
-    clip = make_clip(0, 0, 0, 1, 25.0, SIZE, sound=False)
+    clip = make_clip(ClipSettings(0, 0, 0, 1, 25.0, SIZE), sound=False)
     frames, landmarks = np.repeat(clip.frames, 4, 0), np.repeat(clip.landmarks, 4, 0)
     still = flow_by_region(frames, landmarks)
     assert set(still) == {"mouth", "eyes", "head", "background"}

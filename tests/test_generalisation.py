@@ -8,7 +8,7 @@ from talking_heads import config
 from talking_heads.animation.example_faces import example_faces
 from talking_heads.data.sound import SOUND_RATE
 from talking_heads.data.speakers import espeak
-from talking_heads.data.speakers.clips import make_clip, spoken
+from talking_heads.data.speakers.clips import ClipSettings, make_clip, spoken
 from talking_heads.data.speakers.speech import PHONEMES, Segment, mouth_track, synthesise
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.audio_pretraining import load_reader
@@ -111,7 +111,7 @@ def test_a_speaker_says_what_is_asked_for():
     opening = lip_sync.mouth_opening(points)
     jaw = mouth_track(said, np.arange(30) / 25, 1.0)["jaw_open"]
     assert face.shape == (32, 32, 3) and lip_sync.track_correlation(opening, jaw) > 0.95
-    other = make_clip(1, 8_000_001, 0, 30, 25.0, 32, sound=False, only=np.arange(1))
+    other = make_clip(ClipSettings(1, 8_000_001, 0, 30, 25.0, 32), sound=False, only=np.arange(1))
     assert lip_sync.track_correlation(lip_sync.mouth_opening(other.landmarks), jaw) < 0.9
 
 

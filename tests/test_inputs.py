@@ -30,7 +30,7 @@ from talking_heads.data.landmarks import openings
 from talking_heads.data.loader import Batches
 from talking_heads.data.photographs import read_photograph
 from talking_heads.data.sidecars import find_sidecar
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 
 SETTINGS = prepare.Settings(64, 0)
@@ -39,7 +39,7 @@ CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 
 
 @pytest.fixture(scope="module")
 def clip():
-    return make_clip(3, 1, 0, 24, 12.5, 96, sound=False)
+    return make_clip(ClipSettings(3, 1, 0, 24, 12.5, 96), sound=False)
 
 
 def run(source, out, **more):
@@ -406,7 +406,7 @@ def test_landmarks_that_are_not_of_these_frames_are_refused_with_the_cause(chang
     """The face is small enough for its points to fit into the picture at another scale, too."""
     import re
 
-    small = make_clip(3, 2, 0, 6, 12.5, 96, sound=False)
+    small = make_clip(ClipSettings(3, 2, 0, 6, 12.5, 96), sound=False)
     frames = [np.pad(f, ((0, 96), (0, 96), (0, 0)), mode="edge") for f in small.frames]
     moved = [np.roll(f, (48, 48), (0, 1)) for f in frames]
     true = small.landmarks + 48
@@ -517,7 +517,7 @@ def test_a_photograph_and_a_video_of_one_stem_find_their_own_landmarks(clip, tmp
 
 
 def test_a_truncated_video_with_landmarks_for_all_of_it_is_called_truncated(tmp_path):
-    long = make_clip(3, 1, 0, 40, 12.5, 64, sound=False)
+    long = make_clip(ClipSettings(3, 1, 0, 40, 12.5, 64), sound=False)
     path = film(
         tmp_path / "in/a.mp4",
         long.frames,
@@ -546,7 +546,7 @@ def test_a_truncated_video_with_landmarks_for_all_of_it_is_called_truncated(tmp_
 
 @pytest.mark.parametrize("ending", [".mkv", ".webm"])
 def test_what_breaks_off_in_other_containers_is_called_truncated(tmp_path, ending):
-    long = make_clip(3, 1, 0, 40, 12.5, 64, sound=False)
+    long = make_clip(ClipSettings(3, 1, 0, 40, 12.5, 64), sound=False)
     codec = "libvpx-vp9" if ending == ".webm" else "libx264"
     path = film(tmp_path / f"in/a{ending}", long.frames, np.arange(40) / 12.5, codec=codec)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads.data.frames import to_tensor
-from talking_heads.data.speakers.clips import make_clip, spoken
+from talking_heads.data.speakers.clips import ClipSettings, make_clip, spoken
 from talking_heads.data.speakers.speech import PHONEMES, Segment
 from talking_heads.data.speakers.talking import phonemes_of
 from talking_heads.judges.lip_reading import (
@@ -58,7 +58,7 @@ def test_the_error_rate_is_relative_to_what_is_said():
 
 
 def test_what_is_said_is_known_without_rendering():
-    clip = make_clip(1, 77, 2, 12, 25.0, 16)
+    clip = make_clip(ClipSettings(1, 77, 2, 12, 25.0, 16))
     assert spoken(1, 77, 2, 12 / 25) == [s for s in clip.segments if s.start < 12 / 25]
     assert phonemes_of("id8000003", 1.0) == phonemes_of("8000003", 1.0) == spoken(1, 8_000_003, 0, 1.0)
 

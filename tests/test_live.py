@@ -18,7 +18,7 @@ from talking_heads.animation.synthetic_video import is_ours
 from talking_heads.data import video
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import HOP, to_int16
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.windows import PEAK
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.generation import Generator, stream
@@ -41,7 +41,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clip():
-    return make_clip(0, 5, 0, 15, 25.0, 32)
+    return make_clip(ClipSettings(0, 5, 0, 15, 25.0, 32))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from talking_heads.config import load
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.few_shot import losses
 from talking_heads.nn.perceptual import (
     CAFFE,
@@ -64,7 +64,9 @@ def test_every_layer_of_the_content_loss_has_the_weight_of_its_network_times_its
 @pytest.mark.parametrize("name", ["attributes", "people", "attributes@eyes"])
 def test_frames_of_two_identities_differ_by_about_one_in_each_layer(name):
     """What the gains are for; without them the deepest layer would outweigh the others."""
-    clips = [make_clip(11, identity, 0, 4, 2.5, 64, sound=False).frames for identity in range(8)]
+    clips = [
+        make_clip(ClipSettings(11, identity, 0, 4, 2.5, 64), sound=False).frames for identity in range(8)
+    ]
     x = torch.tensor(np.stack(clips)).movedim(-1, 2).float() / 127.5 - 1  # (8, 4, 3, 64, 64)
     extractor = embedded_extractor(name, 1.0)
     pairs = zip(extractor(x[:4].flatten(0, 1)), extractor(x[4:].flatten(0, 1)), strict=True)
@@ -142,7 +144,7 @@ def test_an_extractor_for_the_eyes_takes_their_window_alone(size):
 
 
 def test_the_window_of_the_eyes_contains_them():
-    clips = [make_clip(9, identity, 0, 6, 2.5, 64, sound=False) for identity in range(8)]
+    clips = [make_clip(ClipSettings(9, identity, 0, 6, 2.5, 64), sound=False) for identity in range(8)]
     x, y = np.concatenate([clip.landmarks for clip in clips])[:, 36:48].transpose(2, 0, 1)
     top, bottom, left, right = EYES
     inside = (y >= top) & (y <= bottom) & (x >= left) & (x <= right)

@@ -20,7 +20,7 @@ from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, PoolVideos, Subset
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings, make_pool
 from talking_heads.experiments import reference
 from talking_heads.experiments.few_shot import stability, training_curves, trainings
@@ -121,7 +121,7 @@ def test_videos_rendered_when_they_are_read_are_the_clips(profile, extractors, t
     live = LiveVideos(settings, "cpu")
     assert names_digest(live) == names_digest(PoolVideos(make_pool(tmp_path / "pool", settings)))
     frames, points = live.read(3, np.array([6, 2]), pupils=True)
-    clip = make_clip(5, 11, 1, 9, 2.5, size, sound=False)
+    clip = make_clip(ClipSettings(5, 11, 1, 9, 2.5, size), sound=False)
     assert len(live) == 4 and live.identity(3) == "11" and live.frame_count(3) == 9
     assert np.array_equal(frames, clip.frames[[6, 2]])
     np.testing.assert_allclose(points, np.concatenate([clip.landmarks, clip.pupils], 1)[[6, 2]])

@@ -24,7 +24,7 @@ from talking_heads.__main__ import main
 from talking_heads.animation import animate
 from talking_heads.animation import head_files as heads
 from talking_heads.data import video
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import load_weights, save_weights
@@ -37,8 +37,8 @@ CARD = {"person": "p", "kind": "procedural speaker", "origin": "rendered", "T": 
 def place(tmp_path):
     """A folder with a photograph and a clip, landmarks beside them."""
     me, you = (
-        make_clip(8, 1, 0, 1, 12.5, 96, sound=False),
-        make_clip(8, 2, 0, 12, 12.5, 96, sound=False, only=np.array([0])),
+        make_clip(ClipSettings(8, 1, 0, 1, 12.5, 96), sound=False),
+        make_clip(ClipSettings(8, 2, 0, 12, 12.5, 96), sound=False, only=np.array([0])),
     )
     Image.fromarray(me.frames[0]).save(tmp_path / "me.png")
     np.savez(tmp_path / "me.png.npz", landmarks=me.landmarks)

@@ -18,7 +18,7 @@ from talking_heads.config import load
 from talking_heads.data import corpora, prepare, sources, video
 from talking_heads.data.crops import Square, clip_square, crop, keep_inside, to_crop
 from talking_heads.data.landmarks import PARTS, draw, interocular, openings
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.nn import pretrained
 
@@ -27,7 +27,7 @@ SETTINGS = prepare.Settings(64, 16)
 
 @pytest.fixture(scope="module")
 def clip():
-    return make_clip(3, 1, 0, 12, 12.5, 96)
+    return make_clip(ClipSettings(3, 1, 0, 12, 12.5, 96))
 
 
 def film(path, clip, frames=None, landmarks=None, fps=None, sound=True, lossless=True):
@@ -137,7 +137,7 @@ def test_a_truncated_clip_keeps_what_can_be_decoded_only_if_landmarks_fit(tmp_pa
 
 def test_of_a_file_that_breaks_off_only_true_frames_are_kept(tmp_path):
     """The index comes first, as in a download that broke off; frames that are missing are not repeated."""
-    long = make_clip(3, 1, 0, 24, 12.5, 96)
+    long = make_clip(ClipSettings(3, 1, 0, 24, 12.5, 96))
     film(tmp_path / "whole.mp4", long, lossless=False)
     (tmp_path / "in").mkdir()
     with (
@@ -376,7 +376,7 @@ def test_crop_and_landmarks_move_together(clip):
 
 
 def test_224_square_videos_take_the_same_crop_in_training_and_at_inference(tmp_path):
-    big = make_clip(3, 1, 0, 4, 12.5, 224, sound=False)
+    big = make_clip(ClipSettings(3, 1, 0, 4, 12.5, 224), sound=False)
     square = keep_inside(clip_square(big.landmarks), 224, 224)
     assert crop(big.frames[0], square, 256).shape == (256, 256, 3)
     (tmp_path / "in").mkdir()
@@ -478,7 +478,7 @@ def test_landmark_image_has_every_part_and_refuses_nan(clip):
 
 
 def test_openings_follow_the_face():
-    clip = make_clip(3, 1, 0, 30, 12.5, 96, sound=False, only=np.array([0]))
+    clip = make_clip(ClipSettings(3, 1, 0, 30, 12.5, 96), sound=False, only=np.array([0]))
     mouth, eyes = openings(clip.landmarks)
     assert np.corrcoef(mouth, clip.pose["jaw_open"])[0, 1] > 0.9
     assert np.corrcoef(eyes, clip.pose["blink_left"])[0, 1] < -0.8

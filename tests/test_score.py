@@ -12,7 +12,7 @@ from films import film
 from talking_heads.__main__ import main
 from talking_heads.data.prepare_video import Rejected
 from talking_heads.data.sound import FPS
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.video import write
 from talking_heads.experiments.diffused import score
 from talking_heads.experiments.diffused.clip_metrics import LMD
@@ -26,7 +26,7 @@ OF_LIPS = {LMD, "mouth opening", "mouth width", "mouth closed in silence", "blin
 
 @pytest.fixture(scope="module")
 def speakers():
-    return [make_clip(1, 8_000_000 + number, 0, FRAMES, FPS, SIZE) for number in range(3)]
+    return [make_clip(ClipSettings(1, 8_000_000 + number, 0, FRAMES, FPS, SIZE)) for number in range(3)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from talking_heads.data import planning, prepare
 from talking_heads.data.manifest import INDEX, MANIFEST
 from talking_heads.data.planning import Settings
 from talking_heads.data.shared_detector import SharedDetector
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.shards import Shard
 
@@ -33,7 +33,7 @@ IDENTITIES = 12
 def source(tmp_path_factory):
     """VoxCeleb2's layout: an identity a folder, of two videos with two clips each; a clip is no video."""
     root = tmp_path_factory.mktemp("voxceleb") / "mp4"
-    clip = make_clip(3, 1, 0, 10, 12.5, 32, sound=False)
+    clip = make_clip(ClipSettings(3, 1, 0, 10, 12.5, 32), sound=False)
     for identity in range(IDENTITIES):
         for video in "ab":
             folder = root / f"id{identity:05d}" / video

@@ -15,7 +15,7 @@ from talking_heads.animation.identity_frames import IdentityFrame, keep_identity
 from talking_heads.animation.synthetic_video import is_ours
 from talking_heads.data import video
 from talking_heads.data.sound import to_int16
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
@@ -47,7 +47,7 @@ def models(profile):
 @pytest.fixture
 def files(tmp_path):
     """A photograph with its landmarks, and 0.6 s of a voice."""
-    clip = make_clip(0, 5, 0, 15, 25.0, 96)
+    clip = make_clip(ClipSettings(0, 5, 0, 15, 25.0, 96))
     cv2.imwrite(str(tmp_path / "ada.png"), clip.frames[0][..., ::-1])
     np.savez(tmp_path / "ada.npz", landmarks=clip.landmarks[:1])
     write_sound(tmp_path / "voice.mkv", clip.sound)
@@ -89,7 +89,7 @@ def test_a_kept_face_speaks_in_the_same_way(files, profile, models):
 
 def test_files_of_sound_alone_are_read(files):
     """WAV at another rate, in stereo; the samples are those of the video's sound."""
-    clip = make_clip(0, 5, 0, 15, 25.0, 32)
+    clip = make_clip(ClipSettings(0, 5, 0, 15, 25.0, 32))
     stereo = np.repeat(np.repeat(clip.sound[:, None], 2, 1), 2, 0)
     wavfile.write(files / "voice.wav", 32_000, stereo)
     a, b = (speak.read_speech(files / name).astype(float) for name in ("voice.wav", "voice.mkv"))
@@ -98,7 +98,7 @@ def test_files_of_sound_alone_are_read(files):
 
 def test_the_clock_of_a_broadcast_is_not_silence(files):
     """A transport stream whose times begin late."""
-    clip = make_clip(0, 5, 0, 15, 25.0, 32)
+    clip = make_clip(ClipSettings(0, 5, 0, 15, 25.0, 32))
     with av.open(str(files / "late.ts"), "w") as container:
         stream = container.add_stream("mp2", rate=16_000, layout="mono")
         stream.time_base = Fraction(1, 16_000)
@@ -111,7 +111,7 @@ def test_the_clock_of_a_broadcast_is_not_silence(files):
 
 def test_the_loudness_of_a_recording_does_not_matter(files, profile, models):
     """A voice at a tenth of the level gives the same frames."""
-    clip = make_clip(0, 5, 0, 15, 25.0, 32)
+    clip = make_clip(ClipSettings(0, 5, 0, 15, 25.0, 32))
     sound = speak.read_speech(files / "voice.mkv")
     write_sound(files / "quiet.mkv", 0.1 * clip.sound)
     quiet = speak.read_speech(files / "quiet.mkv")

@@ -13,7 +13,7 @@ from skimage.feature import Cascade
 from talking_heads.data.crops import clip_square, crop, keep_inside
 from talking_heads.data.speakers import paint, renderer, speech
 from talking_heads.data.speakers.anatomy import POSE
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.motion import (
     LIMITS,
     PLAIN_BACKGROUNDS,
@@ -133,19 +133,19 @@ def test_landmarks_lie_on_what_was_painted():
 
 
 def test_same_seed_same_film_and_other_video_other_clothes():
-    a, b = make_clip(1, 5, 0, 4, 5.0, 32), make_clip(1, 5, 0, 4, 5.0, 32)
+    a, b = make_clip(ClipSettings(1, 5, 0, 4, 5.0, 32)), make_clip(ClipSettings(1, 5, 0, 4, 5.0, 32))
     for name in ("frames", "landmarks", "pupils", "hidden", "sound"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    other = make_clip(1, 5, 1, 4, 5.0, 32)
+    other = make_clip(ClipSettings(1, 5, 1, 4, 5.0, 32))
     assert other.traits == a.traits
     assert np.abs(other.frames.astype(int) - a.frames).mean() > 10
-    assert make_clip(1, 6, 0, 1, 5.0, 32).traits != a.traits
-    assert make_clip(2, 5, 0, 1, 5.0, 32).traits != a.traits
+    assert make_clip(ClipSettings(1, 6, 0, 1, 5.0, 32)).traits != a.traits
+    assert make_clip(ClipSettings(2, 5, 0, 1, 5.0, 32)).traits != a.traits
 
 
 def test_the_plain_corpus_has_the_same_speakers_with_still_heads_before_few_backgrounds():
     diverse, plain = (
-        [make_clip(1, n, 0, 25, 25.0, 32, only=np.arange(1), corpus=corpus) for n in range(12)]
+        [make_clip(ClipSettings(1, n, 0, 25, 25.0, 32, corpus=corpus), only=np.arange(1)) for n in range(12)]
         for corpus in ("diverse", "plain")
     )
     backgrounds = {
@@ -164,19 +164,24 @@ def test_the_plain_corpus_has_the_same_speakers_with_still_heads_before_few_back
 
 @pytest.mark.parametrize("size", [32, 64, 256])
 def test_frames_of_any_size_are_the_crop_that_preparing_makes(size):
-    clip = make_clip(0, 3, 0, 6, 5.0, size, sound=False)
+    clip = make_clip(ClipSettings(0, 3, 0, 6, 5.0, size), sound=False)
     square, frame = keep_inside(clip_square(clip.landmarks), size, size), clip.frames[0]
     assert crop(frame, square, size) is frame
 
 
 def test_frames_are_the_same_at_every_size():
-    small, large = make_clip(0, 3, 0, 1, 5.0, 64).frames[0], make_clip(0, 3, 0, 1, 5.0, 256).frames[0]
+    small, large = (
+        make_clip(ClipSettings(0, 3, 0, 1, 5.0, 64)).frames[0],
+        make_clip(ClipSettings(0, 3, 0, 1, 5.0, 256)).frames[0],
+    )
     shrunk = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
     assert np.abs(shrunk - small).mean() < 4, "they are anti-aliased"
 
 
 def test_motion_stays_in_its_limits_and_uses_them():
-    poses = [make_clip(0, n, 0, 40, 5.0, 32, sound=False, only=np.array([0])).pose for n in range(20)]
+    poses = [
+        make_clip(ClipSettings(0, n, 0, 40, 5.0, 32), sound=False, only=np.array([0])).pose for n in range(20)
+    ]
     assert [round(math.degrees(LIMITS[name])) for name in ("yaw", "pitch", "roll")] == [45, 20, 15]
     for name, limit in LIMITS.items():
         largest = np.abs(np.concatenate([pose[name] for pose in poses])).max()
@@ -241,10 +246,10 @@ def test_identities_differ_in_every_trait_and_stay_in_its_range():
 
 def _frames_per_second(identity: int) -> float:
     torch.set_num_threads(1)
-    make_clip(0, identity, 0, 8, 5.0, 64, sound=False)
+    make_clip(ClipSettings(0, identity, 0, 8, 5.0, 64), sound=False)
     start = time.time()
     for n in range(3):
-        make_clip(0, identity + n, 1, 48, 5.0, 64, sound=False)
+        make_clip(ClipSettings(0, identity + n, 1, 48, 5.0, 64), sound=False)
     return 144 / (time.time() - start)
 
 

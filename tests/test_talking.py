@@ -12,7 +12,7 @@ from talking_heads.__main__ import main
 from talking_heads.data import corpora, prepare, sources, talking, video
 from talking_heads.data.landmarks import openings
 from talking_heads.data.sound import FPS, HOP, read_sound
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.speech import PHONEMES
 from talking_heads.data.speakers.talking import FIRST, SEED, evaluation_store
 from talking_heads.data.store import CorpusDamaged, Store
@@ -26,7 +26,7 @@ TALKING = prepare.Settings(48, 0, "square")
 @pytest.fixture(scope="module")
 def clip():
     """A second at 25 frames a second."""
-    return make_clip(3, 1, 0, 25, 25.0, 64)
+    return make_clip(ClipSettings(3, 1, 0, 25, 25.0, 64))
 
 
 def film(path, clip, fps=25.0, sound=True, landmarks=None, frames=None):
@@ -107,7 +107,7 @@ def test_what_cannot_talk_is_left_out_with_its_reason(tmp_path, clip):
 def test_windows_do_not_cross_the_clips_of_a_video(tmp_path, clip):
     """Two clips of one video are two talking clips, each with its own sound."""
     film(tmp_path / "in/ada/talk/00001.mkv", clip)
-    other = make_clip(3, 1, 1, 30, 25.0, 64)
+    other = make_clip(ClipSettings(3, 1, 1, 30, 25.0, 64))
     film(tmp_path / "in/ada/talk/00002.mkv", other)
     prepare_clips(tmp_path)
     store = Store(tmp_path / "out", "test")
@@ -290,7 +290,7 @@ def test_mouth_and_sound_are_aligned_after_writing_and_preparing(evaluation):
     """Of lags of -3 ... 3 frames, the mouth's opening and the phonemes agree most at 0; sound to 1 ms."""
     agreement, identity = [], FIRST["evaluation"]
     for number in range(4):
-        clip = make_clip(SEED, identity + number, 0, 75, 25.0, 48)
+        clip = make_clip(ClipSettings(SEED, identity + number, 0, 75, 25.0, 48))
         opening = openings(evaluation.track(number)["landmarks"])[0]
         ends = [segment.end for segment in clip.segments]
         jaw = np.array(

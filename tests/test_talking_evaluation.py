@@ -204,11 +204,11 @@ def test_what_was_trained_beside_the_committed_network_comes_first(committed, pr
 
 
 def test_tables_of_the_plain_corpus_are_kept_and_read_beside_the_others(committed, profile, tmp_path):
-    plain = config.load(tables.PLAIN)
+    plain = config.load(tables.PLAIN_PROFILE)
     with pytest.raises(FileNotFoundError, match=r"no diffused_table1\.csv; run \./run_all\.sh --profile"):
         keep.keep_plain_tables(plain, tmp_path)
     assert tables.plain_table1(profile, tmp_path).empty
-    folder = tmp_path / tables.PLAIN / "tables"
+    folder = tmp_path / tables.PLAIN_PROFILE / "tables"
     folder.mkdir(parents=True)
     corpora = [tables.corpus_name(plain), tables.SCORED, "LRW"]
     rows = pd.DataFrame({"corpus": corpora, "source": ["here", "here", "paper"], "method": "m"})

@@ -10,7 +10,7 @@ from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import openings
 from talking_heads.data.sound import HOP
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
 from talking_heads.data.speakers.speech import PHONEMES
 from talking_heads.data.speakers.talking import FIRST, SEED, talking_pool, talking_settings
@@ -156,7 +156,7 @@ def test_a_window_loads_in_a_millisecond(tmp_path):
 # -- procedural talking clips -----------------------------------------------------------------------
 def test_a_talking_pool_holds_the_rendered_clips(talking):
     section = config.load("smoke").diffused
-    clip = make_clip(SEED, FIRST["training"] + 1, 0, 10, 25.0, section.clips.image_size)
+    clip = make_clip(ClipSettings(SEED, FIRST["training"] + 1, 0, 10, 25.0, section.clips.image_size))
     assert talking.images.shape == (4, 1, 10, 32, 32, 3) and talking.sound.shape == (4, 1, 10 * HOP)
     assert np.array_equal(talking.images[1, 0], clip.frames)
     np.testing.assert_allclose(talking.sound[1, 0] / 32767, clip.sound, atol=1e-4)
@@ -184,7 +184,7 @@ def test_the_mouth_follows_the_phonemes_without_delay():
     """At lags of -3 ... 3 frames, the opening of the mouth correlates most with the jaw at lag 0."""
     lags = []
     for identity in range(FIRST["training"], FIRST["training"] + 4):
-        clip = make_clip(SEED, identity, 0, 75, 25.0, 32)
+        clip = make_clip(ClipSettings(SEED, identity, 0, 75, 25.0, 32))
         opening = openings(clip.landmarks)[0]
         instants = np.arange(75) / 25
         ends = [segment.end for segment in clip.segments]

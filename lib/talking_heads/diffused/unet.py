@@ -43,7 +43,8 @@ def embedding_mlp(size: int, width: int) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     """A residual block of BigGAN's kind, whose second normalisation is conditioned by equation (17).
 
-    With ``head_channels``, attention with heads of that many channels follows.
+    With ``head_channels``, attention with heads of that many channels follows. ``control`` is the layer of a
+    network with controls.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class ResidualBlock(nn.Module):
         dropout: float,
         resample: str = "",
         head_channels: int = 0,
-        controlled: bool = False,
     ):
         super().__init__()
         self.resample: Callable[[Tensor], Tensor] = {"": nn.Identity(), "down": halve, "up": upsample}[
@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
         self.attention = Attention(c_out, head_channels) if head_channels else nn.Identity()
-        self.control = zeroed(nn.Linear(embedding, 2 * c_out)) if controlled else None
+        self.control: nn.Module | None = None
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, control: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), embeddings of time, sound and controls t, y, control (B, D) -> (B, C', H', W')."""
@@ -130,7 +130,10 @@ class UNet(nn.Module):
 
         def block(c_in: int, c_out: int, resample: str = "", attends: bool = False) -> ResidualBlock:
             head_channels = section.head_channels if attends else 0
-            return ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels, controls > 0)
+            made = ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels)
+            if controls:
+                made.control = zeroed(nn.Linear(width, 2 * c_out))
+            return made
 
         self.stem = nn.Conv2d(channels_in * pixels, widths[0], 3, padding=1)
         self.down, skips, c = nn.ModuleList(), [widths[0]], widths[0]

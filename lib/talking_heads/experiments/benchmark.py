@@ -28,7 +28,7 @@ from talking_heads.data.planning import Settings, fingerprint
 from talking_heads.data.prepare_video import prepare_unit
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import TALKING_LAYOUTS, discover
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.data.video import write as write_video
 from talking_heads.data.windows import LENGTH
@@ -110,7 +110,7 @@ class Bench:
     def preparing(self) -> Iterator[Row]:
         """Clips with landmarks beside them; one process."""
         size = 224
-        clip = make_clip(0, 1, 0, 100, 25.0, size, sound=False)
+        clip = make_clip(ClipSettings(0, 1, 0, 100, 25.0, size), sound=False)
         path = self.folder / "videos/id00001/a/00001.mp4"
         path.parent.mkdir(parents=True)
         write_video(path, clip.frames, clip.fps, None)

@@ -13,6 +13,7 @@ from talking_heads.nn.weight_files import load_metadata
 from talking_heads.training.loop import LOG
 
 COMMITTED = Path(__file__).parents[3] / "results" / "reference"  # of this checkout, wherever results go
+PLAIN = "plain"  # the folder of those of the plain corpus, among the others
 EVERY = 20  # rows of a log of which one is kept
 VALIDATION = {"validation", "mouth opening"}  # columns of the rows with results on validation identities
 
@@ -24,11 +25,11 @@ def is_plain(profile: Profile) -> bool:
 
 def reference_folder(profile: Profile) -> Path:
     """The committed results of a profile's corpus: of the plain one, in a folder among them."""
-    return COMMITTED / "plain" if is_plain(profile) else COMMITTED
+    return COMMITTED / PLAIN if is_plain(profile) else COMMITTED
 
 
 def reference_weights(name: str, results: Path, part: str = "") -> Path:
-    """The committed weights of a network, or those in a ``part`` of the reference such as "plain".
+    """The committed weights of a network, or those in a ``part`` of the reference such as ``PLAIN``.
 
     An installed library brings no reference weights; they are looked for below ``results``, which may be that
     of a checkout. Raises FileNotFoundError where the file is not there.

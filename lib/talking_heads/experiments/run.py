@@ -17,11 +17,11 @@ from talking_heads.experiments.benchmark import LARGE, TABLE
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
-from talking_heads.experiments.diffused.tables import PLAIN
+from talking_heads.experiments.diffused.tables import PLAIN_PROFILE
 from talking_heads.experiments.few_shot import chapters as few_shot_chapters
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
-from talking_heads.experiments.reference import COMMITTED, is_plain
+from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import FACE_ALIGNMENT, PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_metadata
@@ -127,7 +127,7 @@ def make_run(
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())
     sources = [
         (diffused_chapters.REFERENCE_TABLES, (COMMITTED,)),
-        (diffused_chapters.PLAIN_TABLES, (COMMITTED / "plain", places.results / PLAIN)),
+        (diffused_chapters.PLAIN_TABLES, (COMMITTED / PLAIN, places.results / PLAIN_PROFILE)),
     ]
     for tables, folders in sources:
         for name, found in tables.items():

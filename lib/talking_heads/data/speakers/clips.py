@@ -17,6 +17,28 @@ VERSION = 1  # raised when the same seed gives different frames, landmarks or so
 BATCH, GPU_BATCH = 8, 64  # frames that are rendered at once; larger batches are not faster on a CPU
 
 
+@dataclass(frozen=True)
+class ClipSettings:
+    """One video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at ``size``².
+
+    In the ``corpus`` "plain" the same face says the same as in "diverse", but its head hardly turns, before
+    one of few backgrounds.
+    """
+
+    seed: int  # of the corpus
+    identity: int
+    video: int
+    frames: int
+    fps: float
+    size: int  # side of the frames in pixels
+    corpus: Corpus = "diverse"
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.frames / self.fps
+
+
 @dataclass
 class Clip:
     """A rendered clip with its ground truth."""
@@ -51,48 +73,65 @@ def spoken(seed: int, identity: int, video: int, seconds: float) -> list[Segment
 
 @torch.no_grad()
 def make_clip(
-    seed: int,
-    identity: int,
-    video: int,
-    frames: int,
-    fps: float,
-    size: int,
+    settings: ClipSettings,
     device: str | torch.device = "cpu",
     sound: bool = True,
     only: np.ndarray | None = None,
     moved_by: tuple[int, int] | None = None,
     segments: list[Segment] | None = None,
-    corpus: Corpus = "diverse",
 ) -> Clip:
-    """Render one video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at size².
+    """Render a video; the same arguments give the same clip on the same type of device.
 
     With ``only``, an array of frame numbers, only these frames are rendered; landmarks are returned for all.
     With ``moved_by``, an identity and a video, the motion is that of the other video, while face, clothes and
-    voice remain. With ``segments``, these are spoken in place of a random utterance. In the ``corpus``
-    "plain" the same face says the same, but its head hardly turns, before one of few backgrounds. The same
-    arguments give the same clip on the same type of device.
+    voice remain. With ``segments``, these are spoken in place of a random utterance.
     """
-    traits = speaker(seed, identity)
-    rng, drawn = _style(seed, identity, video)
-    if corpus == "plain":
-        drawn = plain_style(drawn)
-    style = {name: np.full(frames, value) for name, value in drawn.items()}
+    seed, plain = settings.seed, settings.corpus == "plain"
+    traits = speaker(seed, settings.identity)
+    rng, style = _style(seed, settings.identity, settings.video)
     motion_rng = rng if moved_by is None else _style(seed, *moved_by)[0]
     if segments is None:
-        segments = utterance(motion_rng, frames / fps)
-    pose = draw_motion(motion_rng, np.arange(frames) / fps, segments)
-    if corpus == "plain":
-        pose = plain_motion(pose)
+        segments = utterance(motion_rng, settings.seconds)
+    pose = draw_motion(motion_rng, np.arange(settings.frames) / settings.fps, segments)
+    if plain:
+        style, pose = plain_style(style), plain_motion(pose)
+    images, points, hidden = _render_frames(settings, traits, style, pose, device, only)
+    wave = np.zeros(0, np.float32)
+    if sound:
+        wave = synthesise(segments, settings.seconds, traits["pitch"], traits["tract"], rng)
+    return Clip(
+        frames=images,
+        landmarks=points[:, :68],
+        pupils=points[:, 68:],
+        hidden=hidden,
+        sound=wave,
+        segments=segments,
+        pose=pose,
+        traits=traits,
+        fps=settings.fps,
+    )
 
+
+def _render_frames(
+    settings: ClipSettings,
+    traits: dict[str, float],
+    style: dict[str, float],
+    pose: dict[str, np.ndarray],
+    device: str | torch.device,
+    only: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames, or ``only`` these, all landmarks (n, 70, 2), and which are hidden (n, 70)."""
+    frames, size = settings.frames, settings.size
     tracks = {name: values.expand(frames) for name, values in stack_traits([traits], device).items()}
-    texture = torch.full((frames,), float(identity % 9973) * 0.37, device=device)
+    styles = {name: np.full(frames, value) for name, value in style.items()}
+    texture = torch.full((frames,), float(settings.identity % 9973) * 0.37, device=device)
     batch_size = BATCH if torch.device(device).type == "cpu" else GPU_BATCH
 
     def arrange_frames(numbers: Tensor) -> Scene:
         return arrange(
             {name: values[numbers] for name, values in tracks.items()},
             _select(pose, numbers, device),
-            _select(style, numbers, device),
+            _select(styles, numbers, device),
             texture[numbers],
             size,
         )
@@ -111,20 +150,7 @@ def make_clip(
         for scene, numbers in zip(scenes, batches, strict=True)
     ]
     points = to_pixels(xy, window, size).cpu().numpy()
-    wave = np.zeros(0, np.float32)
-    if sound:
-        wave = synthesise(segments, frames / fps, traits["pitch"], traits["tract"], rng)
-    return Clip(
-        frames=np.concatenate(images),
-        landmarks=points[:, :68],
-        pupils=points[:, 68:],
-        hidden=hidden.cpu().numpy(),
-        sound=wave,
-        segments=segments,
-        pose=pose,
-        traits=traits,
-        fps=fps,
-    )
+    return np.concatenate(images), points, hidden.cpu().numpy()
 
 
 def _select(values: dict[str, np.ndarray], numbers: Tensor, device: str | torch.device) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from talking_heads.config import Corpus, digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
-from talking_heads.data.speakers.clips import VERSION, make_clip
+from talking_heads.data.speakers.clips import VERSION, ClipSettings, make_clip
 from talking_heads.devices import cores
 from talking_heads.files import waiting_lock, write_text
 from talking_heads.processes import worker_pool
@@ -39,6 +39,11 @@ class PoolSettings:
     def samples(self) -> int:
         """Samples of a clip's sound at 16 kHz."""
         return round(self.frames / self.fps * SOUND_RATE)
+
+    def clip(self, number: int, video: int) -> ClipSettings:
+        """A video of the identity with this number in the pool."""
+        identity = self.first + number
+        return ClipSettings(self.seed, identity, video, self.frames, self.fps, self.size, self.corpus)
 
     def metadata(self) -> dict:
         """The settings and the renderer's version, as they are stored with a pool."""
@@ -146,19 +151,8 @@ def _render_identities(folder: Path, settings: PoolSettings, numbers: list[int],
     points = np.load(folder / "points.npy", mmap_mode="r+")
     sound = np.load(folder / "sound.npy", mmap_mode="r+") if settings.sound else None
     for number in numbers:
-        identity = settings.first + number
         for video in range(settings.videos):
-            clip = make_clip(
-                settings.seed,
-                identity,
-                video,
-                settings.frames,
-                settings.fps,
-                settings.size,
-                device,
-                sound=settings.sound,
-                corpus=settings.corpus,
-            )
+            clip = make_clip(settings.clip(number, video), device, sound=settings.sound)
             if sound is not None:
                 sound[number, video] = to_int16(clip.sound)
             images[number, video] = clip.frames
@@ -192,18 +186,7 @@ class LiveVideos:
 
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2), with ``pupils`` (k, 70, 2)."""
-        settings = self.settings
-        clip = make_clip(
-            settings.seed,
-            settings.first + video // settings.videos,
-            video % settings.videos,
-            settings.frames,
-            settings.fps,
-            settings.size,
-            self.device,
-            sound=False,
-            only=frames,
-            corpus=settings.corpus,
-        )
+        settings = self.settings.clip(*divmod(video, self.settings.videos))
+        clip = make_clip(settings, self.device, sound=False, only=frames)
         points = np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks
         return clip.frames, points[frames]

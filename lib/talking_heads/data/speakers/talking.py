@@ -66,10 +66,9 @@ def evaluation_store(section: Diffused, root: Path) -> Store:
     name = _name("evaluation", settings)
     folder = root / f"{name}-v{VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = range(settings.first, settings.first + settings.people)
-    clips = [Job("test", number, 0, settings.frames, FPS, settings.corpus) for number in numbers]
+    clips = [Job("test", settings.clip(number, 0)) for number in range(settings.people)]
     with waiting_lock(folder):
-        write_clips(folder / "videos", clips, SEED, settings.size)
+        write_clips(folder / "videos", clips)
         prepare(folder / "videos", folder / "prepared", Settings(settings.size, 0, section.clips.alignment))
     return Store(folder / "prepared", "test", settings.size)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from talking_heads.config import Corpus, Profile
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.config import Profile
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.video import write
 from talking_heads.devices import cores
 from talking_heads.processes import worker_pool
@@ -18,21 +18,22 @@ FIRST = {"meta": 0, "validation": 100_000, "test": 200_000}
 
 
 class Job(NamedTuple):
-    """A clip to render."""
+    """A clip to render, and the split that it belongs to."""
 
     split: str
-    identity: int
-    video: int
-    frames: int
-    fps: float
-    corpus: Corpus = "diverse"
+    clip: ClipSettings
 
 
 def jobs(profile: Profile) -> list[Job]:
     """All clips of a profile's corpus."""
     section = profile.data.speakers
+
+    def job(split: str, number: int, video: int, frames: int, fps: float) -> Job:
+        identity, size = FIRST[split] + number, profile.data.image_size
+        return Job(split, ClipSettings(profile.seed, identity, video, frames, fps, size))
+
     clips = [
-        Job("meta", FIRST["meta"] + number, video, section.meta_frames, section.meta_fps)
+        job("meta", number, video, section.meta_frames, section.meta_fps)
         for number in range(section.meta_identities)
         for video in range(section.meta_videos)
     ]
@@ -40,21 +41,21 @@ def jobs(profile: Profile) -> list[Job]:
         for number in range(section.evaluation_identities):
             for video in range(section.evaluation_videos):
                 frames = section.evaluation_frames_other if video else section.evaluation_frames
-                clips.append(Job(split, FIRST[split] + number, video, frames, section.evaluation_fps))
+                clips.append(job(split, number, video, frames, section.evaluation_fps))
     return clips
 
 
 def clip_path(root: Path, job: Job) -> Path:
     """The video file of a clip."""
-    return root / job.split / "mp4" / f"id{job.identity:06d}" / f"video{job.video}" / "00001.mp4"
+    return root / job.split / "mp4" / f"id{job.clip.identity:06d}" / f"video{job.clip.video}" / "00001.mp4"
 
 
-def _write_clips(root: Path, seed: int, size: int, batch: list[Job]) -> int:
-    """Render clips of size² pixels and write them; returns the number of frames."""
+def _write_clips(root: Path, batch: list[Job]) -> int:
+    """Render clips and write them; returns the number of frames."""
     torch.set_num_threads(1)
     for job in batch:
         path = clip_path(root, job)
-        clip = make_clip(seed, job.identity, job.video, job.frames, job.fps, size, corpus=job.corpus)
+        clip = make_clip(job.clip)
         write(path, clip.frames, clip.fps, clip.sound)
         temporary = path.with_suffix(".tmp.npz")
         np.savez_compressed(
@@ -67,23 +68,22 @@ def _write_clips(root: Path, seed: int, size: int, batch: list[Job]) -> int:
             ends=np.array([segment.end for segment in clip.segments], np.float32),
         )
         temporary.replace(path.with_suffix(".npz"))  # comes last: a clip with landmarks is complete
-    return sum(job.frames for job in batch)
+    return sum(job.clip.frames for job in batch)
 
 
 def write_speakers(root: Path, profile: Profile) -> int:
     """Render what is missing of a profile's corpus below ``root``; returns the number of rendered clips."""
-    return write_clips(root, jobs(profile), profile.seed, profile.data.image_size)
+    return write_clips(root, jobs(profile))
 
 
-def write_clips(root: Path, clips: list[Job], seed: int, size: int, workers: int | None = None) -> int:
-    """Render the clips that are missing below ``root`` at size² pixels; returns their number."""
+def write_clips(root: Path, clips: list[Job]) -> int:
+    """Render the clips that are missing below ``root``; returns their number."""
     todo = [job for job in clips if not clip_path(root, job).with_suffix(".npz").exists()]
     if not todo:
         return 0
     batches = [todo[k : k + 4] for k in range(0, len(todo), 4)]
-    progress = Progress("rendering speakers", sum(job.frames for job in todo), "frames")
-    with worker_pool(workers or cores()) as executor:
-        n = len(batches)
-        for frames in executor.map(_write_clips, [root] * n, [seed] * n, [size] * n, batches):
+    progress = Progress("rendering speakers", sum(job.clip.frames for job in todo), "frames")
+    with worker_pool(cores()) as executor:
+        for frames in executor.map(_write_clips, [root] * len(batches), batches):
             progress.add(frames)
     return len(todo)

@@ -18,7 +18,7 @@ from talking_heads.experiments.diffused.ablation_table import measurements, pair
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.length import FLOW
 from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA
-from talking_heads.experiments.diffused.tables import COMPARED, LOWER_IS_BETTER, PLAIN
+from talking_heads.experiments.diffused.tables import COMPARED, LOWER_IS_BETTER, PLAIN_PROFILE
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.clip_observer import VOTES
 from talking_heads.metrics.statistics import mean_estimate
@@ -54,7 +54,7 @@ def plain_measurements(profile: Profile, results: Path) -> dict[str, pd.DataFram
     """
     if profile.data.source != "speakers":
         return {}
-    plain = load(PLAIN)
+    plain = load(PLAIN_PROFILE)
     metrics = measured_table(COMPARED, plain, results)
     return {"plain_metrics": metrics, "plain_ablations": measurements(plain, results)}
 
@@ -134,7 +134,7 @@ def grey_helps_where_speakers_are_many(evidence: Evidence) -> list[Part]:
     return [*parts, *name_plain_corpus(list(chain.from_iterable(plain)))]
 
 
-def two_embeddings_a_side_are_best(evidence: Evidence) -> list[Part]:
+def two_embeddings_per_side_are_best(evidence: Evidence) -> list[Part]:
     """Section 5.4, Table 3: two motion audio embeddings on each side against other numbers, in grey."""
     rows = {count: (settings.SOUND[True], str(count)) for count in settings.COUNTS}
     return [
@@ -252,7 +252,7 @@ CLAIMS = (
         "Two motion audio embeddings on each side are best",
         "5.4, Table 3",
         f"{SHORT_TRAININGS}, with grey motion frames: two minus every other number, LMD and SSIM",
-        two_embeddings_a_side_are_best,
+        two_embeddings_per_side_are_best,
     ),
     Claim(
         4,

@@ -15,7 +15,7 @@ from talking_heads.config import Diffused
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, SOUND_RATE
 from talking_heads.data.speakers import espeak
-from talking_heads.data.speakers.clips import make_clip
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.speech import Segment, mouth_track
 from talking_heads.data.speakers.talking import SEED, phonemes_of
 from talking_heads.data.windows import TalkingClips
@@ -63,18 +63,8 @@ def true_clip(identity: str, voice: Voice, frames: int, section: Diffused) -> tu
     (frames, 68, 2).
     """
     number = int(identity.removeprefix("id"))
-    clip = make_clip(
-        SEED,
-        number,
-        0,
-        frames,
-        FPS,
-        section.clips.image_size,
-        sound=False,
-        only=np.arange(1),
-        segments=voice.segments,
-        corpus=section.clips.corpus,
-    )
+    settings = ClipSettings(SEED, number, 0, frames, FPS, section.clips.image_size, section.clips.corpus)
+    clip = make_clip(settings, sound=False, only=np.arange(1), segments=voice.segments)
     return clip.frames[0], clip.landmarks
 
 

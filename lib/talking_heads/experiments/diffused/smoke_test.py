@@ -12,6 +12,7 @@ import torch
 from talking_heads.config import Profile
 from talking_heads.data.prepare import Settings, prepare
 from talking_heads.data.sound import FPS
+from talking_heads.data.speakers.clips import ClipSettings
 from talking_heads.data.speakers.talking import FIRST, SEED
 from talking_heads.data.speakers.write import Job, write_clips
 from talking_heads.data.store import Store
@@ -45,8 +46,9 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
     with stopwatch.stage("prepare"):
         if clips is None:
             clips = folder / "videos"
-            jobs = [Job("test", FIRST["evaluation"] + number, 0, 10, FPS) for number in range(2)]
-            write_clips(clips, jobs, SEED, size)
+            numbers = (FIRST["evaluation"], FIRST["evaluation"] + 1)
+            jobs = [Job("test", ClipSettings(SEED, number, 0, 10, FPS, size)) for number in numbers]
+            write_clips(clips, jobs)
         settings = Settings(size, 50, section.clips.alignment)
         prepare(clips, folder / "prepared", settings, device=str(device), quiet=True)
     talking = StoreClips(Store(folder / "prepared", "test", size))

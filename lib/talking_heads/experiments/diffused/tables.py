@@ -51,7 +51,7 @@ UNITS = {
     "true flow of the head": "pixels a frame",
 }
 LOWER_IS_BETTER = {"MSE", "LMD", LMD, "WER", PER}
-PLAIN = "laptop-plain"  # the profile of the plain corpus
+PLAIN_PROFILE = "laptop-plain"  # the profile of the plain corpus
 TABLE1_FILE = "diffused_table1"  # of chapter 23
 COMPARED = "compared_metrics"  # of ours and the baselines, by identity; of chapter 23
 SCORED = "scored videos"  # the corpus of videos that another program has generated
@@ -98,7 +98,7 @@ def plain_table1(profile: Profile, results: Path) -> pd.DataFrame:
     """
     if profile.data.source != "speakers" or is_plain(profile):
         return pd.DataFrame()
-    plain = load(PLAIN)
+    plain = load(PLAIN_PROFILE)
     rows = measured_table(TABLE1_FILE, plain, results)
     return rows[rows["corpus"] == corpus_name(plain)] if len(rows) else rows
 

@@ -18,7 +18,7 @@ from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import START, model_key
-from talking_heads.experiments.reference import COMMITTED, is_plain, reference_weights
+from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain, reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.tracing import Traced
 from talking_heads.nn.weight_files import load_metadata, load_weights
@@ -50,7 +50,7 @@ def weights_path(profile: Profile, weights: str, results: Path, name: str = "dif
     if weights == "reference" and not (name in EXTRAS and _fits(path, profile, results)):
         if is_plain(profile):
             with suppress(FileNotFoundError):
-                return reference_weights(name, results, "plain")
+                return reference_weights(name, results, PLAIN)
             if name == "sda":
                 raise FileNotFoundError(f"{os.path.relpath(COMMITTED)}: no SDA of the plain corpus")
         return reference_weights(name, results)

@@ -14,7 +14,7 @@ from talking_heads.animation.head_files import KeptHead
 from talking_heads.config import Profile
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all, interocular
-from talking_heads.data.speakers.clips import Clip, make_clip
+from talking_heads.data.speakers.clips import Clip, ClipSettings, make_clip
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.networks.build import Networks
@@ -55,8 +55,9 @@ def render_performance(
 
     Face, clothes and light of the ground truth are the source's.
     """
-    driver_clip = make_clip(seed, driver, 1, frames, fps, size)
-    truth = make_clip(seed, source, 0, frames, fps, size, sound=False, moved_by=(driver, 1))
+    driver_clip = make_clip(ClipSettings(seed, driver, 1, frames, fps, size))
+    settings = ClipSettings(seed, source, 0, frames, fps, size)
+    truth = make_clip(settings, sound=False, moved_by=(driver, 1))
     return driver_clip, truth
 
 
