@@ -20,6 +20,7 @@ from talking_heads.experiments.diffused.ablation_settings import (
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.workbook.write_table import write_table
 
 METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
 COLUMNS = ["ablation", "setting", "baseline", "metric", "value", "ci_low", "ci_high"]
@@ -31,6 +32,16 @@ NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metri
 def measurements(profile: Profile, results: Path) -> pd.DataFrame:
     """The metrics of a profile's ablations, or of the reference's (:func:`measured_table`)."""
     return measured_table(METRICS, profile, results, {"setting": str})
+
+
+def write(means: pd.DataFrame, profile: Profile, folder: Path) -> None:
+    """Write the table of a profile's ablations below a folder of results."""
+    caption = (
+        f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "
+        "weights, which were trained with the baseline's setting; settings of generation are not trained. "
+        "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings."
+    )
+    write_table(means, means.round(4), folder / "tables", TABLE, caption)
 
 
 def chosen_settings(only: Sequence[str]) -> list[Setting]:

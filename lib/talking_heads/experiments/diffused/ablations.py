@@ -28,11 +28,11 @@ from talking_heads.experiments.diffused.ablation_table import (
     FIGURE5,
     METRICS,
     NAMES,
-    TABLE,
     chosen_settings,
     closest_pair,
     merge_measured,
     table,
+    write,
 )
 from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
 from talking_heads.experiments.diffused.protocol import OURS
@@ -49,7 +49,6 @@ from talking_heads.judges.use import weights_digest
 from talking_heads.metrics.flow import flow_magnitude
 from talking_heads.training import loop
 from talking_heads.workbook import figures
-from talking_heads.workbook.write_table import write_table
 
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
@@ -201,14 +200,9 @@ def ablate(
     if only:
         rows = merge_measured(results / profile.name / f"tables/{METRICS}.csv", rows)
     rows = rows[[*NAMES, *rows.columns.difference(NAMES, sort=False)]]
-    folder = tables.write_metrics(rows, results / profile.name, METRICS)
+    tables.write_metrics(rows, results / profile.name, METRICS)
     means = table(rows, profile)
-    caption = (
-        f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "
-        "weights, which were trained with the baseline's setting; settings of generation are not trained. "
-        "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings."
-    )
-    write_table(means, means.round(4), folder, TABLE, caption)
+    write(means, profile, results / profile.name)
     if of_motion := [setting for setting in chosen if setting.ablation == MOTION]:
         figures.save(figure5(run, of_motion), results / profile.name / FIGURE5)
     return means

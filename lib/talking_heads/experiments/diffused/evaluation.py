@@ -1,4 +1,4 @@
-"""The clips of Tables 1 and 3: ``evaluate --system diffused`` generates them, chapters 22 and 23 measure."""
+"""The clips of Tables 1 and 3: ``evaluate --system diffused`` generates them, chapters 22 to 25 measure."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,11 +62,12 @@ def evaluate(
     device: torch.device,
     shard: Shard | None = None,
 ) -> None:
-    """``python -m talking_heads evaluate --system diffused``: all clips, or those of a shard.
+    """``python -m talking_heads evaluate --system diffused``: the clips that chapters read, all or a shard's.
 
     Raises what :func:`evaluation_of` and :func:`protocol.run` do.
     """
     evaluation = evaluation_of(profile, weights, data, results, device)
-    chosen = protocol.run(evaluation, shard=shard)
-    paths = [evaluation.path(speaker, row) for row in evaluation.rows for speaker in chosen]
+    rows = (*evaluation.rows, protocol.OTHER_SEED)
+    chosen = protocol.run(evaluation, rows, shard)
+    paths = [evaluation.path(speaker, row) for row in rows for speaker in chosen]
     print(f"{sum(path.exists() for path in paths)} of {len(paths)} clips in {evaluation.folder}")
