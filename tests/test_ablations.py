@@ -12,7 +12,7 @@ from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
 from talking_heads.diffused.training import DiffusionLearner, model_key
-from talking_heads.experiments.diffused import ablation_table, ablations
+from talking_heads.experiments.diffused import ablation_table, ablations, tables
 from talking_heads.experiments.diffused.ablation_settings import (
     BLINK_RATE,
     DISTILLED,
@@ -175,7 +175,7 @@ def test_differences_are_paired_with_the_unchanged_profile():
     table = ablation_table.table(pd.concat([rows, again.assign(**{LMD: again[LMD] + 0.2})]), profile)
     table = table.set_index(["ablation", "setting", "metric"])
     row = table.loc[(MOTION, "0", LMD)]
-    assert row["value"] == pytest.approx(0.9 + 0.1 + 0.1) and row["n_seeds"] == 2
+    assert row["value"] == pytest.approx(0.9 + 0.1) and row["n_seeds"] == 2, "of the seed that all have"
     assert row["seed_sd"] == pytest.approx(0.2 / 2**0.5)
     # of the seed that both have; the spread between identities is in neither end
     ends = row[["difference", "difference, low", "difference, high"]].astype(float)
@@ -187,6 +187,18 @@ def test_differences_are_paired_with_the_unchanged_profile():
     assert np.isnan(ssim["difference, low"]), "only one identity has both"
     grey = table.loc[(SOUND[True], "2", LMD)]
     assert grey["difference"] == pytest.approx(0.01), "against the same training in colour"
+
+
+def test_table_3_has_the_papers_settings():
+    profile = config.load("laptop-full")
+    table = ablation_table.table3(ablation_table.table(measured({(SOUND[True], "3"): 0.2}), profile), profile)
+    paper, names = tables.paper_numbers(3), ["audio_windows", "motion_grey"]
+    settings_of = [set(map(tuple, rows[names].drop_duplicates().to_numpy())) for rows in (table, paper)]
+    assert settings_of[0] == settings_of[1] and len(settings_of[0]) == 8
+    best = table[table["metric"] == LMD].sort_values("value").iloc[0]
+    assert (best["audio_windows"], best["motion_grey"]) == (3, True)
+    assert set(table["method"]) == {"Diffused Heads, 300 steps each"}
+    assert ablation_table.table3(ablation_table.table(pd.DataFrame(), profile), profile).empty
 
 
 def test_lines_of_differences_name_setting_metric_and_interval():

@@ -12,7 +12,7 @@ from talking_heads.experiments.diffused import claim_causes, claims, diversity, 
 from talking_heads.experiments.diffused.ablation_settings import LIPS, MOTION, SOUND, STEPS, settings
 from talking_heads.experiments.diffused.claims import CLAIMS, Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
-from talking_heads.experiments.diffused.protocol import OTHER_SOUND, OURS, SDA, TRUE_MOTION
+from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, SDA, TRUE_MOTION
 from talking_heads.metrics.clip_observer import VOTES
 
 IDENTITIES = 12
@@ -220,7 +220,9 @@ def test_every_no_and_undecided_is_explained():
     evidence.ablations[claim_causes.TRUE_FLOW] = 3.5
     evidence.metrics[claims.FLOW], evidence.metrics[claim_causes.TRUE_FLOW] = 0.6, 0.8
     true_motion = evidence.metrics[evidence.metrics["method"] == OURS].assign(method=TRUE_MOTION)
-    evidence.metrics = pd.concat([evidence.metrics, true_motion.assign(**{"CSIM-judge": 0.98})])
+    frozen = true_motion.assign(method=FROZEN, SSIM=0.9)
+    evidence.metrics = pd.concat([evidence.metrics, true_motion.assign(**{"CSIM-judge": 0.98}), frozen])
+    evidence.metrics.loc[evidence.metrics["method"] == SDA, claims.FLOW] = 0.2
     table = claims.evaluate(evidence)
     why = claim_causes.explain(table, evidence).set_index("id")["why"]
     assert set(why.index) == {number for number, verdict in verdicts(table).items() if verdict == "no"}
@@ -233,7 +235,20 @@ def test_every_no_and_undecided_is_explained():
     assert re.search(r"by 0\.8\d* for the clip's own sound and by 0\.(29|30)", why[7])
     assert "the larger part of the loss occurs early" in why[8]
     assert "vote real for 20% of the generated clips, 50% of the true ones and 10% of" in why[9]
-    assert why[10].endswith(explanations.NO_CAUSE)
+    assert why[10].endswith("their flow is 0.200 pixels a frame, ours 0.600, that of true clips 0.800.")
+
+
+def test_settings_that_differ_no_more_than_seeds_are_not_ranked():
+    evidence, grey = make_evidence(), SOUND[True]
+    find = explanations.find_causes
+    assert find(claim_causes.CAUSES[3], evidence) == [], "all have one seed"
+    chosen = evidence.ablations[
+        (evidence.ablations["ablation"] == grey) & (evidence.ablations["setting"] == "1")
+    ]
+    for deviation, count in ((0.001, 0), (0.1, 1)):
+        again = chosen.assign(seed=1, **{LMD: chosen[LMD] + deviation})
+        rows = dataclasses.replace(evidence, ablations=pd.concat([evidence.ablations, again]))
+        assert len(find(claim_causes.CAUSES[3], rows)) == count
 
 
 def test_a_cause_that_was_not_measured_or_is_not_shown_is_left_out():

@@ -57,14 +57,20 @@ def test_long_clips_are_generated_measured_and_kept(talking_command, tmp_path, c
     assert main(command) == 0
     folder = tmp_path / "results/smoke/tables"
     rows = pd.read_csv(folder / "length_metrics.csv", keep_default_na=False)
-    assert rows.groupby(["remedy", "identity"])["part"].nunique().tolist() == [PARTS] * 8
-    assert list(rows["remedy"].unique()) == list(length.remedies(config.load("smoke")))
+    remedies = list(length.remedies(config.load("smoke")))
+    assert rows.groupby(["remedy", "identity"])["part"].nunique().tolist() == [PARTS] * 2 * len(remedies)
+    assert list(rows["remedy"].unique()) == remedies and length.ROLLOUTS in remedies
     means = rows.groupby("remedy")[FLOW].mean()
     assert means.nunique() == len(means), "every remedy gives other frames"
     assert set(pd.read_csv(folder / "diffused_length.csv")["metric"]) == {SIMILARITY, FLOW, SHARPNESS}
     capsys.readouterr()
     assert main(command) == 0
     assert "remedy" not in capsys.readouterr().out, "what is finished is read"
+
+
+def test_self_rollouts_need_a_training_that_the_profile_has():
+    without = config.load("smoke").override({"diffused.protocol.ablation_steps": 0})
+    assert length.ROLLOUTS not in length.remedies(without)
 
 
 def test_a_profile_without_long_clips_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from talking_heads.experiments.diffused.score import Scorer, find_pairs
 FRAMES, SIZE = 40, 64
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
 OF_PIXELS = {"MSE", "PSNR", "SSIM"}
+OF_FLOW = {f"{of}flow of the {region}" for of in ("", "true ") for region in ("mouth", "eyes", "head")}
 OF_LIPS = {LMD, "mouth opening", "mouth width", "mouth closed in silence", "blinks a second"}
 
 
@@ -107,10 +108,12 @@ def test_a_copy_is_perfect_and_a_frozen_frame_is_not(speakers, reference, tmp_pa
     copied = score.score(outputs, reference, tmp_path / "copies.csv", "copy", Scorer(procedural=True))
     outputs = write_outputs(tmp_path / "frozen", speakers, frozen)
     still = score.score(outputs, reference, tmp_path / "frozen.csv", "frozen", Scorer(procedural=True))
-    assert set(copied) >= OF_PIXELS | OF_LIPS | {"CSIM-judge", "CSIM-judge, last second"}
+    assert set(copied) >= OF_PIXELS | OF_LIPS | OF_FLOW | {"CSIM-judge", "CSIM-judge, last second"}
     assert (copied["frames"] == FRAMES - 1).all() and (copied["frames with faces"] == FRAMES - 1).all()
     assert (copied["SSIM"] > 0.95).all() and (copied["CSIM-judge"] > 0.97).all()
     assert (copied["mouth opening"] > 0.9).all()
+    np.testing.assert_allclose(copied["flow of the head"], copied["true flow of the head"], rtol=0.2)
+    assert (still["flow of the head"] < 0.1).all() and (still["true flow of the head"] > 0.2).all()
     assert (still["mouth opening"].abs() < 0.5).all(), "but for what compression changes"
     for name, sign in (("SSIM", 1), ("PSNR", 1), ("MSE", -1), (LMD, -1)):
         assert (sign * (copied[name] - still[name]) > 0).all(), name

@@ -24,8 +24,8 @@ class NotShown(LookupError):
     """A cause was not measured, or the measurements do not show it."""
 
 
-def only_if(condition: bool | np.bool_) -> None:
-    """Raises NotShown where the measurements do not show a cause."""
+def only_if(condition: object) -> None:
+    """Raises NotShown where the measurements do not show a cause, and the condition is false."""
     if not condition:
         raise NotShown("the measurements do not show this cause")
 

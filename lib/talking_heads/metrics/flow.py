@@ -27,13 +27,17 @@ def flow_by_region(frames: np.ndarray, landmarks: np.ndarray) -> dict[str, np.nd
     """Mean length of the flow (n - 1,) in the mouth, the eyes, the head and the background of n frames.
 
     The regions are boxes around landmarks (n, 68, 2) of the frame at which the flow begins; the background is
-    what is far from all landmarks, NaN where nothing is.
+    what is far from all landmarks, NaN where nothing is. All are NaN where the landmarks are.
     """
     magnitude = flow_magnitude(frames)
     height, width = magnitude.shape[1:]
     unit = interocular(landmarks)
     values: dict[str, list[float]] = {name: [] for name in (*REGIONS, "background")}
     for length, points, distance in zip(magnitude, landmarks[:-1], unit[:-1], strict=True):
+        if not np.isfinite(points).all():
+            for series in values.values():
+                series.append(np.nan)
+            continue
         for name, (part, margin) in REGIONS.items():
             inside = box(points[part], margin * distance, height, width)
             values[name].append(float(length[inside].mean()))

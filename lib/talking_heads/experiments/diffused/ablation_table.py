@@ -17,7 +17,8 @@ from talking_heads.experiments.diffused.ablation_settings import (
     SettingName,
     settings,
 )
-from talking_heads.experiments.diffused.clip_metrics import LMD
+from talking_heads.experiments.diffused.clip_metrics import LMD, PER
+from talking_heads.experiments.diffused.protocol import OURS
 from talking_heads.experiments.reference import measured_table
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import write_table
@@ -87,6 +88,11 @@ def rows_of(rows: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
     return rows[(rows["ablation"] == ablation) & (rows["setting"] == name)]
 
 
+def of_first_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first seed: values of settings with one seed and with several can be compared."""
+    return rows[rows["seed"] == rows["seed"].min()]
+
+
 def paired_differences(
     rows: pd.DataFrame, first: SettingName, second: SettingName, metric: str
 ) -> np.ndarray:
@@ -102,9 +108,9 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 
     The baseline is the setting of the same ablation that changes nothing. An ablation of training without
     one, such as motion frames in grey, uses the same training under "motion frames". Controls have no
-    baseline. Columns ablation, setting, baseline, metric, value, ci_low,
-    ci_high, difference with its interval, n_identities, n_seeds, and seed_sd, the deviation of the means
-    between seeds, which no interval contains.
+    baseline. Columns ablation, setting, baseline, metric, value, ci_low, ci_high, difference with its
+    interval, n_identities, n_seeds, and seed_sd, the deviation of the means between seeds, which no interval
+    contains. Values are those of the first seed, which all settings have.
     """
     if rows.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -116,7 +122,7 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
             continue
         baseline = baselines.get(setting.ablation, baselines.get(MOTION) if setting.trained else None)
         for metric in values.columns.difference(NAMES, sort=False):
-            means = values.groupby("identity")[metric].mean().dropna()
+            means = of_first_seed(values).groupby("identity")[metric].mean().dropna()
             if means.empty:  # a metric that was not yet measured
                 continue
             estimate = mean_estimate(means.to_numpy())
@@ -138,6 +144,20 @@ def table(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
                 row |= {"difference, low": difference.low, "difference, high": difference.high}
             table_rows.append(row)
     return pd.DataFrame(table_rows, columns=COLUMNS)
+
+
+def table3(means: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The rows of a :func:`table` that the paper's Table 3 has, with the columns of :func:`tables.table3`."""
+    rows = []
+    metrics = (*tables.TABLE3, PER)
+    for grey, ablation in SOUND.items():
+        chosen = means[(means["ablation"] == ablation) & means["metric"].isin(metrics)]
+        method = f"{OURS}, {profile.diffused.protocol.ablation_steps} steps each"
+        corpus = {"corpus": tables.corpus_name(profile), "source": "here", "verdict": "not comparable"}
+        conditions = {"audio_windows": chosen["setting"].astype(int), "motion_grey": grey}
+        rows.append(chosen.assign(method=method, **corpus, **conditions))
+    names = ["corpus", "method", "audio_windows", "motion_grey", "metric", "value", "ci_low", "ci_high"]
+    return pd.concat(rows, ignore_index=True)[[*names, "n_identities", "source", "verdict"]]
 
 
 def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:

@@ -52,10 +52,11 @@ CAPTIONS = {
     "diffused_figure5": "As the paper's Figure 5: the mean optical flow at every pixel",
     "diffused_figure6": "As the paper's Figure 6: other voices, other languages, faces from outside",
 }
-TABLES = ("table1", "table2", "table3")  # of chapter 23
+TABLES = ("table1", "table2", "table3", "lip_metrics")  # of chapter 23
 VERDICTS = ("claims", "explanations")  # tables of chapter 25
 # tables that a chapter takes from the reference where there are no others
 REFERENCE_TABLES = {
+    "23_table_of_talking_faces": (METRICS,),
     "24_motion_and_lips": (METRICS,),
     "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES),
 }
@@ -137,6 +138,7 @@ CHAPTERS = (
             # of the baselines, which another command trains
             "runs/reference/sda/weights.safetensors",
             "runs/reference/landmarks/weights.safetensors",
+            f"tables/{METRICS}.csv",
             "scores/*.csv",
             "turing/*/answers/*.csv",
         ),

@@ -12,6 +12,8 @@ import torch
 from talking_heads.config import Profile, digest
 from talking_heads.devices import in_threads
 from talking_heads.experiments.diffused import clip_metrics, protocol, tables
+from talking_heads.experiments.diffused.ablation_settings import Setting
+from talking_heads.experiments.diffused.ablations import ablations_of
 from talking_heads.experiments.diffused.clip_metrics import Face
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker
@@ -21,12 +23,15 @@ from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import sharpness
 from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.training import loop
 from talking_heads.workbook.write_table import write_table
 
 VERSION = 1  # raised when the same clips give other values
 PARTS = 6  # of equal length, of a clip: the first and the last are compared
 RETURN_INTERVAL = 25  # frames after which the identity frame returns
 NONE, NOISE, RETURN, BOTH = "none", "noise on motion frames", "identity frame once a second", "both"
+ROLLOUTS = "self-rollouts in a short training"
+ROLLOUT_SHARE = 0.5  # of the batches of that training
 SIMILARITY, FLOW, SHARPNESS = "CSIM-judge", "flow of the head", "sharpness"
 # how far the last part may be from the first: a difference, or a ratio
 SIMILARITY_LIMIT, RATIO_LIMIT = 0.05, 1.2
@@ -34,14 +39,25 @@ METRICS, TABLE = "length_metrics", "diffused_length"  # names of tables: by iden
 
 
 def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
-    """Values of ``diffused.sampling`` by remedy; the noise is as strong as the profile's, or 0.2."""
+    """Changes of a profile by remedy; the noise is as strong as the profile's, or 0.2.
+
+    Self-rollouts need a short training, as ablations do, and are left out where the profile has none.
+    """
     noise = profile.diffused.sampling.motion_noise or 0.2
-    return {
-        NONE: {"motion_noise": 0.0, "identity_every": 0},
-        NOISE: {"motion_noise": noise, "identity_every": 0},
-        RETURN: {"motion_noise": 0.0, "identity_every": RETURN_INTERVAL},
-        BOTH: {"motion_noise": noise, "identity_every": RETURN_INTERVAL},
+
+    def sampling(motion_noise: float, identity_every: int) -> dict[str, Any]:
+        values = {"motion_noise": motion_noise, "identity_every": identity_every}
+        return {f"diffused.sampling.{name}": value for name, value in values.items()}
+
+    found: dict[str, Mapping[str, Any]] = {
+        NONE: sampling(0.0, 0),
+        NOISE: sampling(noise, 0),
+        RETURN: sampling(0.0, RETURN_INTERVAL),
+        BOTH: sampling(noise, RETURN_INTERVAL),
     }
+    if profile.diffused.protocol.ablation_steps:
+        found[ROLLOUTS] = {**sampling(0.0, 0), "diffused.training.rollout_share": ROLLOUT_SHARE}
+    return found
 
 
 def measure_clip(evaluation: Evaluation, speaker: Speaker) -> pd.DataFrame:
@@ -71,13 +87,20 @@ def measure(
         "diffused.protocol.seconds": section.long_seconds,
         "diffused.protocol.identities": section.long_identities,
     }
-    for remedy, sampling in remedies(profile).items():
-        values = {f"diffused.sampling.{name}": value for name, value in sampling.items()}
-        evaluation = evaluation_of(profile.override({**sizes, **values}), weights, data, results, device)
+    for remedy, changes in remedies(profile).items():
+        places = weights, data, results, device
+        if remedy == ROLLOUTS:
+            ablations = ablations_of(profile.override(sizes), *places)
+            setting = Setting("length", remedy, {**sizes, **changes})
+            evaluation, learner = ablations.evaluation(setting, profile.seed)
+        else:
+            evaluation, learner = evaluation_of(profile.override({**sizes, **changes}), *places), None
         version = digest(VERSION, PARTS, clip_metrics.VERSION)
         path = evaluation.folder / f"length-{version}-{weights_digest()}.csv"
         if not path.exists():
             print(f"  {section.long_seconds:g} seconds, remedy: {remedy}", flush=True)
+            if learner is not None:
+                loop.train(learner, ablations.runs / learner.key)
             chosen = protocol.run(evaluation, [OURS])
             clips = in_threads(partial(measure_clip, evaluation), chosen, device)
             with replacing(path) as temporary:

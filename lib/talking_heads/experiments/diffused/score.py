@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +23,11 @@ from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, 
 from talking_heads.files import check_outputs, replacing
 from talking_heads.judges.use import weights_digest
 from talking_heads.metrics import lip_sync
+from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.statistics import identity_means, mean_estimate
 from talking_heads.progress import Progress
 
-VERSION = 1  # raised when the same videos give other values
+VERSION = 2  # raised when the same videos give other values
 FRAMES_AT_ONCE, BYTES_AT_ONCE = 64, 24_000_000  # of a video, at most
 LEAST_FRAMES = 2
 TOLERATED_FRAMES = 2  # by which lengths may differ without a note
@@ -149,18 +150,28 @@ class Scorer:
             raise Rejected(f"{pair.generated}: {min(lengths):.2f} seconds, too short to compare")
         if abs(lengths[0] - lengths[1]) * FPS > TOLERATED_FRAMES:
             notes.append(f"{lengths[0]:.2f} seconds long, the reference {lengths[1]:.2f}")
-        metrics: list[pd.DataFrame] = []
-        seen: list[tuple[Face, Face]] = []
-        for images, truth in blocks(generated.video, reference.video, times):
-            metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
-            if self.procedural:
-                seen.append((Face.of(images, self.device), Face.of(truth, self.device)))
-        row: dict[str, Any] = pd.concat(metrics).mean().to_dict()
         output = landmarks_at(generated, times, reference.video)
         true = exact = landmarks_at(reference, times, reference.video)
-        if self.procedural:
+        metrics: list[pd.DataFrame] = []
+        seen: list[tuple[Face, Face]] = []
+        flows = {"flow": Flow(), "true flow": Flow()}
+        for first, images, truth in blocks(generated.video, reference.video, times):
+            metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
+            if self.procedural:
+                faces_here = Face.of(images, self.device), Face.of(truth, self.device)
+            elif output and true:
+                shown = slice(first, first + len(images))
+                faces_here = Face(output.landmarks[shown]), Face(true.landmarks[shown])
+            else:
+                continue
+            seen.append(faces_here)
+            for flow, frames, face in zip(flows.values(), (images, truth), faces_here, strict=True):
+                flow.add(frames, face.landmarks)
+        row: dict[str, Any] = pd.concat(metrics).mean().to_dict()
+        if seen:
             output, true = (concatenate(part) for part in zip(*seen, strict=True))
             exact = exact or true
+            row |= flows["flow"].means("flow") | flows["true flow"].means("true flow")
         faces = np.zeros(len(times), bool)
         if output and true and exact:
             sound = reference.video.sound()
@@ -180,6 +191,27 @@ class Scorer:
         return Opened(inspection.clip, points)
 
 
+@dataclass
+class Flow:
+    """The mean optical flow of a video whose frames come in blocks."""
+
+    values: list[pd.DataFrame] = field(default_factory=list)
+    last: tuple[np.ndarray, ...] = ()  # frame and landmarks
+
+    def add(self, frames: np.ndarray, landmarks: np.ndarray) -> None:
+        """Go on with frames (n, H, W, 3) uint8 and their landmarks (n, 68, 2), NaN where there is no face."""
+        block = frames, landmarks
+        if self.last:
+            block = tuple(np.concatenate(pair) for pair in zip(self.last, block, strict=True))
+        if len(block[0]) > 1:
+            self.values.append(pd.DataFrame(flow_by_region(*block)))
+        self.last = frames[-1:], landmarks[-1:]
+
+    def means(self, name: str) -> dict[str, float]:
+        """As :func:`mean_flow`, over the frames with faces."""
+        return {f"{name} of the {region}": value for region, value in pd.concat(self.values).mean().items()}
+
+
 def check_shapes(pair: Pair, generated: VideoFile, reference: VideoFile) -> None:
     """Raises :class:`Rejected` for frames of different shapes."""
     (height, width), (true_height, true_width) = generated.size, reference.size
@@ -192,8 +224,11 @@ def check_shapes(pair: Pair, generated: VideoFile, reference: VideoFile) -> None
 
 def blocks(
     generated: VideoFile, reference: VideoFile, times: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames of both videos at times (n,), in blocks (m, H, W, 3) uint8 of the reference's size."""
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Frames of both videos at times (n,), in blocks (m, H, W, 3) uint8 of the reference's size, with the
+    number of its first frame.
+    """
+    first = 0
     frames, true_frames = (video.frames(video.shown_at(times)) for video in (generated, reference))
     height, width = reference.size
     at_once = max(1, min(FRAMES_AT_ONCE, BYTES_AT_ONCE // (3 * height * width)))
@@ -202,7 +237,8 @@ def blocks(
         if generated.size != reference.size:
             kind = cv2.INTER_AREA if generated.size[0] > height else cv2.INTER_CUBIC
             images = [cv2.resize(image, (width, height), interpolation=kind) for image in images]
-        yield np.stack(images), np.stack(truth)
+        yield first, np.stack(images), np.stack(truth)
+        first += len(truth)
 
 
 def landmarks_at(opened: Opened, times: np.ndarray, reference: VideoFile) -> Face | None:
