@@ -56,13 +56,15 @@ def split_of(identity):
 
 
 def end_when_it_works(out, number, ended):
-    """End the process of the slow shard with a signal once it has begun to prepare."""
+    """End the process of the slow shard once it has begun to prepare: kill it, or send SIGTERM to submitit's
+    process around it, as a system does that preempts a job.
+    """
     part, words = out / "manifest-2of4.jsonl", ["--shard", "2/4"]
     while not part.exists():
         time.sleep(0.01)
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [])[-2:] == words and str(out) in process.info["cmdline"]:
-            os.kill(process.pid, number)
+            os.kill(process.pid if number == signal.SIGKILL else process.ppid(), number)
             ended.append(process.pid)
 
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 from processes import start, wait_for_rows
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
-from talking_heads.data.frame_files import CorpusDamaged
-from talking_heads.data.loader import Batches
+from talking_heads.data.loader import Batches, NoBatch
 from talking_heads.data.store import Store
 from talking_heads.few_shot.baselines.training import BaselineLearner
 from talking_heads.few_shot.meta_learning import MetaLearner
@@ -70,7 +69,7 @@ def test_a_video_that_vanishes_is_named_in_one_line(corpus, workers):
     store = Store(corpus, "meta")
     for number in range(len(store)):
         shutil.rmtree(store.folder(number))
-    with pytest.raises(CorpusDamaged, match=r"meta/p00.*damaged.*prepare again") as error:
+    with pytest.raises(NoBatch, match=r"meta/p00.*damaged.*prepare again") as error:
         next(Batches(EpisodeDataset(store, SETTINGS, seed=0), workers=workers))
     assert "\n" not in str(error.value)
 
@@ -83,7 +82,7 @@ class Deadly(Dataset):
 
 
 def test_a_killed_worker_is_reported_with_what_to_do():
-    with pytest.raises(RuntimeError, match=r"loads batches was killed.*with fewer --workers"):
+    with pytest.raises(NoBatch, match=r"loads batches was killed.*with fewer --workers"):
         next(Batches(Deadly(), workers=1))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import json
 import math
 import resource
@@ -18,8 +19,10 @@ from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, PoolVideos, Subset
+from talking_heads.data.frame_files import CorpusDamaged
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
+from talking_heads.data.loader import Batches, NoBatch
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings, make_pool
 from talking_heads.experiments import reference
@@ -46,6 +49,7 @@ from talking_heads.training.checkpoints import (
     names_digest,
     save_checkpoint,
 )
+from torch.utils.data import Dataset
 
 CPU = torch.device("cpu")
 WITH_D = {"meta_learning.content_steps": 0}  # D takes part from the first step
@@ -343,8 +347,10 @@ def test_a_checkpoint_has_the_changed_columns_of_w_and_all_of_them_now_and_then(
     table.step([4])
     first = table.saved.state(tmp_path, 1)
     assert first["changes"][0][0].tolist() == [4] and not list(tmp_path.iterdir())
-    table.step(list(range(0, 100, 4)))  # more than an eighth
-    table.saved.state(tmp_path, 2)
+    many = list(range(0, 100, 4))  # more than an eighth
+    table.step(many)
+    second = table.saved.state(tmp_path, 2)  # all columns are written meanwhile, for later checkpoints
+    assert second["changes"][0][0].tolist() == many and second["written"] == -1
     for number, rows in ((3, [3]), (4, [7, 3])):
         table.step(rows)
         state = table.saved.state(tmp_path, number)
@@ -357,6 +363,24 @@ def test_a_checkpoint_has_the_changed_columns_of_w_and_all_of_them_now_and_then(
     for one in (table, resumed, begun, other):
         one.step([4, 7, 50])
     assert torch.equal(resumed.w.weight, table.w.weight) and torch.equal(begun.w.weight, other.w.weight)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_columns_that_could_not_be_written_stop_the_training(tmp_path, monkeypatch):
+    """At the next checkpoint; the one before does not need them."""
+    table = Table()
+    table.step(list(range(50)))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        before = table.saved.state(tmp_path, 1)
+        with pytest.raises(OSError, match=r"table-step1-0of1\.pt: step 1 cannot be saved"):
+            table.saved.state(tmp_path, 2)
+    resumed = Table()
+    resumed.saved.restore(before, tmp_path)
+    assert torch.equal(resumed.w.weight, table.w.weight)
 
 
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(profile, videos, extractors, tmp_path):
@@ -387,6 +411,7 @@ def test_a_training_goes_on_where_it_was_stopped(profile, videos, extractors, tm
     assert [row["step"] for row in read_log(folder)] == list(range(finished.total))
     content = load_checkpoint(folder / loop.CONTENT, finished.key)
     assert content["step"] == profile.few_shot.meta_learning.content_steps
+    finished.table.executor.shutdown()
     files = {path.name for path in folder.iterdir()}
     tables = {name for name in files if name.startswith("table-step")}
     assert files - tables == {loop.CHECKPOINT, loop.CONTENT, loop.LOG, "config.json"}
@@ -450,10 +475,48 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(profile, vide
             loop.train(make_learner(profile, videos, extractors), tmp_path, until=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {path.name for path in tmp_path.iterdir()} == {loop.CHECKPOINT, loop.LOG, "config.json"}
+    names = {path.name for path in tmp_path.iterdir() if not path.match("table-*")}
+    assert names == {loop.CHECKPOINT, loop.LOG, "config.json"}
     resumed = loop.train(make_learner(profile, videos, extractors), tmp_path)
     whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
     assert_equal_states(whole, resumed)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    """The disk is full where no name belongs to the error."""
+    message = r"run: cannot be written \(No space left.*make room"
+    with pytest.raises(OSError, match=message), loop.stating_full_disks(tmp_path / "run"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(FileNotFoundError, match="nowhere"), loop.stating_full_disks(tmp_path):
+        (tmp_path / "nowhere").read_text()
+
+
+class Vanishing(Dataset):
+    """Episodes, of which one cannot be read."""
+
+    def __init__(self, dataset, missing):
+        self.dataset, self.missing = dataset, missing
+
+    def __getitem__(self, number):
+        if number == self.missing:
+            raise CorpusDamaged("meta/ada: damaged; prepare again")
+        return self.dataset[number]
+
+
+def test_a_training_without_a_batch_saves_its_last_step_and_goes_on(profile, videos, extractors, tmp_path):
+    """A clip vanishes, of the second of two episodes in a step; later it is there again."""
+    changes = {"optimiser.discriminator_steps": 2, "optimiser.shared_episode": False}
+    whole = loop.train(make_learner(profile, videos, extractors, changes=changes), tmp_path / "whole")
+    learner = make_learner(profile, videos, extractors, changes=changes)
+    content = learner.content_steps  # each with one episode
+    learner.episodes = Batches(Vanishing(learner.dataset, missing=content + 3))
+    with pytest.raises(NoBatch, match="meta/ada: damaged"):
+        loop.train(learner, tmp_path / "parts")
+    assert learner.step == content + 1
+    resumed = make_learner(profile, videos, extractors, changes=changes)
+    assert loop.saved_step(resumed, tmp_path / "parts") == content + 1
+    assert_equal_states(whole, loop.train(resumed, tmp_path / "parts"))
+    assert (tmp_path / "whole" / loop.LOG).read_text() == (tmp_path / "parts" / loop.LOG).read_text()
 
 
 def test_a_checkpoint_is_of_the_step_in_which_it_was_taken(tmp_path):

@@ -18,6 +18,7 @@ from talking_heads.config import load
 from talking_heads.data import corpora, prepare, sources, video
 from talking_heads.data.crops import Square, clip_square, crop, keep_inside, to_crop
 from talking_heads.data.landmarks import PARTS, draw, interocular, openings
+from talking_heads.data.manifest import read_manifest
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.nn import pretrained
@@ -506,6 +507,29 @@ def test_corpus_of_the_smoke_profile(tmp_path):
     assert (root / "manifest.jsonl").read_text(encoding="utf-8") == manifest
     with pytest.raises(ValueError, match="expects your copy of voxceleb1"):
         corpora.ensure(load("voxceleb1"), tmp_path)
+
+
+def test_a_complete_corpus_of_jobs_is_read_without_its_videos(tmp_path, monkeypatch):
+    """Until its settings change; one whose preparation was interrupted is prepared to its end."""
+    profile = load("voxceleb2-ft").override({"data.image_size": 16})
+    videos, clip = tmp_path / "voxceleb2/videos", make_clip(ClipSettings(3, 1, 0, 4, 12.5, 32), sound=False)
+    for identity in ("id00001", "id00002"):
+        film(videos / "dev/mp4" / identity / "a/00001.mp4", clip, sound=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_prepare_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            corpora.find(profile, tmp_path)
+    root = corpora.find(profile, tmp_path)
+    assert len(read_manifest(root)) == 2, "it was prepared to its end"
+    videos.rename(tmp_path / "gone")
+    assert corpora.find(profile, tmp_path) == root
+    with pytest.raises(ValueError, match="expects your copy of voxceleb2"):
+        corpora.find(profile.override({"data.frames_per_video": 3}), tmp_path)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+    yield
 
 
 @pytest.mark.parametrize("profile, identities", [("laptop", 12), ("laptop-full", 24)])

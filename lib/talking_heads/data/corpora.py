@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.prepare import Settings, merge, prepare
+from talking_heads.data.planning import Settings, is_complete
+from talking_heads.data.prepare import merge, prepare
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.data.speakers.clips import VERSION
 from talking_heads.data.speakers.write import write_speakers
@@ -56,17 +57,12 @@ def ensure(
     machines may prepare a ``shard`` each, which ``merging`` joins. Raises ValueError where the profile
     expects your own videos and the folder does not exist, and as :func:`prepare` and :func:`merge` do.
     """
+    check_sizes(profile)
     corpus = folder(profile, root)
     if profile.data.source == "videos" and not (corpus / "videos").is_dir():
         raise ValueError(
             f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} in "
             "this folder (a link is enough); see the README"
-        )
-    size, talking_size = profile.data.image_size, profile.diffused.clips.image_size
-    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS and size != talking_size:
-        raise ValueError(
-            f"profile {profile.name}: data.image_size is {size} and diffused.clips.image_size is "
-            f"{talking_size}; both systems use the same clips of {profile.data.layout}"
         )
     corpus.mkdir(parents=True, exist_ok=True)
     target = prepared(profile, root, talking)
@@ -85,6 +81,29 @@ def ensure(
             layout = profile.data.layout
         prepare(corpus / "videos", target, settings_of(profile, talking), layout, device, workers)
     return target
+
+
+def find(profile: Profile, root: Path | str, device: str = "cpu", talking: bool = False) -> Path:
+    """The prepared folder of a profile's corpus, for what reads it.
+
+    Where jobs prepare it, a complete corpus is taken as it is: its videos may be gone, and are not compared
+    with it, which takes minutes for a million clips. Else as :func:`ensure`.
+    """
+    target = prepared(profile, root, talking)
+    if profile.protocol.jobs and is_complete(target, settings_of(profile, talking)):
+        check_sizes(profile)
+        return target
+    return ensure(profile, root, device, talking)
+
+
+def check_sizes(profile: Profile) -> None:
+    """Raises ValueError where both systems use the same clips, at different sizes."""
+    size, talking_size = profile.data.image_size, profile.diffused.clips.image_size
+    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS and size != talking_size:
+        raise ValueError(
+            f"profile {profile.name}: data.image_size is {size} and diffused.clips.image_size is "
+            f"{talking_size}; both systems use the same clips of {profile.data.layout}"
+        )
 
 
 def store(profile: Profile, root: Path | str, split: str, talking: bool = False) -> Store:

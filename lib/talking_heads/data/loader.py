@@ -24,6 +24,10 @@ def worker_count(workers: int | None, device: torch.device, ranks: int = 1) -> i
     return max(1, cores() // ranks - 1) if device.type == "cuda" else 0
 
 
+class NoBatch(RuntimeError):
+    """The next batch cannot be loaded; the batches before it have been used."""
+
+
 class Failure:
     """An error of a worker process; raised in the training's process without the worker's traceback."""
 
@@ -48,7 +52,7 @@ class Batches:
     """The batches of a dataset, whose items are whole batches with a method ``to``, on a device.
 
     A batch depends on its number alone, so a training that resumes sees what it would have seen, with any
-    number of workers. Raises what the dataset does, and RuntimeError where a worker is killed.
+    number of workers. Raises :class:`NoBatch` for an error of the dataset, and where a worker is killed.
     """
 
     def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", workers: int = 0):
@@ -69,9 +73,22 @@ class Batches:
             if self.workers:  # which leave SIGTERM to this process, so that nothing else ends them
                 atexit.register(self._batches.close)
                 Finalize(self, self._batches.close, exitpriority=1)
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except (ValueError, OSError, RuntimeError) as error:
+            self._batches = None
+            raise NoBatch(str(error)) from error
         self.number += 1
         return batch
+
+    def take(self, count: int) -> list[Any]:
+        """The next batches, all or none: those before one that cannot be loaded come again."""
+        first = self.number
+        try:
+            return [next(self) for _ in range(count)]
+        except NoBatch:
+            self.seek(first)
+            raise
 
     def _load(self, first: int) -> Iterator[Any]:
         """The batches from ``first`` on, in the memory of the host."""

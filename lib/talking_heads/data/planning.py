@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import filelock
 
+from talking_heads.config import digest
 from talking_heads.data.frame_files import PREPARED_FILES, TRACK
 from talking_heads.data.manifest import MANIFEST, read_manifest
 from talking_heads.data.sidecars import find_sidecar
@@ -23,6 +24,7 @@ VERSION = 3  # raised when the same sources and settings give different frames, 
 # files of the output folder that hold no data; the marker identifies the folder as a corpus
 MARKER, LOCK, HOLDER = ".talking-heads-corpus", ".talking-heads-lock", ".talking-heads-lock-holder"
 PARTIAL = ".talking-heads-partial-"
+COMPLETE = ".talking-heads-complete"  # with the settings, once everything of a source is prepared
 LOOK = 2.0  # seconds in which other shards that begin have looked at a lock, too
 
 
@@ -44,6 +46,20 @@ def fingerprint(unit: Unit, settings: Settings) -> str:
         *(reason for _, reason in unit.left_out),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def mark_complete(out: Path, settings: Settings, complete: bool) -> None:
+    """Mark a corpus as complete, or as one that is being prepared."""
+    if complete:
+        write_text(out / COMPLETE, digest(VERSION, settings))
+    else:
+        (out / COMPLETE).unlink(missing_ok=True)
+
+
+def is_complete(out: Path, settings: Settings) -> bool:
+    """Whether the last preparation of a corpus, with these settings, came to its end."""
+    path = out / COMPLETE
+    return path.exists() and path.read_text(encoding="utf-8") == digest(VERSION, settings)
 
 
 def part_name(shard: Shard) -> str:

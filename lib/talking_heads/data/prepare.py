@@ -20,6 +20,7 @@ from talking_heads.data.planning import (
     linked,
     locked,
     manifest_state,
+    mark_complete,
     part_name,
     parts,
     plan,
@@ -75,6 +76,8 @@ def prepare(
         if manifest_state(out) != state:  # another run has prepared some meanwhile
             before = plan(source, units, keys, out, settings)
         manifest = before.of_units if shard else before.manifest
+        if before.todo:
+            mark_complete(out, settings, False)
         _write_manifest(path, manifest)
         clips = sum(len(unit.sources) + len(unit.left_out) for unit in before.todo)
         progress = Progress("preparing", clips, "clips")
@@ -91,7 +94,7 @@ def prepare(
                 log.flush()
                 if not quiet:
                     progress.add(len(lines))
-        return _finish(path, manifest, out, shard)
+        return _finish(path, manifest, out, settings, shard)
 
 
 def merge(source: Path, out: Path, settings: Settings, layout: str = "folder") -> list[dict]:
@@ -113,7 +116,7 @@ def merge(source: Path, out: Path, settings: Settings, layout: str = "folder") -
                 f"{out}: {len(todo)} of {len(units)} videos are not prepared yet{names}; the first one is "
                 f"{'/'.join(todo[0].key)}. Run the missing shards again"
             )
-        return _finish(out / MANIFEST, manifest, out, None)
+        return _finish(out / MANIFEST, manifest, out, settings, None)
 
 
 def _units(source: Path, out: Path, layout: str) -> list[Unit]:
@@ -125,7 +128,9 @@ def _units(source: Path, out: Path, layout: str) -> list[Unit]:
     return units
 
 
-def _finish(path: Path, manifest: list[dict], out: Path, shard: Shard | None) -> list[dict]:
+def _finish(
+    path: Path, manifest: list[dict], out: Path, settings: Settings, shard: Shard | None
+) -> list[dict]:
     """Sort the lines by video, and write them; the whole manifest replaces those of the shards."""
     manifest = sorted(manifest, key=itemgetter("split", "person", "video"))
     _write_manifest(path, manifest)
@@ -133,6 +138,7 @@ def _finish(path: Path, manifest: list[dict], out: Path, shard: Shard | None) ->
         for part in parts(out):
             part.unlink()
         read_index(out, "")  # makes it, so that opening the corpus takes no time
+        mark_complete(out, settings, True)
     return manifest
 
 

@@ -227,15 +227,16 @@ class MetaLearner:
         """Draw an episode, update D, then E and G; returns the row of the log."""
         section, nets = self.profile.few_shot, self.nets
         adversarial = self.step >= self.content_steps
+        updates = section.optimiser.discriminator_steps if adversarial else 1
+        shared = section.optimiser.shared_episode
+        episodes = self.episodes.take(1 if shared else updates)
         if self.step == self.content_steps and self._starts_from_embeddings():
             self._start_table()
         self._set_learning_rates()
         row: dict[str, Tensor | float] = {"step": self.step}
-        updates = section.optimiser.discriminator_steps if adversarial else 1
-        shared = section.optimiser.shared_episode
         for update in range(updates):
-            if update == 0 or not shared:
-                episode = next(self.episodes)
+            if update < len(episodes):
+                episode = episodes[update]
                 x, y, i = flat_targets(episode)
                 with torch.set_grad_enabled(shared or update == updates - 1):  # E and G learn from the last
                     e_each = nets.embedder.embed_each(episode.x_s, episode.y_s)

@@ -2,9 +2,11 @@
 
 W has a row for every video, with two moments of Adam: 0.9 GB for VoxCeleb2. Only rows of videos that were
 drawn change. So all rows are written now and then, into files beside the checkpoint, and the checkpoint holds
-those that have changed since.
+those that have changed since. The files are written while training goes on, so a checkpoint needs those that
+an earlier one has begun.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ class VideoTable:
         self.weight, self.optimiser, self.videos = table.weight, optimiser, videos
         self.changed = torch.zeros(len(self.weight), dtype=torch.bool)
         self.written = -1  # the step in which all rows were written; -1: they are those of the seed
+        self.writing: tuple[int, Future] | None = None  # the same of the rows that are being written
+        self.changed_since = torch.zeros_like(self.changed)  # that step
+        self.executor = ThreadPoolExecutor(1, "table")
         self.needed: list[str] = []  # files of the checkpoint before
 
     def numbers(self) -> Tensor:
@@ -33,7 +38,8 @@ class VideoTable:
 
     def mark(self, rows: Tensor) -> None:
         """Note that a step changes these rows."""
-        self.changed[rows.cpu()] = True
+        for changed in (self.changed, self.changed_since):
+            changed[rows.cpu()] = True
 
     def _values(self, rows: Tensor) -> Tensor:
         """Rows with their moments, (3, n, N)."""
@@ -44,22 +50,28 @@ class VideoTable:
 
     @torch.no_grad()
     def state(self, folder: Path, step: int) -> dict[str, Any]:
-        """What a checkpoint has of W; writes all rows where many have changed. All ranks take part.
+        """What a checkpoint has of W; begins to write all rows where many have changed. All ranks take part.
 
-        The checkpoint before must be complete: files that it does not need are removed.
+        The checkpoint before must be complete: files that it does not need are removed. Raises OSError where
+        rows could not be written.
         """
-        if distributed.is_main():
-            for path in set(folder.glob("table-*.pt")) - {folder / name for name in self.needed}:
-                path.unlink()
         rank, ranks = distributed.rank(), distributed.ranks()
+        if self.writing:
+            self.written, result = self.writing
+            result.result()
+            self.changed.copy_(self.changed_since)
+            self.writing = None
+        distributed.gather(self.written)  # the rows of all ranks are there
+        needed = {folder / file_name(self.written, part, ranks) for part in range(ranks)}
+        if distributed.is_main():
+            for path in set(folder.glob("table-*.pt")) - needed - {folder / name for name in self.needed}:
+                path.unlink()
         if max(distributed.gather(float(self.changed.float().mean()))) >= REWRITTEN:
             values = self._values(torch.arange(len(self.weight)))
-            save_checkpoint(
-                folder / file_name(step, rank, ranks),
-                {"step": step, "numbers": self.numbers(), "values": values},
-            )
-            self.written = step
-            self.changed.zero_()
+            state = {"step": step, "numbers": self.numbers(), "values": values}
+            path = folder / file_name(step, rank, ranks)
+            self.writing = step, self.executor.submit(save_checkpoint, path, state)
+            self.changed_since.zero_()
         rows = self.changed.nonzero().ravel()
         state = {
             "videos": self.videos,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from talking_heads.data.loader import NoBatch
 from talking_heads.files import SIGTERM_STATUS, Interrupted
 from talking_heads.training import distributed
 from talking_heads.training.alarms import Alarm
@@ -67,7 +68,7 @@ def train(
     ``content.pt`` (after the content steps) and ``stats.jsonl`` (a row for each step) to ``folder``. Every
     ``watch_every`` steps the row also holds what ``watch(learner)`` returns. Raises :class:`Collapsed`,
     ValueError as :func:`restore` does, OSError where nothing can be saved, and :class:`Preempted` after
-    SIGTERM.
+    SIGTERM. Where a batch cannot be loaded, the last step is saved before the error is raised.
     """
     restore(learner, folder)
     main = distributed.is_main()
@@ -80,12 +81,18 @@ def train(
     saved = reported = start
     stop, terminated = seconds <= 0, False
     with (
+        stating_full_disks(folder),
         noticing_termination() as termination,  # until everything is written
         (folder / LOG if main else Path(os.devnull)).open("a", encoding="utf-8") as log,
         CheckpointWriter() as writer,
     ):
         while learner.step < until and not stop:
-            row = learner.train_step()
+            try:
+                row = learner.train_step()
+            except NoBatch:
+                if distributed.ranks() == 1:  # else the others wait for this one's step
+                    save(learner, folder, CHECKPOINT, writer)
+                raise
             if main and watch and learner.step % watch_every == 0:
                 row |= watch(learner) or {}
             now = time.time()
@@ -130,6 +137,19 @@ class Termination:
 
     def request(self, *_: object) -> None:
         self.requested = True
+
+
+@contextmanager
+def stating_full_disks(folder: Path) -> Iterator[None]:
+    """Raises an OSError of a write again, with the folder and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:  # which states both, or is no write
+            raise
+        raise OSError(
+            f"{folder}: cannot be written ({error.strerror}); make room and run the same command again"
+        ) from error
 
 
 @contextmanager

@@ -47,6 +47,8 @@ class Command:
             environment["TALKING_HEADS_MEET"] = f"{place.hostnames[0]}:{port_of(place.job_id)}"
         self.process = start(self.words, environment)
         assert self.process.stdout is not None
+        # submitit ignores it, and the system's signal need not reach the command's own session
+        before = signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())
         try:
             for line in self.process.stdout:
                 print(line, end="", flush=True)
@@ -55,6 +57,8 @@ class Command:
         except BaseException:
             end(self.process)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
         if status in (SIGTERM_STATUS, -signal.SIGTERM):
             return AGAIN
         if status < 0 or status == SIGKILL_STATUS:  # killed: it may be submitted again

@@ -54,7 +54,7 @@ class ClipData:
 def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
     """The clips of a profile for training: its own videos, or rendered identities of no few-shot corpus.
 
-    Raises what :func:`corpora.ensure` and :func:`corpora.store` do.
+    Raises what :func:`corpora.find` and :func:`corpora.store` do.
     """
     if profile.data.source == "videos":
         training, validation = _own_clips(profile, root, device, "meta", "validation")
@@ -66,7 +66,7 @@ def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
 def _own_clips(profile: Profile, root: Path, device: torch.device, *splits: str) -> list[StoreClips]:
     """Splits of a profile's own videos, which are prepared where that is missing."""
     if not distributed.started_by_torchrun():  # which starts processes once everything is prepared
-        corpora.ensure(profile, root, str(device), talking=True)
+        corpora.find(profile, root, str(device), talking=True)
     return [StoreClips(corpora.store(profile, root, split, talking=True)) for split in splits]
 
 

@@ -204,7 +204,7 @@ def search(
     loaded = load_all(profile, "reference", results, device, [variant])
     if variant not in loaded.networks:
         raise FileNotFoundError(loaded.description)
-    corpora.ensure(profile, root, str(device))
+    corpora.find(profile, root, str(device))
     nets, key = loaded.networks[variant], loaded.keys[variant]
     table = Search(profile, method, nets, key, t, root, results, device).run(CHOICES[method])
     return save_table(table, profile, results, f"tuning_search_{method}_T{t}")
@@ -219,7 +219,7 @@ def pretraining(
     Each length is a training with its own schedule of learning rates, on the identities of the reference
     weights, whose length has a row of ``pretraining_pix2pixhd_T<t>.csv`` too.
     """
-    corpora.ensure(profile, root, str(device))
+    corpora.find(profile, root, str(device))
     rates = [{PIX2PIXHD_RATE: profile.few_shot.pix2pixhd.fine_tuning_learning_rate}]
     tables = []
     for steps in sorted({*lengths, profile.few_shot.trainings.small_steps}):

@@ -150,7 +150,7 @@ def training_data(profile: Profile, root: Path, device: torch.device) -> Trainin
     if profile.few_shot.trainings.pool:
         return reference_data(profile, root, device)
     if not distributed.started_by_torchrun():
-        corpora.ensure(profile, root, str(device))
+        corpora.find(profile, root, str(device))
     return corpus_data(profile, root)
 
 
