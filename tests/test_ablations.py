@@ -189,6 +189,13 @@ def test_differences_are_paired_with_the_unchanged_profile():
     assert grey["difference"] == pytest.approx(0.01), "against the same training in colour"
 
 
+def test_many_denoising_steps_are_measured_on_few_identities():
+    changes = {setting.name: setting.changes for setting in settings() if setting.ablation == STEPS}
+    assert [int(name) for name in changes if name != DISTILLED] == [5, 10, 20, 50, 200, 1000]
+    few = {name for name, values in changes.items() if "diffused.protocol.identities" in values}
+    assert few == {"200", "1000"}
+
+
 def test_table_3_has_the_papers_settings():
     profile = config.load("laptop-full")
     table = ablation_table.table3(ablation_table.table(measured({(SOUND[True], "3"): 0.2}), profile), profile)
@@ -238,6 +245,8 @@ def test_ablations_are_trained_measured_and_resumed(talking_command, tmp_path, m
     counts = rows.groupby(["ablation", "setting"])["seed"].nunique()
     assert counts.to_dict() == {(MOTION, "0"): 3, (MOTION, "2"): 3, (STEPS, "5"): 1}
     assert rows[LMD].notna().all()
+    timed = rows["ablation"] == STEPS
+    assert (rows.loc[timed, ablations.SECONDS] > 0).all() and rows.loc[~timed, ablations.SECONDS].isna().all()
     with Image.open(tmp_path / "results/smoke" / ablation_table.FIGURE5) as picture:
         assert picture.width > picture.height, "two settings and the true clips, side by side"
     logs = list((tmp_path / "results/smoke/runs/ablations").glob("*/stats.jsonl"))

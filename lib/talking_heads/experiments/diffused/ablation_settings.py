@@ -13,7 +13,8 @@ SOUND = {
 }
 COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on each side
 LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
-DENOISING_STEPS = (5, 10, 20, 50)
+DENOISING_STEPS = (5, 10, 20, 50, 200, 1000)
+MANY_STEPS, FEW_IDENTITIES = 200, 6  # from so many steps on, as few identities are measured
 DISTILLED = "distilled"  # among the settings of steps
 HEAD_MOTION, BLINK_RATE = "control of head motion", "control of blinks"
 CONTROLS = ((HEAD_MOTION, "head_motion", (0.5, 1.0, 2.0)), (BLINK_RATE, "blink_rate", (0.0, 0.4, 0.8)))
@@ -54,7 +55,11 @@ def settings() -> list[Setting]:
         )
         for grey, n in product(SOUND, COUNTS)
     ]
-    steps = [Setting(STEPS, str(n), {"diffused.sampling.steps": n}) for n in DENOISING_STEPS]
+    few = {"diffused.protocol.identities": FEW_IDENTITIES}
+    steps = [
+        Setting(STEPS, str(n), {"diffused.sampling.steps": n, **(few if n >= MANY_STEPS else {})})
+        for n in DENOISING_STEPS
+    ]
     steps.append(Setting(STEPS, DISTILLED, {"diffused.sampling.distilled": True}))
     controls = [
         Setting(name, f"{value:g}", {"diffused.sampling.control": True, f"diffused.sampling.{key}": value})

@@ -4,6 +4,7 @@ Settings of training go on from the profile's weights for equally many steps, th
 clips of the evaluation identities are generated and measured. An interrupted run is resumed.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +19,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from talking_heads.config import Profile
+from talking_heads.data.frames import to_tensor
 from talking_heads.data.windows import TalkingClips
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused import clip_metrics, protocol, tables
-from talking_heads.experiments.diffused.ablation_settings import MOTION, Setting, settings
+from talking_heads.experiments.diffused.ablation_settings import MOTION, STEPS, Setting, settings
 from talking_heads.experiments.diffused.ablation_table import (
     FIGURE5,
     METRICS,
@@ -34,7 +36,7 @@ from talking_heads.experiments.diffused.ablation_table import (
     table,
     write,
 )
-from talking_heads.experiments.diffused.clips import clip_data, evaluation_clips
+from talking_heads.experiments.diffused.clips import clip_data, embed_beginning, evaluation_clips
 from talking_heads.experiments.diffused.protocol import OURS
 from talking_heads.experiments.diffused.weights import (
     finished_weights,
@@ -52,6 +54,8 @@ from talking_heads.workbook import figures
 
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
 SEEDS = 3  # of the trainings of the closest pair
+SECONDS = "seconds a frame"  # of one clip, on this machine; of denoising steps
+TIMED = 3  # frames
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,10 @@ class Ablations:
             with replacing(path) as temporary:
                 measured.by_identity().drop(columns="method").to_csv(temporary, index=False)
         rows = pd.read_csv(path)
+        if setting.ablation == STEPS and SECONDS not in rows:
+            rows[SECONDS] = seconds_a_frame(evaluation)
+            with replacing(path) as temporary:
+                rows.to_csv(temporary, index=False)
         return rows.assign(ablation=setting.ablation, setting=setting.name, seed=seed)
 
     def run(self, only: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
@@ -157,6 +165,21 @@ class Ablations:
         numbers = np.arange(protocol.frame_count(profile))
         chosen = protocol.speakers(self.clips, profile)
         return [self.clips.read(speaker.number, numbers)[0] for speaker in chosen]
+
+
+def seconds_a_frame(evaluation: protocol.Evaluation) -> float:
+    """Seconds in which a frame of one clip is generated, the least of three."""
+    speaker = protocol.speakers(evaluation.clips, evaluation.profile)[0]
+    identity = to_tensor(evaluation.truth(speaker)[0][:1], evaluation.device)
+    each_side = evaluation.profile.diffused.conditions.audio_windows
+    audio = embed_beginning(evaluation.encoder, evaluation.clips, speaker.number, TIMED + 1, each_side)
+    frames, seconds = evaluation.generator.talk(identity, audio[None], [0]), []
+    next(frames).cpu()  # the first one takes longer
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        next(frames).cpu()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def ablations_of(

@@ -120,7 +120,12 @@ def lips_are_not_best_at_the_papers_weight(data: Evidence) -> str:
 
 def more_steps_change_the_face(data: Evidence) -> str:
     """Claim 5: identity similarity and lips for every number of denoising steps; without a condition."""
-    steps = [str(count) for count in settings.DENOISING_STEPS]
+    steps = [
+        name
+        for name in map(str, settings.DENOISING_STEPS)
+        if len(data.ablations) and len(rows_of(data.ablations, (settings.STEPS, name)))
+    ]
+    only_if(steps)
     lips, faces = (levels_text(data, settings.STEPS, steps, metric) for metric in (LMD, SIMILARITY))
     return f"By denoising steps, {SIMILARITY} is {faces}, and LMD {lips}."
 
