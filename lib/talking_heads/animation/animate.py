@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 
+from talking_heads.animation.engines import PYTORCH, check_engine, with_engine
 from talking_heads.animation.face_shape import FaceShape
 from talking_heads.animation.head_files import (
     KeptHead,
@@ -38,6 +39,7 @@ from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import unusable, walk
 from talking_heads.devices import choose
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
+from talking_heads.few_shot.head import BATCH
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import Interrupted, appended, check_outputs, replacing, try_outputs
 from talking_heads.nn.perceptual import make_extractors
@@ -59,6 +61,7 @@ class Request:
     kind: str = "real person"
     raw: bool = False  # without adaptation and smoothing of the driver's landmarks
     mark: bool = True  # "synthetic" in a corner of the video
+    engine: str = PYTORCH  # that computes the head, see :mod:`engines`
 
 
 def animate(
@@ -79,6 +82,7 @@ def animate(
             "--keep says where a head that is learned goes; --head gives one that is kept already"
         )
     check_kind(request.kind)
+    check_engine(request.engine)
     photos = find_photos(request.photos, request.driver)
     person = (request.person or request.photos[0].stem) if photos else None
     keep = request.keep or appended(request.out, ".head")
@@ -108,6 +112,7 @@ def animate(
         else:
             try_outputs(outputs, video_bytes)
         print(f"driving it through {len(driver.points)} frames", flush=True)
+        head = with_engine(head, request.engine, BATCH)
         frames = perform(head, driver, adapt=not request.raw, smooth=not request.raw)
         return export(request.out, frames, driver, head.card, mark=request.mark)
     except KeyboardInterrupt as interrupt:

@@ -1,6 +1,7 @@
 """A head as a file: the generator of one identity, its training frames, and a card with their provenance."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class KeptHead:
     points: np.ndarray
     card: dict
     square: tuple[float, ...] | None = None  # see Frames
+    network: Callable[[Tensor], Tensor] | None = None  # of another engine than PyTorch
 
     def drive(self, points: np.ndarray) -> np.ndarray:
         """Frames (n, S, S, 3) uint8 of landmarks (n, 68, 2) or (n, 70, 2), in pixels of the crop."""
@@ -62,7 +64,7 @@ class KeptHead:
         points = points[:, : self.points.shape[1]]
         batches = np.array_split(points, max(1, -(-len(points) // BATCH)))
         images = [to_tensor(draw_all(batch, size, line_width), self.head.psi.device) for batch in batches]
-        return np.concatenate([generate(self.head, y) for y in images])
+        return np.concatenate([generate(self.network or self.head, y) for y in images])
 
 
 def check_card(card: Any) -> dict:

@@ -27,6 +27,7 @@ def animate(args: argparse.Namespace) -> None:
         kind=args.kind,
         raw=args.raw,
         mark=not args.no_mark,
+        engine=args.engine,
     )
     load = partial(load_networks, profile, main_variant(profile), weights, args.results)
     print(make_video(request, profile, load, args.device))
@@ -68,6 +69,23 @@ def speak(args: argparse.Namespace) -> None:
     print(f"written: {written}")
 
 
+def export(args: argparse.Namespace) -> None:
+    from talking_heads.animation import export as exporting
+    from talking_heads.experiments.diffused.weights import load_model
+
+    if args.head:
+        check = exporting.export_head(args.head, args.out, args.to, args.int8)
+    else:
+        if args.int8:
+            raise ValueError(
+                "--int8 is for heads: errors of a step add up over the steps and frames of a clip"
+            )
+        changes = {"diffused.sampling.distilled": True} if args.fast else {}
+        model = load_model(config.load(args.profile, changes), args.weights, args.results)
+        check = exporting.export_step(model.generator, args.out, args.to, {"run": model.metadata["run"]})
+    print(f"written: {args.out}; {check}")
+
+
 def add_animation(commands: Subcommands) -> None:
     """The commands that make videos."""
     text = "photographs (or a clip) and a driver's clip to a moving head, with the driver's sound"
@@ -88,6 +106,19 @@ def add_animation(commands: Subcommands) -> None:
     c.add_argument(
         "--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed"
     )
+    text = "what computes the head on a CPU: pytorch, onnxruntime, onnxruntime-int8, openvino, or auto, the "
+    c.add_argument("--engine", default="pytorch", help=text + "fastest one here")
+
+    text = "a head, or a step of Diffused Heads, as a file for other programs: ONNX, OpenVINO"
+    c = commands.add(export, "export", text, profile="laptop-full", device=False)
+    network = c.add_mutually_exclusive_group(required=True)
+    network.add_argument("--head", type=Path, help="a kept head")
+    network.add_argument("--diffusion", action="store_true", help="the denoising network of the profile")
+    c.add_argument("--to", choices=["onnx", "openvino"], required=True)
+    c.add_argument("--out", type=Path, required=True, help="the file to write: .onnx, or .xml for OpenVINO")
+    c.add_argument("--int8", action="store_true", help="of a head, calibrated on its training frames")
+    c.add_argument("--fast", action="store_true", help="the distilled denoising network")
+    c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
 
     text = "a photograph and a voice to a talking head"
     c = commands.add(speak, "speak", text, profile="laptop-full", resumes=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from talking_heads.data.frames import Frames, to_image
+from talking_heads.few_shot.networks.blocks import AdaptiveInstanceNorm
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.few_shot.networks.generator import Generator
 
@@ -31,6 +32,28 @@ class Head(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Landmark images (B, 3, H, W) -> frames (B, 3, H, W) in [-1, 1]."""
         return self.generator.synthesise(y, self.psi)
+
+
+class FixedHead(nn.Module):
+    """The same function as a head, with ψ' in its normalisations: for exports, whose batch size is free.
+
+    It shares no weights with the head, and computes in fp32.
+    """
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.generator = copy.deepcopy(head.generator).requires_grad_(False)
+        self.generator.precision = "fp32"
+        for module in list(self.generator.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, AdaptiveInstanceNorm):
+                    setattr(module, name, child.fixed(head.psi.detach()))
+        del self.generator.projection
+        self.eval()
+
+    def forward(self, y: Tensor) -> Tensor:
+        """As :meth:`Head.forward`."""
+        return self.generator.synthesise(y, None)
 
 
 def generate(network: Callable[[Tensor], Tensor], inputs: Tensor) -> np.ndarray:

@@ -37,6 +37,13 @@ class AdaptiveInstanceNorm(nn.Module):
         flat = x.reshape(1, -1, *x.shape[2:])
         return F.group_norm(flat, flat.shape[1], scale.flatten(), shift.flatten(), eps=EPS).view_as(x)
 
+    def fixed(self, psi: Tensor) -> InstanceNorm:
+        """The same function where ψ̂ is always ``psi`` (1, person_parameters)."""
+        norm = InstanceNorm(self.channels)
+        scale, shift = psi[0, self.offset : self.offset + 2 * self.channels].float().chunk(2)
+        norm.weight.data, norm.bias.data = scale.clone(), shift.clone()
+        return norm
+
 
 class NoNorm(nn.Module):
     """The identity, in place of a normalisation."""

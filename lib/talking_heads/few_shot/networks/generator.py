@@ -71,10 +71,10 @@ class Generator(nn.Module):
             return self.projection(e.float())
 
     @mixed_precision
-    def synthesise(self, y: Tensor, psi: Tensor) -> Tensor:
+    def synthesise(self, y: Tensor, psi: Tensor | None) -> Tensor:
         """G'(y; ψ, ψ'): landmark images (B, 3, H, W) to frames (B, 3, H, W).
 
-        psi is (B or 1, person_parameters).
+        psi is (B or 1, person_parameters), None where the normalisations have it.
         """
         h = y
         for i, block in enumerate(self.down, start=1):
