@@ -184,6 +184,21 @@ def test_workers_of_a_killed_run_end_with_it(source, whole, tmp_path):
     assert_same_corpus(out, whole)
 
 
+def kill_a_worker(out):
+    wait_until(lambda: list(out.glob("[!.]*/*/*/*")))
+    max(psutil.Process().children(recursive=True), key=psutil.Process.create_time).kill()
+
+
+def test_a_run_whose_worker_is_killed_keeps_what_is_finished(source, whole, tmp_path):
+    out = tmp_path / "out"
+    threading.Thread(target=kill_a_worker, args=(out,), daemon=True).start()
+    with pytest.raises(RuntimeError, match=r"a worker was killed.*finished videos are kept.*--workers 1"):
+        prepare_with_workers(source, out)
+    assert 0 < len(list(out.glob("[!.]*/*/*"))) < len(list(whole.glob("[!.]*/*/*")))
+    prepare_with_workers(source, out)
+    assert_same_corpus(out, whole)
+
+
 def test_a_corrupt_shard_is_named(source, tmp_path):
     out = tmp_path / "out"
     prepare_in_a_process(source, out, Shard(0, 2))
