@@ -18,6 +18,7 @@ from talking_heads.data.episodes import EpisodeImages, PoolVideos
 from talking_heads.data.loader import Batches
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.data.windows import WindowDataset
+from talking_heads.diffused import training as diffusion_training
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.baselines.training import LandmarkLearner, SdaLearner
 from talking_heads.diffused.training import DiffusionLearner, step_seed
@@ -153,6 +154,7 @@ def test_two_ranks_are_one_process_with_the_doubled_batch(few_steps, videos, ext
 
 
 def train_diffusion(profile, clips, encoder, folder, learner=DiffusionLearner):
+    diffusion_training.CLIP = 1e-3  # every gradient is clipped
     learner = learner(profile, clips, encoder)
     loop.train(learner, folder)
     return [{k: v.clone() for k, v in net.state_dict().items()} for net in (learner.unet, learner.ema)]
@@ -172,8 +174,9 @@ class BothRanks(DiffusionLearner):
         return rows[0]
 
 
-def test_ranks_of_a_diffusion_training_share_its_batch(profile, tmp_path):
-    """Over ten steps they are one process with the whole batch."""
+def test_ranks_of_a_diffusion_training_share_its_batch(profile, tmp_path, monkeypatch):
+    """Over ten steps they are one process with the whole batch, whose gradients are clipped."""
+    monkeypatch.setattr(diffusion_training, "CLIP", diffusion_training.CLIP)  # is restored
     section = {"steps": 10, "batch": 4, "micro_batch": 4, "learning_rate": 1e-4}
     profile = profile.override({f"diffused.training.{name}": value for name, value in section.items()})
     clips = PoolVideos(talking_pool("training", profile.diffused, tmp_path / "pools"))
