@@ -313,7 +313,12 @@ def learn(
 
 
 def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = True) -> np.ndarray:
-    """The head with the driver's motion: frames (n, S, S, 3) uint8.
+    """The head with the driver's motion (:func:`motion_for`): frames (n, S, S, 3) uint8."""
+    return head.drive(motion_for(head, driver, adapt, smooth))
+
+
+def motion_for(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = True) -> np.ndarray:
+    """The driver's landmarks (n, 68, 2), or (n, 70, 2), as a head is driven by them.
 
     ``adapt`` keeps the head's face shape (:mod:`face_shape`), ``smooth`` removes the detector's jitter.
     """
@@ -322,7 +327,7 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
         points = FaceShape.load().adapt(points, head.points, head.settings.image_size)
     if head.square:  # a face that filled its photograph keeps its size
         points = crops.from_crop(points, crops.Square(*head.square), head.settings.image_size)
-    return head.drive(points)
+    return points
 
 
 def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: bool = True) -> Path:

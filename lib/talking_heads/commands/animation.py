@@ -73,6 +73,11 @@ def export(args: argparse.Namespace) -> None:
     from talking_heads.animation import export as exporting
     from talking_heads.experiments.diffused.weights import load_model
 
+    if args.to == "web":
+        print(f"written: {export_page(args)}")
+        return
+    if args.before or args.driver or args.runtime:
+        raise ValueError("--before, --driver and --runtime are for --to web")
     if args.head:
         check = exporting.export_head(args.head, args.out, args.to, args.int8)
     else:
@@ -84,6 +89,31 @@ def export(args: argparse.Namespace) -> None:
         model = load_model(config.load(args.profile, changes), args.weights, args.results)
         check = exporting.export_step(model.generator, args.out, args.to, {"run": model.metadata["run"]})
     print(f"written: {args.out}; {check}")
+
+
+def export_page(args: argparse.Namespace) -> Path:
+    from talking_heads.animation import animate, web_page
+    from talking_heads.animation.head_files import load_head
+    from talking_heads.experiments.few_shot.weights import load_networks, main_variant
+    from talking_heads.files import check_outputs
+
+    if not args.head or args.fast:
+        raise ValueError("--to web writes the page of a head: give --head")
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {args.out}: a page ends in .html")
+    check_outputs({"--out": args.out}, [args.head, *([args.driver] if args.driver else [])])
+    head, profile, before, track = load_head(args.head), config.load(args.profile), None, None
+    runtime = web_page.find_runtime(args.runtime)  # raises before minutes of detection
+    if args.before:
+        networks, _ = load_networks(profile, main_variant(profile), "reference", args.results)
+        before = web_page.before_fine_tuning(head, networks, profile)
+    if args.driver:
+        driver = animate.read_driver(
+            args.driver, head.settings.image_size, animate.detector_for([args.driver])
+        )
+        points = animate.motion_for(head, driver)
+        track = web_page.Track(points, driver.fps, driver.sound, driver.rate)
+    return web_page.write_page(head, args.out, before, track, args.int8, runtime)
 
 
 def add_animation(commands: Subcommands) -> None:
@@ -109,13 +139,21 @@ def add_animation(commands: Subcommands) -> None:
     text = "what computes the head on a CPU: pytorch, onnxruntime, onnxruntime-int8, openvino, or auto, the "
     c.add_argument("--engine", default="pytorch", help=text + "fastest one here")
 
-    text = "a head, or a step of Diffused Heads, as a file for other programs: ONNX, OpenVINO"
+    text = "a head as a web page, or for other programs (ONNX, OpenVINO), as a step of Diffused Heads can be"
     c = commands.add(export, "export", text, profile="laptop-full", device=False)
     network = c.add_mutually_exclusive_group(required=True)
     network.add_argument("--head", type=Path, help="a kept head")
     network.add_argument("--diffusion", action="store_true", help="the denoising network of the profile")
-    c.add_argument("--to", choices=["onnx", "openvino"], required=True)
-    c.add_argument("--out", type=Path, required=True, help="the file to write: .onnx, or .xml for OpenVINO")
+    c.add_argument("--to", choices=["onnx", "openvino", "web"], required=True)
+    c.add_argument(
+        "--out", type=Path, required=True, help="the file to write: .onnx, .xml for OpenVINO, .html"
+    )
+    c.add_argument(
+        "--before", action="store_true", help="in a page, the head before its fine-tuning beside it"
+    )
+    c.add_argument("--driver", type=Path, help="a clip whose motion and sound a page plays")
+    text = "the folder dist of onnxruntime-web, which a page contains; npm downloads it by default"
+    c.add_argument("--runtime", type=Path, help=text)
     c.add_argument("--int8", action="store_true", help="of a head, calibrated on its training frames")
     c.add_argument("--fast", action="store_true", help="the distilled denoising network")
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
