@@ -205,6 +205,22 @@ def kept(profile, few, tmp_path):
     return head, head_files.keep_head(tmp_path / "p.head", head, few, profile, CARD)
 
 
+def test_frames_are_computed_while_others_are_written(kept, few, monkeypatch):
+    """One batch ahead, whatever the length; an error reaches who uses the frames."""
+    head, computed, most = head_files.load_head(kept[1]), [], []
+    monkeypatch.setattr(head_files, "BATCH", 2)
+    generate = head_files.generate
+    monkeypatch.setattr(head_files, "generate", lambda *a: computed.append(1) or generate(*a))
+    points = np.repeat(few.points[:1], 20, 0)
+    for number, frame in enumerate(animate.render(head, points)):
+        assert frame.shape == few.images.shape[1:]
+        most.append(len(computed) - number // 2)
+    assert number == 19 and max(most) <= 3
+    monkeypatch.setattr(head_files, "draw_all", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(animate.render(head, points))
+
+
 def test_a_kept_head_generates_the_same_frames(few, kept):
     head, path = kept
     loaded = head_files.load_head(path)

@@ -31,6 +31,7 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
         "fine-tuning, T = 1": "s",
         "a frame, batch of 1": "ms",
         "a frame, batch of 32": "ms",
+        "a frame, PyTorch, fp32": "ms",
         "memory of everything": "GiB",
         "talking head": "frames/s",
         "talking head, distilled": "frames/s",

@@ -372,7 +372,7 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.parametrize(
     "where, message",
-    [("make_extractors", "nothing was written"), ("perform", "the head is kept: go on with --head")],
+    [("make_extractors", "nothing was written"), ("motion_for", "the head is kept: go on with --head")],
 )
 def test_an_interrupt_says_what_is_kept(where, message, place):
     done = subprocess.run(

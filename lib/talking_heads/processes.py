@@ -1,9 +1,13 @@
-"""Pools of worker processes."""
+"""Pools of worker processes, and a thread that computes ahead."""
 
 import multiprocessing
 import os
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TypeVar, cast
+
+Item = TypeVar("Item")
 
 PRELOAD = ["talking_heads.data.prepare_video", "talking_heads.data.speakers.clips"]  # takes seconds
 
@@ -28,3 +32,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items; a thread computes the next one while one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "ahead") as executor:
+        following = executor.submit(next, iterator, end)
+        while (item := following.result()) is not end:
+            following = executor.submit(next, iterator, end)
+            yield cast(Item, item)

@@ -1,6 +1,6 @@
 """``python -m talking_heads animate``: a head from photographs or a clip, driven by another clip."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from talking_heads.few_shot.head import BATCH
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import Interrupted, appended, check_outputs, replacing, try_outputs
 from talking_heads.nn.perceptual import make_extractors
+from talking_heads.processes import ahead
+from talking_heads.progress import Progress
 
 SOUND_RATE = 48_000  # Hz of an exported video's sound
 
@@ -113,8 +115,8 @@ def animate(
             try_outputs(outputs, video_bytes)
         print(f"driving it through {len(driver.points)} frames", flush=True)
         head = with_engine(head, request.engine, BATCH)
-        frames = perform(head, driver, adapt=not request.raw, smooth=not request.raw)
-        return export(request.out, frames, driver, head.card, mark=request.mark)
+        points = motion_for(head, driver, adapt=not request.raw, smooth=not request.raw)
+        return export(request.out, render(head, points), driver, head.card, mark=request.mark)
     except KeyboardInterrupt as interrupt:
         message = "interrupted; nothing was written"
         if photos and _modified(keep) != before:
@@ -317,6 +319,16 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
     return head.drive(motion_for(head, driver, adapt, smooth))
 
 
+def render(head: KeptHead, points: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames (S, S, 3) uint8 of a head one by one: the next ones are computed while one is used, and
+    memory does not grow with their number.
+    """
+    progress = Progress("rendering", len(points), "frames")
+    for batch in ahead(head.batches(points)):
+        yield from batch
+        progress.add(len(batch))
+
+
 def motion_for(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = True) -> np.ndarray:
     """The driver's landmarks (n, 68, 2), or (n, 70, 2), as a head is driven by them.
 
@@ -330,7 +342,7 @@ def motion_for(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool 
     return points
 
 
-def export(path: Path, frames: np.ndarray, driver: Driver, card: dict, mark: bool = True) -> Path:
+def export(path: Path, frames: Iterable[np.ndarray], driver: Driver, card: dict, mark: bool = True) -> Path:
     """Write a video with the driver's sound, marked as synthetic; see :func:`write_synthetic`."""
     comment = (
         f"a neural talking head of {card['person']} ({card['kind']}), "

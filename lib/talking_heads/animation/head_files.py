@@ -1,7 +1,7 @@
 """A head as a file: the generator of one identity, its training frames, and a card with their provenance."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from talking_heads.few_shot.head import BATCH, Head, generate
 from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.nn.spectral_norm import fold
 from talking_heads.nn.weight_files import load_metadata, load_weights, save_weights
+from talking_heads.processes import ahead
 
 FORMAT = "talking head 2"
 OLDER_FORMATS = ("talking head 1",)
@@ -60,11 +61,18 @@ class KeptHead:
 
     def drive(self, points: np.ndarray) -> np.ndarray:
         """Frames (n, S, S, 3) uint8 of landmarks (n, 68, 2) or (n, 70, 2), in pixels of the crop."""
+        return np.concatenate(list(self.batches(points)))
+
+    def batches(self, points: np.ndarray) -> Iterator[np.ndarray]:
+        """The frames of :meth:`drive`, as many at once as the network computes at once. Landmark images are
+        drawn while it does.
+        """
         size, line_width = self.settings.image_size, self.settings.landmark_images.line_width
         points = points[:, : self.points.shape[1]]
-        batches = np.array_split(points, max(1, -(-len(points) // BATCH)))
-        images = [to_tensor(draw_all(batch, size, line_width), self.head.psi.device) for batch in batches]
-        return np.concatenate([generate(self.network or self.head, y) for y in images])
+        parts = np.array_split(points, max(1, -(-len(points) // BATCH)))
+        images = (to_tensor(draw_all(part, size, line_width), self.head.psi.device) for part in parts)
+        for y in ahead(images):
+            yield generate(self.network or self.head, y)
 
 
 def check_card(card: Any) -> dict:

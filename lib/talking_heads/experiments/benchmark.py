@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from talking_heads.animation.engines import INT8, ONNX, OPENVINO
+from talking_heads.animation.export import INPUT, OUTPUT
 from talking_heads.config import Profile
 from talking_heads.config import load as load_profile
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
@@ -38,8 +40,11 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.few_shot.timing import Cases, untrained_extractors
 from talking_heads.experiments.few_shot.trainings import TRAININGS
+from talking_heads.few_shot.head import FixedHead, Head
 from talking_heads.few_shot.meta_learning import MetaLearner
+from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.metrics.timing import Timing, clocks, flops_of, measure, peak_memory, rates
+from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, quantise, write_onnx
 from talking_heads.nn.tracing import Traced
 from talking_heads.provenance import device_name
 from talking_heads.workbook.write_table import write_table
@@ -84,6 +89,8 @@ class Bench:
         yield from self.opening()
         step = yield from self.meta_learning()
         yield from self.heads()
+        if self.device.type == "cpu":
+            yield from self.engines()
         yield from projected_days(self.profile, step)
         if self.profile.data.source != "videos" or self.profile.data.layout in TALKING_LAYOUTS:
             yield from self.talking()
@@ -136,7 +143,7 @@ class Bench:
         del store
         tracemalloc.start()
         store = Store(self.folder / "large/prepared", "meta")
-        yield Row("memory of the store", tracemalloc.get_traced_memory()[0] / 1e6, "MB", note)
+        yield Row("memory of the store", tracemalloc.get_traced_memory()[1] / 1e6, "MB", note)
         tracemalloc.stop()
         numbers = np.random.default_rng(0).integers(len(store), size=100)
         start = time.perf_counter()
@@ -184,6 +191,33 @@ class Bench:
             timing = self.time(cases.frames_of_a_head(batch))
             yield Row(f"a frame, batch of {batch}", timing.median / batch * 1000, "ms")
         yield Row("memory of everything", peak_memory(self.device) / 2**30, "GiB", "at most")
+
+    def engines(self) -> Iterator[Row]:
+        """A frame of a head by every engine that is installed, beside PyTorch in fp32."""
+        size = self.profile.data.image_size
+        generator = build_generator(self.profile.few_shot.networks)
+        head = Head(generator, torch.zeros(1, self.profile.few_shot.networks.embedding)).eval()
+        fixed, path = FixedHead(head), self.folder / "head.onnx"
+        y = torch.randn(2, 3, size, size)
+        networks: dict[str, Callable[[], Callable]] = {
+            "PyTorch, fp32": lambda: fixed,
+            "PyTorch, the profile's precision": lambda: head,
+            ONNX: lambda: OnnxNetwork(write_onnx(path, fixed, {INPUT: y}, OUTPUT, {})),
+            INT8: lambda: OnnxNetwork(quantise(path, self.folder / "int8.onnx", [{INPUT: y.numpy()}])),
+            OPENVINO: lambda: OpenVinoNetwork(path),
+        }
+        eager = 0.0
+        for name, build in networks.items():
+            try:
+                network = build()
+            except ValueError as error:  # its package is missing
+                print(f"  a frame, {name}: left out, {error}", flush=True)
+                continue
+            with torch.no_grad():
+                milliseconds = self.time(partial(network, y[:1])).median * 1000
+            eager = eager or milliseconds
+            note = f"batch of 1, {eager / milliseconds:.2g} times as fast as PyTorch in fp32"
+            yield Row(f"a frame, {name}", milliseconds, "ms", note)
 
     def talking(self) -> Iterator[Row]:
         """Frames of a talking head, from its sound on: the profile's sampling, and a distilled network's."""
