@@ -19,6 +19,7 @@ from talking_heads.experiments.few_shot.weights import load_networks
 from talking_heads.few_shot.head import FixedHead, Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, metadata_of
+from talking_heads.nn.tracing import Traced
 
 CARD = {"person": "Ada", "kind": "procedural speaker", "origin": "rendered", "T": 4, "weights": "test"}
 
@@ -180,3 +181,28 @@ def test_a_denoising_step_with_its_schedule(tmp_path, grey):
     assert network.names == list(inputs)
     with torch.no_grad():
         torch.testing.assert_close(network(*inputs.values()), step(*inputs.values()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_engines_of_the_denoising_network_generate_the_same_frames(controlled):
+    pytest.importorskip("onnxruntime")
+    changes = {"diffused.network.precision": "fp32", "diffused.sampling.control": controlled}
+    section = config.load("smoke").override(changes).diffused
+    torch.manual_seed(0)
+    unet = build_unet(section, controlled).eval().requires_grad_(False)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    generator = Generator(Traced(unet), section, 1.0)
+    other = engines.with_denoiser(generator, engines.ONNX)
+    identity = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    windows = 2 * section.conditions.audio_windows + 1
+    audio = torch.zeros(1, 2, windows, section.audio_encoder.embedding)
+    with torch.no_grad():
+        frames, others = (list(one.talk(identity, audio, [0])) for one in (generator, other))
+    torch.testing.assert_close(others, frames, rtol=1e-2, atol=1e-3)
+    assert generator.unet is not other.unet
+
+
+def test_an_unknown_engine_of_the_denoising_network_is_refused():
+    with pytest.raises(ValueError, match="'onnxruntime-int8' is no engine of the denoising network"):
+        engines.with_denoiser(None, engines.INT8)

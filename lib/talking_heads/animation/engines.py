@@ -1,5 +1,8 @@
-"""Programs that compute a head on a CPU: PyTorch, onnxruntime and OpenVINO; and which one is the fastest."""
+"""Programs that compute a head, or the denoising network, on a CPU: PyTorch, onnxruntime and OpenVINO; and
+which one is the fastest.
+"""
 
+import copy
 import dataclasses
 import tempfile
 import time
@@ -7,11 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from talking_heads.animation.export import calibration_inputs, write_head
+from talking_heads.animation.export import (
+    calibration_inputs,
+    check_output,
+    original,
+    step_inputs,
+    write_head,
+)
 from talking_heads.animation.head_files import KeptHead
-from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, optional
+from talking_heads.data.windows import CONTROLS
+from talking_heads.diffused.generation import Generator
+from talking_heads.diffused.model import Conditions, network_input
+from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, optional, write_onnx
 
 AUTO, PYTORCH = "auto", "pytorch"
 ONNX, INT8, OPENVINO = "onnxruntime", "onnxruntime-int8", "openvino"
@@ -71,15 +83,84 @@ def fastest(head: KeptHead, batch: int = 1) -> tuple[str, Callable[[Tensor], Ten
     return name, times[name][1]
 
 
-@torch.no_grad()
 def seconds(network: Callable[[Tensor], Tensor], head: KeptHead, batch: int) -> float:
-    """Seconds for so many frames of a head, the least of ``REPETITIONS``."""
+    """Seconds for so many frames of a head."""
     inputs = calibration_inputs(head)
-    y = inputs[torch.arange(batch) % len(inputs)]
-    network(y)  # the first call takes longer
+    return least_seconds(network, inputs[torch.arange(batch) % len(inputs)])
+
+
+@torch.no_grad()
+def least_seconds(network: Callable[..., Tensor], *inputs: Tensor | None) -> float:
+    """Seconds of a call of a network, the least of ``REPETITIONS``."""
+    network(*inputs)  # the first call takes longer
     measured = []
     for _ in range(REPETITIONS):
         start = time.perf_counter()
-        network(y)
+        network(*inputs)
         measured.append(time.perf_counter() - start)
     return min(measured)
+
+
+# -- the denoising network --------------------------------------------------------------------------
+DENOISERS = (AUTO, PYTORCH, ONNX, OPENVINO)
+
+
+class Denoiser(nn.Module):
+    """The denoising network, computed by another engine."""
+
+    def __init__(self, network: Callable[..., Tensor]):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """As :meth:`UNet.forward`."""
+        return self.network(*(value for value in inputs if value is not None))
+
+
+def with_denoiser(generator: Generator, name: str) -> Generator:
+    """The generator with its network computed by an engine; "auto" is the fastest one here for one clip.
+
+    A network on a GPU stays with PyTorch. Raises ValueError for an unknown engine, where its package is
+    missing, and where its output differs from that in fp32.
+    """
+    if name not in DENOISERS:
+        raise ValueError(f"{name!r} is no engine of the denoising network; there are: {', '.join(DENOISERS)}")
+    if name == PYTORCH or next(generator.unet.parameters()).device.type != "cpu":
+        return generator
+    inputs = network_inputs(generator)
+    candidates = {name: make_denoiser(generator, inputs, name)} if name != AUTO else {PYTORCH: generator.unet}
+    for other in (ONNX, OPENVINO) if name == AUTO else ():
+        try:
+            candidates[other] = make_denoiser(generator, inputs, other)
+        except ValueError as error:
+            print(f"  {other}: left out, {error}", flush=True)
+    one = [None if value is None else value[:1] for value in inputs.values()]
+    chosen = min(candidates, key=lambda name: least_seconds(candidates[name], *one)) if name == AUTO else name
+    print(f"engine: {chosen}", flush=True)
+    return dataclasses.replace(generator, unet=candidates[chosen])
+
+
+def network_inputs(generator: Generator) -> dict[str, Tensor | None]:
+    """Random inputs of the denoising network, by name; None for those that it does not have."""
+    step, random = step_inputs(generator), torch.Generator().manual_seed(1)
+    conditions = Conditions(step["identity"], step["motion"], step["audio"], step["level"])
+    x = network_input(step["x_t"], conditions, generator.section.conditions.motion_grey)
+    net = original(generator)
+    control = torch.rand(len(x), CONTROLS, generator=random) if net.control_mlp is not None else None
+    level = step["level"] if net.level_mlp is not None else None
+    return {"x": x, "t": step["t"], "y": step["audio"].flatten(1), "level": level, "control": control}
+
+
+def make_denoiser(generator: Generator, inputs: dict[str, Tensor | None], name: str) -> nn.Module:
+    """The network of an engine. Raises ValueError as :func:`with_denoiser` does."""
+    net = copy.deepcopy(original(generator)).requires_grad_(False).eval()
+    net.precision = "fp32"
+    given = {name: value for name, value in inputs.items() if value is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_onnx(Path(folder) / "unet.onnx", net, given, "output", {})
+        denoiser = Denoiser(OpenVinoNetwork(path) if name == OPENVINO else OnnxNetwork(path))
+    with torch.no_grad():
+        result = check_output(net(*inputs.values()), denoiser(*inputs.values()))
+    if not result.passed:
+        raise ValueError(f"{name} differs too much from fp32: {result}")
+    return denoiser

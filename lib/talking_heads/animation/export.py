@@ -121,8 +121,7 @@ class DenoisingStep(nn.Module):
 
     def __init__(self, generator: Generator):
         super().__init__()
-        net = getattr(generator.unet, "net", generator.unet)  # the one that is traced
-        self.unet = copy.deepcopy(net).requires_grad_(False).eval()
+        self.unet = copy.deepcopy(original(generator)).requires_grad_(False).eval()
         self.unet.precision = "fp32"
         self.motion_grey = generator.section.conditions.motion_grey
 
@@ -131,6 +130,18 @@ class DenoisingStep(nn.Module):
     ) -> Tensor:
         """As :func:`model.predict`: (B, 6, H, W)."""
         return predict(self.unet, x_t, t, Conditions(identity, motion, audio, level), self.motion_grey)
+
+
+def original(generator: Generator) -> nn.Module:
+    """The denoising network of a generator, which may be traced."""
+    return getattr(generator.unet, "net", generator.unet)
+
+
+def check_output(true: Tensor, values: Tensor) -> Check:
+    """The output of an exported network against that in fp32."""
+    error = float((true - values).square().mean().sqrt() / true.square().mean().sqrt())
+    largest = float((true - values).abs().max())
+    return Check({"relative error": error, "maximum error": largest}, error <= LARGEST_ERROR)
 
 
 def step_inputs(generator: Generator, batch: int = 4) -> dict[str, Tensor]:
@@ -170,10 +181,7 @@ def export_step(generator: Generator, out: Path, target: str, metadata: dict) ->
 
     @torch.no_grad()
     def check(network: Callable[..., Tensor]) -> Check:
-        true, values = step(*inputs.values()), network(*inputs.values())
-        error = float((true - values).square().mean().sqrt() / true.square().mean().sqrt())
-        largest = float((true - values).abs().max())
-        return Check({"relative error": error, "maximum error": largest}, error <= LARGEST_ERROR)
+        return check_output(step(*inputs.values()), network(*inputs.values()))
 
     return write_checked(Exported(step, inputs, described, check), out, target)
 

@@ -36,6 +36,7 @@ def animate(args: argparse.Namespace) -> None:
 def speak(args: argparse.Namespace) -> None:
     from talking_heads.animation import live
     from talking_heads.animation import speak as speaking
+    from talking_heads.animation.engines import with_denoiser
     from talking_heads.experiments.diffused.weights import load_model as load
 
     controls = {"head_motion": args.head_motion, "blink_rate": args.blink_rate}
@@ -49,7 +50,8 @@ def speak(args: argparse.Namespace) -> None:
 
     def load_model(device):
         model = load(profile, args.weights, args.results, device)
-        return model.generator, model.encoder, model.metadata
+        metadata = model.metadata | {"run": f"{model.metadata['run']}, {args.engine}"}
+        return with_denoiser(model.generator, args.engine), model.encoder, metadata
 
     request = speaking.Request(
         sound=args.sound,
@@ -181,6 +183,8 @@ def add_animation(commands: Subcommands) -> None:
         help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
+    text = "what computes the network on a CPU: pytorch, onnxruntime, openvino, or auto, the fastest one here"
+    c.add_argument("--engine", default="pytorch", help=text)
     c.add_argument("--head-motion", type=AMOUNT, help="speed of the head, 1 as in the training clips")
     c.add_argument("--blink-rate", type=AMOUNT, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
