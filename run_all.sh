@@ -3,6 +3,7 @@
 #   ./run_all.sh [--profile P] [--only CHAPTER ...] [--jobs N] [--dry-run] [--device D] [--weights reference|scratch]
 #   ./run_all.sh test [pytest's arguments]
 #   ./run_all.sh lab
+# --with export and --with faces, before everything else, install optional packages of pyproject.toml.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -36,7 +37,29 @@ make_environment() {
     printf '%s' "$wanted" > .venv/made-from
 }
 
+# Optional packages, once; nothing in environment.yml changes its version.
+install_extras() {
+    local extra packages
+    for extra in "$@"; do
+        packages=$(sed -n "s/^$extra = \[\(.*\)\].*/\1/p" pyproject.toml | tr -d '",')
+        if [ -z "$packages" ]; then say "--with $extra: no such optional packages; there are export and faces"; exit 2; fi
+        if [ "$(cat ".venv/with-$extra" 2>/dev/null)" = "$packages" ]; then continue; fi
+        say "Installing $packages."
+        sed -n 's/^    - //p' environment.yml > .venv/pinned.txt
+        # shellcheck disable=SC2086
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/pinned.txt $packages
+        printf '%s' "$packages" > ".venv/with-$extra"
+    done
+}
+
+extras=()
+while [ "${1:-}" = --with ]; do
+    if [ -z "${2:-}" ]; then say "--with needs a name: export or faces"; exit 2; fi
+    extras+=("$2"); shift 2
+done
+if [ "${1:-}" = test ]; then extras+=(export faces); fi
 make_environment
+install_extras ${extras[@]+"${extras[@]}"}
 # glibc gives large tensors back after every step and has their pages faulted in anew: up to a tenth of the time
 export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=268435456
 export PATH="$PWD/.venv/bin:$PATH" PYTHONUTF8=1

@@ -4,6 +4,7 @@ Options and markers: tests marked ``paper_size`` run with ``--paper-size``, test
 ``--timing``, tests marked ``cuda`` where a GPU is available.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
+from talking_heads.data.detection import LANDMARKS
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
@@ -21,6 +23,7 @@ from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.judges.pools import pool
 from talking_heads.metrics import timing
+from talking_heads.nn import pretrained
 from torch.nn import functional as F
 from xdist.scheduler import LoadFileScheduling
 
@@ -114,6 +117,14 @@ def few(profile, videos) -> Frames:
     line_width = profile.few_shot.landmark_images.line_width
     y = to_tensor(draw_all(points, profile.data.image_size, line_width))
     return Frames(images, points, to_tensor(images), y)
+
+
+@pytest.fixture(autouse=True)
+def without_dlib(monkeypatch, request):
+    """As where the optional packages are not installed, but for tests marked ``dlib``."""
+    if "dlib" not in request.keywords:
+        hidden = dataclasses.replace(pretrained.PRETRAINED[LANDMARKS], package="not_installed")
+        monkeypatch.setitem(pretrained.PRETRAINED, LANDMARKS, hidden)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class Checkout:
         self.folder, self.programs, self.calls = folder / "checkout", folder / "programs", folder / "calls"
         self.folder.mkdir()
         self.programs.mkdir()
-        for name in ("run_all.sh", "environment.yml"):
+        for name in ("run_all.sh", "environment.yml", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
 
     def add_program(self, path: Path) -> None:
@@ -74,6 +74,8 @@ class Checkout:
             ["cksum"], stdin=(self.folder / "environment.yml").open(), capture_output=True, check=True
         )
         (self.folder / ".venv/made-from").write_bytes(made_from.stdout)
+        for name, packages in extras().items():
+            (self.folder / f".venv/with-{name}").write_text(" ".join(packages))
 
     def run(self, *words: str, broken: str = "") -> list[list[str]]:
         """The calls of programs: name, then arguments. All must come from the checkout."""
@@ -98,6 +100,12 @@ def checkout(tmp_path):
 RUN = ["python", "-m", "talking_heads", "run"]
 
 
+def extras() -> dict[str, list[str]]:
+    """The optional packages that run_all.sh installs, pinned."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {name: project["optional-dependencies"][name] for name in ("export", "faces")}
+
+
 @pytest.mark.parametrize(
     "words, program, options",
     [
@@ -117,6 +125,18 @@ def test_run_all_starts_the_run_the_tests_or_jupyterlab(checkout, words, program
     assert calls[-1][len(calls[-1]) - len(options) :] == options
     if program == RUN:
         assert calls[-1] == program + options
+
+
+def test_optional_packages_are_installed_once(checkout):
+    checkout.add_environment()
+    (checkout.folder / ".venv/with-faces").write_text("dlib-bin==1")
+    calls = checkout.run("--with", "faces", "--profile", "smoke")
+    (install,) = (call for call in calls if "pip" in call)
+    assert install[-2:] == extras()["faces"] and "--constraint" in install
+    assert calls[-1] == [*RUN, "--profile", "smoke"]
+    assert not any("pip" in call for call in checkout.run("--with", "faces"))
+    with pytest.raises(subprocess.CalledProcessError):
+        checkout.run("--with", "nothing")
 
 
 def test_jupyterlab_starts():
@@ -168,7 +188,9 @@ def test_a_changed_list_makes_the_environment_anew(checkout):
 
 
 def test_installed_versions_are_the_pinned_ones():
-    assert {name: version(name).split("+")[0] for name in pinned()} == pinned()
+    optional = dict(line.split("==") for packages in extras().values() for line in packages)
+    for listed in (pinned(), optional):
+        assert {name: version(name).split("+")[0] for name in listed} == listed
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "dependencies" not in project, "a second list would drift"
 

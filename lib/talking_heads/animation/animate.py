@@ -29,12 +29,12 @@ from talking_heads.animation.synthetic_video import (
 )
 from talking_heads.config import Profile
 from talking_heads.data import crops, video
-from talking_heads.data.detection import Detector
+from talking_heads.data.detection import make_detector
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.planning import Settings
 from talking_heads.data.prepare_video import Inspection, cut, inspect_source, spread
-from talking_heads.data.shared_detector import Detect
+from talking_heads.data.shared_detector import Detect, detector_name
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import unusable, walk
 from talking_heads.devices import choose
@@ -110,6 +110,8 @@ def animate(
                 "origin": ", ".join(photo.name for photo in photos),
                 "weights": metadata["commit"],
             }
+            if detect is not None:
+                card["landmarks"] = detector_name(detect)
             head = learn(nets, few, profile, keep, card)
         else:
             try_outputs(outputs, video_bytes)
@@ -142,21 +144,21 @@ def inspect(path: Path, most: int, detect: Detect | None) -> Inspection:
 
 
 def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> Detect | None:
-    """face-alignment's networks if one of the files has no landmarks beside it, else None.
+    """A detector (:func:`make_detector`) if one of the files has no landmarks beside it, else None.
 
-    Raises FileNotFoundError where a file or the weights of the networks are missing.
+    Raises FileNotFoundError where a file or every detector is missing.
     """
     if missing := [str(p) for p in paths if not p.exists()]:
         raise FileNotFoundError(f"{', '.join(missing)}: no such file")
     if all(map(find_sidecar, paths)):
         return None
-    return Detector(device, quiet=False)
+    return make_detector(device, quiet=False)
 
 
-def detector_if_fetched(device: str | torch.device = "cpu") -> Detect | None:
-    """face-alignment's networks if their weights have been fetched, else None."""
+def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
+    """A detector (:func:`make_detector`), None where there is none."""
     try:
-        return Detector(device, quiet=False)
+        return make_detector(device, quiet=False)
     except FileNotFoundError:
         return None
 

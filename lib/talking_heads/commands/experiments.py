@@ -41,14 +41,14 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    from talking_heads.data.detection import Detector
+    from talking_heads.animation.animate import detector_if_there
     from talking_heads.devices import choose
     from talking_heads.experiments.diffused import score as scoring
-    from talking_heads.nn.pretrained import FACE_ALIGNMENT, path_of
+    from talking_heads.nn.pretrained import FACE_ALIGNMENT
 
     device = choose(args.device)
-    detects = not args.procedural and all(path_of(name).exists() for name in FACE_ALIGNMENT)
-    scorer = scoring.Scorer(args.procedural, Detector(device) if detects else None, device)
+    detect = None if args.procedural else detector_if_there(device)
+    scorer = scoring.Scorer(args.procedural, detect, device)
     method = args.method or args.generated.resolve().name
     table = scoring.score(args.generated, args.reference, args.out, method, scorer, args.layout)
     print(scoring.summary(table).round(4).to_string(index=False))
@@ -56,10 +56,11 @@ def score(args: argparse.Namespace) -> None:
     print(f"{len(table)} clips of {identities} identities; a row for each clip in {args.out}")
     if identities == len(table) > 1:
         print("every clip counts as an identity; if some are of one person, put them into one folder")
-    if not (detects or table[scoring.FACES].any()):
+    if not (detect or table[scoring.FACES].any()):
         print(
             "no landmarks, so lips and eyes are not measured: put them beside the videos, or fetch the "
-            f"detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}"
+            f"detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}, or "
+            "./run_all.sh --with faces"
         )
 
 

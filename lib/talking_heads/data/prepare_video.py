@@ -17,7 +17,7 @@ from talking_heads.data.photographs import (
     read_photograph,
 )
 from talking_heads.data.planning import PARTIAL, Settings
-from talking_heads.data.shared_detector import Detect, DetectionFailed
+from talking_heads.data.shared_detector import Detect, DetectionFailed, detector_name
 from talking_heads.data.sidecars import BadLandmarks, check_owner, find_sidecar, fit_to_frames, read_sidecar
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import Unit
@@ -66,6 +66,7 @@ class Inspection(NamedTuple):
     points: dict[str, np.ndarray]  # of these frames: landmarks (k, 68, 2), ...
     usable: np.ndarray  # (k,) bool
     notes: list[str]
+    detector: str = ""  # that found the landmarks; "" for those beside the source
 
 
 def inspect_source(path: Path, most: int, detect: Detect | None) -> Inspection:
@@ -105,7 +106,7 @@ def inspect_source(path: Path, most: int, detect: Detect | None) -> Inspection:
     box = float(np.median((face.max(1) - face.min(1)).max(1)))
     if box < SMALLEST_FACE:
         raise Rejected(f"the face is only {box:.0f} pixels large, {SMALLEST_FACE} are needed")
-    return Inspection(clip, numbers, points, usable, notes)
+    return Inspection(clip, numbers, points, usable, notes, "" if sidecar else detector_name(detect))
 
 
 def _read_landmarks(path: Path, sidecar: Path, clip: VideoFile, notes: list[str]) -> dict[str, np.ndarray]:
@@ -275,6 +276,8 @@ def _prepare_clips(
             else:
                 inspection.clip.cache = None
                 photographs[number] = inspection
+            if inspection.detector:
+                lines[number]["detector"] = inspection.detector
             frames_left -= min(frames_left, lines[number]["frames"] or 1)
         except DetectionFailed:
             raise

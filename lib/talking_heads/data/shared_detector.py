@@ -33,6 +33,7 @@ class SharedDetector:
 
     def __init__(self, detectors: Sequence[Detect], batch: int):
         self.batch = batch
+        self.name = detector_name(detectors[0])
         self.requests: Queue[Request | None] = Queue()
         for detector in detectors:
             Thread(target=self._serve, args=(detector,), daemon=True).start()
@@ -89,6 +90,11 @@ class SharedDetector:
             together.append(request)
             count += len(request.frames)
         return together, None
+
+
+def detector_name(detect: Detect) -> str:
+    """The name of a detector, as a corpus records it."""
+    return getattr(detect, "name", "another detector")
 
 
 def fail(request: Request, error: BaseException) -> None:

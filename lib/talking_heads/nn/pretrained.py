@@ -6,6 +6,7 @@ recorded, and later files must have the same one.
 """
 
 import http.client
+import importlib.util
 import json
 import os
 import socket
@@ -35,6 +36,7 @@ class Pretrained:
     prefix: str = ""  # leading hex digits of the sha256, where the file's name contains them
     hub: bool = True  # in the folder where torch.hub, pytorch-fid and face-alignment expect it
     member: str = ""  # the file's name inside the zip archive at ``url``
+    package: str = ""  # the Python package that contains the file, in place of a download
 
 
 PRETRAINED = {
@@ -84,6 +86,14 @@ PRETRAINED = {
     ),
 }
 FACE_ALIGNMENT = ("s3fd", "2dfan4")
+MODELS = "face_recognition_models"  # of the optional packages "faces"
+PRETRAINED["dlib-68"] = Pretrained(
+    "models/shape_predictor_68_face_landmarks.dat",
+    "./run_all.sh --with faces",
+    "iBUG 300-W, no commercial use",
+    "landmarks in prepare, where face-alignment's networks are missing",
+    package=MODELS,
+)
 
 
 def weights_folder() -> Path:
@@ -96,10 +106,19 @@ def path_of(name: str) -> Path:
     if name not in PRETRAINED:
         raise ValueError(f"no pretrained network {name!r}; there are: {', '.join(PRETRAINED)}")
     network = PRETRAINED[name]
+    if network.package:
+        return package_folder(network.package) / network.file
     if not network.hub:
         return weights_folder() / network.file
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints" / network.file
+
+
+def package_folder(package: str) -> Path:
+    """The folder of a package, which need not be installed. The package is not imported."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0] if places else package)
 
 
 def find(name: str) -> Path:
@@ -118,6 +137,11 @@ def missing(name: str) -> str:
     """The message for a missing file: its use, its licence and the remedy."""
     network = PRETRAINED[name]
     place = str(path_of(name)).replace(str(Path.home()), "~")
+    if network.package:
+        return (
+            f"{network.file} ({network.used_for}; licence: {network.licence}) is missing: "
+            f"{network.url} installs it"
+        )
     return (
         f"{network.file} ({network.used_for}; licence: {network.licence}) is missing: "
         f"run 'python -m talking_heads weights fetch {name}', or put {network.url} at {place}"
@@ -169,6 +193,8 @@ def fetch(name: str, url: str | None = None) -> Path:
     if path.exists():
         verify(name)
         return path
+    if network.package:
+        raise ValueError(missing(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     url = url or network.url
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
