@@ -41,8 +41,8 @@ make_environment() {
 install_extras() {
     local extra packages
     for extra in "$@"; do
+        case "$extra" in export | faces) ;; *) say "--with $extra: no such optional packages; there are export and faces"; exit 2 ;; esac
         packages=$(sed -n "s/^$extra = \[\(.*\)\].*/\1/p" pyproject.toml | tr -d '",')
-        if [ -z "$packages" ]; then say "--with $extra: no such optional packages; there are export and faces"; exit 2; fi
         if [ "$(cat ".venv/with-$extra" 2>/dev/null)" = "$packages" ]; then continue; fi
         say "Installing $packages."
         sed -n 's/^    - //p' environment.yml > .venv/pinned.txt

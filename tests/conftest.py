@@ -15,7 +15,6 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.data.detection import LANDMARKS
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
@@ -123,8 +122,8 @@ def few(profile, videos) -> Frames:
 def without_dlib(monkeypatch, request):
     """As where the optional packages are not installed, but for tests marked ``dlib``."""
     if "dlib" not in request.keywords:
-        hidden = dataclasses.replace(pretrained.PRETRAINED[LANDMARKS], package="not_installed")
-        monkeypatch.setitem(pretrained.PRETRAINED, LANDMARKS, hidden)
+        hidden = dataclasses.replace(pretrained.PRETRAINED[pretrained.DLIB_FILE], package="not_installed")
+        monkeypatch.setitem(pretrained.PRETRAINED, pretrained.DLIB_FILE, hidden)
 
 
 @pytest.fixture

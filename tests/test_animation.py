@@ -508,7 +508,7 @@ def test_animate_without_landmarks_and_detector_names_the_missing_weights(
     photo.write_bytes((clips / "source.png").read_bytes())
     assert animate_command("--photo", photo, "--driver", clips / "driver.mp4", "--out", out) == 2
     assert "face-alignment" in capsys.readouterr().err and not out.exists()
-    assert animate.detector_if_there() is None
+    assert animate.optional_detector() is None
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,26 @@ def test_names_of_other_formats_are_refused(head_file, options, message, capsys,
     assert not list(tmp_path.iterdir())
 
 
+def test_an_ending_in_capitals_is_openvinos_too(head_file, tmp_path):
+    pytest.importorskip("openvino")
+    out = tmp_path / "ada.XML"
+    assert main(["export", "--head", str(head_file), "--to", "openvino", "--out", str(out)]) == 0
+    assert out.read_text(encoding="utf-8").startswith("<?xml") and (tmp_path / "ada.bin").exists()
+
+
+def test_the_head_is_not_overwritten_by_weights_beside_the_export(head_file, tmp_path, capsys):
+    source = tmp_path / "ada.bin"
+    source.write_bytes(head_file.read_bytes())
+    command = ["export", "--head", str(source), "--to", "openvino", "--out", str(tmp_path / "ada.xml")]
+    assert main(command) == 2 and "the weights beside --out" in capsys.readouterr().err
+    assert source.read_bytes() == head_file.read_bytes()
+
+
 def test_a_missing_package_is_stated_with_how_to_install_it(head_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     out = tmp_path / "a.onnx"
     assert main(["export", "--head", str(head_file), "--to", "onnx", "--out", str(out)]) == 2
-    assert "error: onnx is not installed: pip install onnx onnxscript" in capsys.readouterr().err
+    assert "error: onnx is not installed: ./run_all.sh --with export" in capsys.readouterr().err
     with pytest.raises(ValueError, match="onnx is not installed"):
         engines.check_engine(engines.ONNX)
     engines.check_engine(engines.AUTO)
@@ -157,9 +172,12 @@ def test_the_fastest_engine_that_passes_is_chosen(head_file, monkeypatch, capsys
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_read(tmp_path, capsys):
+    with pytest.raises(ValueError, match="'tensorrt' is no engine; there are: auto, pytorch, onnxruntime"):
+        engines.check_engine("tensorrt")
     words = ["animate", "--head", str(tmp_path / "no.head"), "--driver", str(tmp_path / "no.mp4")]
-    assert main([*words, "--out", str(tmp_path / "a.mp4"), "--engine", "tensorrt"]) == 2
-    assert "'tensorrt' is no engine; there are: auto, pytorch, onnxruntime" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--out", str(tmp_path / "a.mp4"), "--engine", "tensorrt"])
+    assert "invalid choice: 'tensorrt'" in capsys.readouterr().err
 
 
 # -- a denoising step -------------------------------------------------------------------------------
@@ -183,17 +201,20 @@ def test_a_denoising_step_with_its_schedule(tmp_path, grey):
         torch.testing.assert_close(network(*inputs.values()), step(*inputs.values()), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("controlled", [False, True])
-def test_engines_of_the_denoising_network_generate_the_same_frames(controlled):
+@pytest.mark.parametrize("controlled, noise", [(True, 0.3), (False, 0.0)])
+def test_engines_of_the_denoising_network_generate_the_same_frames(controlled, noise):
+    """Of a network with all inputs, and of one without controls and levels of noise."""
     pytest.importorskip("onnxruntime")
     changes = {"diffused.network.precision": "fp32", "diffused.sampling.control": controlled}
+    changes |= {"diffused.conditions.motion_noise": noise, "diffused.sampling.motion_noise": noise}
     section = config.load("smoke").override(changes).diffused
     torch.manual_seed(0)
     unet = build_unet(section, controlled).eval().requires_grad_(False)
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     generator = Generator(Traced(unet), section, 1.0)
-    other = engines.with_denoiser(generator, engines.ONNX)
+    other, name = engines.with_denoiser(generator, engines.ONNX)
+    assert name == engines.ONNX
     identity = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     windows = 2 * section.conditions.audio_windows + 1
     audio = torch.zeros(1, 2, windows, section.audio_encoder.embedding)

@@ -74,6 +74,16 @@ def test_a_video_that_vanishes_is_named_in_one_line(corpus, workers):
     assert "\n" not in str(error.value)
 
 
+class Faulty(Dataset):
+    def __getitem__(self, number):
+        return {}["missing"]
+
+
+def test_an_unexpected_error_is_stated_with_its_type():
+    with pytest.raises(NoBatch, match="KeyError: 'missing'"):
+        next(Batches(Faulty()))
+
+
 class Deadly(Dataset):
     """Its worker is killed, as by a system that runs out of memory."""
 

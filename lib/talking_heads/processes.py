@@ -34,10 +34,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def ahead(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """The same items; a thread computes the next one while one is used."""
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, "ahead") as executor:
+    with ThreadPoolExecutor(1, "prefetch") as executor:
         following = executor.submit(next, iterator, end)
         while (item := following.result()) is not end:
             following = executor.submit(next, iterator, end)

@@ -43,7 +43,7 @@ from talking_heads.few_shot.head import BATCH
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import Interrupted, appended, check_outputs, replacing, try_outputs
 from talking_heads.nn.perceptual import make_extractors
-from talking_heads.processes import ahead
+from talking_heads.processes import prefetch
 from talking_heads.progress import Progress
 
 SOUND_RATE = 48_000  # Hz of an exported video's sound
@@ -155,7 +155,7 @@ def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> D
     return make_detector(device, quiet=False)
 
 
-def detector_if_there(device: str | torch.device = "cpu") -> Detect | None:
+def optional_detector(device: str | torch.device = "cpu") -> Detect | None:
     """A detector (:func:`make_detector`), None where there is none."""
     try:
         return make_detector(device, quiet=False)
@@ -322,11 +322,12 @@ def perform(head: KeptHead, driver: Driver, adapt: bool = True, smooth: bool = T
 
 
 def render(head: KeptHead, points: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames (S, S, 3) uint8 of a head one by one: the next ones are computed while one is used, and
-    memory does not grow with their number.
+    """The frames (S, S, 3) uint8 of a head, one by one.
+
+    The next batch is computed while the current one is used; memory is independent of the clip's length.
     """
     progress = Progress("rendering", len(points), "frames")
-    for batch in ahead(head.batches(points)):
+    for batch in prefetch(head.batches(points)):
         yield from batch
         progress.add(len(batch))
 

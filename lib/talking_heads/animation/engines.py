@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from talking_heads.animation.export import (
     calibration_inputs,
     check_output,
-    original,
     step_inputs,
+    untraced,
     write_head,
 )
 from talking_heads.animation.head_files import KeptHead
 from talking_heads.data.windows import CONTROLS
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import Conditions, network_input
-from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, optional, write_onnx
+from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, import_optional, write_onnx
 
 AUTO, PYTORCH = "auto", "pytorch"
 ONNX, INT8, OPENVINO = "onnxruntime", "onnxruntime-int8", "openvino"
@@ -42,7 +42,7 @@ def with_engine(head: KeptHead, name: str, batch: int = 1) -> KeptHead:
     if name == PYTORCH or head.head.psi.device.type != "cpu":
         return dataclasses.replace(head, network=None)
     if name == AUTO:
-        name, network = fastest(head, batch)
+        name, network = choose_engine(head, batch)
         print(f"engine: {name}", flush=True)
     else:
         network = make_network(head, name)
@@ -54,7 +54,7 @@ def check_engine(name: str) -> None:
     if name not in (AUTO, *ENGINES):
         raise ValueError(f"{name!r} is no engine; there are: {', '.join((AUTO, *ENGINES))}")
     for package in PACKAGES.get(name, ()):
-        optional(package)
+        import_optional(package)
 
 
 def make_network(head: KeptHead, name: str) -> Callable[[Tensor], Tensor] | None:
@@ -67,7 +67,7 @@ def make_network(head: KeptHead, name: str) -> Callable[[Tensor], Tensor] | None
         return OpenVinoNetwork(path) if name == OPENVINO else OnnxNetwork(path)
 
 
-def fastest(head: KeptHead, batch: int = 1) -> tuple[str, Callable[[Tensor], Tensor] | None]:
+def choose_engine(head: KeptHead, batch: int = 1) -> tuple[str, Callable[[Tensor], Tensor] | None]:
     """The engine that takes the least time for so many frames, and its network; those whose packages are
     missing, or whose frames differ, are left out.
     """
@@ -103,22 +103,25 @@ def least_seconds(network: Callable[..., Tensor], *inputs: Tensor | None) -> flo
 
 # -- the denoising network --------------------------------------------------------------------------
 DENOISERS = (AUTO, PYTORCH, ONNX, OPENVINO)
+INPUTS = ("x", "t", "y", "level", "control")  # of the network; it need not have the last two
 
 
 class Denoiser(nn.Module):
     """The denoising network, computed by another engine."""
 
-    def __init__(self, network: Callable[..., Tensor]):
+    def __init__(self, network: Callable[..., Tensor], names: Collection[str]):
         super().__init__()
-        self.network = network
+        self.network, self.names = network, names  # of the inputs that it has
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        """As :meth:`UNet.forward`."""
-        return self.network(*(value for value in inputs if value is not None))
+        """As :meth:`UNet.forward`: (B, 6, H, W)."""
+        named = zip(INPUTS, inputs, strict=False)
+        return self.network(*(value for name, value in named if name in self.names and value is not None))
 
 
-def with_denoiser(generator: Generator, name: str) -> Generator:
-    """The generator with its network computed by an engine; "auto" is the fastest one here for one clip.
+def with_denoiser(generator: Generator, name: str) -> tuple[Generator, str]:
+    """The generator with its network computed by an engine, and the engine's name; "auto" is the fastest one
+    here for one clip.
 
     A network on a GPU stays with PyTorch. Raises ValueError for an unknown engine, where its package is
     missing, and where its output differs from that in fp32.
@@ -126,7 +129,7 @@ def with_denoiser(generator: Generator, name: str) -> Generator:
     if name not in DENOISERS:
         raise ValueError(f"{name!r} is no engine of the denoising network; there are: {', '.join(DENOISERS)}")
     if name == PYTORCH or next(generator.unet.parameters()).device.type != "cpu":
-        return generator
+        return generator, PYTORCH
     inputs = network_inputs(generator)
     candidates = {name: make_denoiser(generator, inputs, name)} if name != AUTO else {PYTORCH: generator.unet}
     for other in (ONNX, OPENVINO) if name == AUTO else ():
@@ -137,7 +140,7 @@ def with_denoiser(generator: Generator, name: str) -> Generator:
     one = [None if value is None else value[:1] for value in inputs.values()]
     chosen = min(candidates, key=lambda name: least_seconds(candidates[name], *one)) if name == AUTO else name
     print(f"engine: {chosen}", flush=True)
-    return dataclasses.replace(generator, unet=candidates[chosen])
+    return dataclasses.replace(generator, unet=candidates[chosen]), chosen
 
 
 def network_inputs(generator: Generator) -> dict[str, Tensor | None]:
@@ -145,20 +148,20 @@ def network_inputs(generator: Generator) -> dict[str, Tensor | None]:
     step, random = step_inputs(generator), torch.Generator().manual_seed(1)
     conditions = Conditions(step["identity"], step["motion"], step["audio"], step["level"])
     x = network_input(step["x_t"], conditions, generator.section.conditions.motion_grey)
-    net = original(generator)
+    net = untraced(generator)
     control = torch.rand(len(x), CONTROLS, generator=random) if net.control_mlp is not None else None
     level = step["level"] if net.level_mlp is not None else None
-    return {"x": x, "t": step["t"], "y": step["audio"].flatten(1), "level": level, "control": control}
+    return dict(zip(INPUTS, (x, step["t"], step["audio"].flatten(1), level, control), strict=True))
 
 
 def make_denoiser(generator: Generator, inputs: dict[str, Tensor | None], name: str) -> nn.Module:
     """The network of an engine. Raises ValueError as :func:`with_denoiser` does."""
-    net = copy.deepcopy(original(generator)).requires_grad_(False).eval()
+    net = copy.deepcopy(untraced(generator)).requires_grad_(False).eval()
     net.precision = "fp32"
     given = {name: value for name, value in inputs.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(Path(folder) / "unet.onnx", net, given, "output", {})
-        denoiser = Denoiser(OpenVinoNetwork(path) if name == OPENVINO else OnnxNetwork(path))
+        denoiser = Denoiser(OpenVinoNetwork(path) if name == OPENVINO else OnnxNetwork(path), set(given))
     with torch.no_grad():
         result = check_output(net(*inputs.values()), denoiser(*inputs.values()))
     if not result.passed:

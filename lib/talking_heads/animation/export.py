@@ -21,7 +21,7 @@ from talking_heads.diffused.model import Conditions, predict
 from talking_heads.few_shot.head import FixedHead
 from talking_heads.files import check_outputs, replacing
 from talking_heads.metrics.images import ssim
-from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, optional, quantise, write_onnx
+from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, import_optional, quantise, write_onnx
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 LEAST_SSIM = 0.99  # of exported frames to those of the head in fp32
@@ -32,7 +32,7 @@ INPUT, OUTPUT = "landmark_image", "frame"
 
 @dataclass(frozen=True)
 class Check:
-    """An exported network against the original one in fp32."""
+    """An exported network against the untraced one in fp32."""
 
     values: dict[str, float]
     passed: bool
@@ -59,7 +59,7 @@ def export_head(source: Path, out: Path, target: str, int8: bool = False) -> Che
     Raises ValueError and FileNotFoundError where that is not possible; nothing is written then.
     """
     check_name(out, target)
-    check_outputs({"--out": out}, [source])
+    check_outputs(outputs_of(out, target), [source])
     return write_head(load_head(source), out, target, int8)
 
 
@@ -77,13 +77,13 @@ def write_head(head: KeptHead, out: Path, target: str, int8: bool = False) -> Ch
         INPUT: "(B, 3, S, S), RGB in [-1, 1]",
         OUTPUT: "(B, 3, S, S), RGB in [-1, 1]; synthetic",
     }
-    known = torch.cat([inputs, inputs])[: max(2, len(inputs))]
+    examples = torch.cat([inputs, inputs])[: max(2, len(inputs))]
 
     def check(network: Callable[..., Tensor]) -> Check:
         return check_frames(fixed, network, torch.cat([inputs, unseen_inputs(head)]))
 
     calibration = [{INPUT: image[None].numpy()} for image in inputs] if int8 else []
-    return write_checked(Exported(fixed, {INPUT: known}, metadata, check, calibration), out, target)
+    return write_checked(Exported(fixed, {INPUT: examples}, metadata, check, calibration), out, target)
 
 
 def calibration_inputs(head: KeptHead) -> Tensor:
@@ -121,7 +121,7 @@ class DenoisingStep(nn.Module):
 
     def __init__(self, generator: Generator):
         super().__init__()
-        self.unet = copy.deepcopy(original(generator)).requires_grad_(False).eval()
+        self.unet = copy.deepcopy(untraced(generator)).requires_grad_(False).eval()
         self.unet.precision = "fp32"
         self.motion_grey = generator.section.conditions.motion_grey
 
@@ -132,7 +132,7 @@ class DenoisingStep(nn.Module):
         return predict(self.unet, x_t, t, Conditions(identity, motion, audio, level), self.motion_grey)
 
 
-def original(generator: Generator) -> nn.Module:
+def untraced(generator: Generator) -> nn.Module:
     """The denoising network of a generator, which may be traced."""
     return getattr(generator.unet, "net", generator.unet)
 
@@ -168,7 +168,7 @@ def export_step(generator: Generator, out: Path, target: str, metadata: dict) ->
     Raises ValueError, and writes nothing, where its output differs from that of the network.
     """
     check_name(out, target)
-    check_outputs({"--out": out}, [])
+    check_outputs(outputs_of(out, target), [])
     step, section = DenoisingStep(generator), generator.section
     schedule = cosine_schedule(section.diffusion.steps, section.sampling.steps, section.sampling.spacing)
     described = {
@@ -195,6 +195,12 @@ def check_name(out: Path, target: str) -> None:
         raise ValueError(f"--out {out}: a file for {target} ends in {FORMATS[target]}")
 
 
+def outputs_of(out: Path, target: str) -> dict[str, Path]:
+    """The files of an export: OpenVINO's has its weights in another one beside it."""
+    weights = {"the weights beside --out": out.with_suffix(".bin")} if target == "openvino" else {}
+    return {"--out": out, **weights}
+
+
 def write_checked(exported: Exported, out: Path, target: str) -> Check:
     """Write a network. Raises ValueError, and writes nothing, where the check does not pass."""
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +212,7 @@ def write_checked(exported: Exported, out: Path, target: str) -> Check:
         if not result.passed:
             kind = "int8" if exported.calibration else target
             raise ValueError(f"{kind} differs too much from fp32, nothing is written: {result}")
-        if out.suffix == FORMATS["openvino"]:
+        if out.suffix.lower() == FORMATS["openvino"]:
             write_openvino(path, out, exported.metadata)
         else:
             with replacing(out) as temporary:
@@ -216,7 +222,7 @@ def write_checked(exported: Exported, out: Path, target: str) -> Check:
 
 def write_openvino(source: Path, out: Path, metadata: dict) -> None:
     """Write an ONNX file as OpenVINO's pair of files, ``out`` and its weights in .bin beside it."""
-    openvino = optional("openvino")
+    openvino = import_optional("openvino")
     model = openvino.Core().read_model(str(source))
     model.set_rt_info(json.dumps(metadata), ["talking_heads"])
     with replacing(out.with_suffix(".bin")) as weights, replacing(out) as temporary:

@@ -18,7 +18,7 @@ from talking_heads.few_shot.head import BATCH, Head, generate
 from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.nn.spectral_norm import fold
 from talking_heads.nn.weight_files import load_metadata, load_weights, save_weights
-from talking_heads.processes import ahead
+from talking_heads.processes import prefetch
 
 FORMAT = "talking head 2"
 OLDER_FORMATS = ("talking head 1",)
@@ -71,7 +71,7 @@ class KeptHead:
         points = points[:, : self.points.shape[1]]
         parts = np.array_split(points, max(1, -(-len(points) // BATCH)))
         images = (to_tensor(draw_all(part, size, line_width), self.head.psi.device) for part in parts)
-        for y in ahead(images):
+        for y in prefetch(images):
             yield generate(self.network or self.head, y)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Template
+from markupsafe import Markup
 from scipy.io import wavfile
 
 from talking_heads.animation.export import write_head
@@ -50,7 +51,9 @@ DECIMALS = 4  # of numbers in a page
 
 @dataclass(frozen=True)
 class Track:
-    """What a page can play: landmarks (n, 68, 2) in pixels, frames a second, and sound (samples,) float."""
+    """What a page can play: landmarks (n, 68, 2) or (n, 70, 2) in pixels, frames a second, and sound
+    (samples,) float.
+    """
 
     points: np.ndarray
     fps: float
@@ -76,15 +79,16 @@ def write_page(
     contents = {
         "size": head.settings.image_size,
         "card": {name: str(value) for name, value in head.card.items()},
-        "drawing": drawing(head),
+        "drawing": describe_drawing(head),
         "rig": rig_of(head),
-        "networks": [encoded(network) for network in networks],
+        "networks": [to_base64(network) for network in networks],
         "track": track_of(track) if track else None,
-        "runtime": [encoded(files[name].read_bytes()) for name in RUNTIME],
+        "runtime": [to_base64(files[name].read_bytes()) for name in RUNTIME],
     }
     template = Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
-    page = template.render(person=head.card["person"], kind=head.card["kind"], mark=MARK)
-    write_text(out, page.replace("{}", json.dumps(contents).replace("</", "<\\/"), 1))
+    text = Markup(json.dumps(contents).replace("</", "<\\/"))
+    card = {name: head.card[name] for name in ("person", "kind")}
+    write_text(out, template.render(**card, mark=MARK, contents=text))
     return out
 
 
@@ -111,12 +115,12 @@ def network_of(head: KeptHead, int8: bool) -> bytes:
         return path.read_bytes()
 
 
-def encoded(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     """Bytes as base64."""
     return base64.b64encode(data).decode()
 
 
-def drawing(head: KeptHead) -> dict[str, Any]:
+def describe_drawing(head: KeptHead) -> dict[str, Any]:
     """How :func:`landmarks.draw` draws this head's landmark images."""
     size = head.settings.image_size
     factor = 4 if size <= 128 else 2
@@ -174,7 +178,7 @@ def track_of(track: Track) -> dict[str, Any]:
         file = io.BytesIO()
         samples = np.round(np.clip(track.sound, -1, 1) * 32767).astype(np.int16)
         wavfile.write(file, track.rate, samples)
-        sound = encoded(file.getvalue())
+        sound = to_base64(file.getvalue())
     return {"points": np.round(track.points, 2).tolist(), "fps": track.fps, "sound": sound}
 
 

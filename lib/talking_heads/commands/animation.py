@@ -8,6 +8,8 @@ from pathlib import Path
 from talking_heads import config
 from talking_heads.commands.options import AMOUNT, COUNT, NATURAL, WEIGHTS, Subcommands, add_video_options
 
+ENGINES = ("pytorch", "auto", "onnxruntime", "openvino", "onnxruntime-int8")
+
 
 def animate(args: argparse.Namespace) -> None:
     from talking_heads.animation.animate import Request
@@ -50,8 +52,8 @@ def speak(args: argparse.Namespace) -> None:
 
     def load_model(device):
         model = load(profile, args.weights, args.results, device)
-        metadata = model.metadata | {"run": f"{model.metadata['run']}, {args.engine}"}
-        return with_denoiser(model.generator, args.engine), model.encoder, metadata
+        generator, engine = with_denoiser(model.generator, args.engine)
+        return generator, model.encoder, model.metadata | {"run": f"{model.metadata['run']}, {engine}"}
 
     request = speaking.Request(
         sound=args.sound,
@@ -107,7 +109,10 @@ def export_page(args: argparse.Namespace) -> Path:
     head, profile, before, track = load_head(args.head), config.load(args.profile), None, None
     runtime = web_page.find_runtime(args.runtime)  # raises before minutes of detection
     if args.before:
-        networks, _ = load_networks(profile, main_variant(profile), "reference", args.results)
+        weights = "reference" if profile.few_shot.trainings.reference_weights else "scratch"
+        networks, metadata = load_networks(profile, main_variant(profile), weights, args.results)
+        if metadata["commit"] != head.card["weights"]:
+            raise ValueError(f"{args.head}: was learned from other weights than those of {profile.name}")
         before = web_page.before_fine_tuning(head, networks, profile)
     if args.driver:
         driver = animate.read_driver(
@@ -138,10 +143,10 @@ def add_animation(commands: Subcommands) -> None:
     c.add_argument(
         "--raw", action="store_true", help="the driver's landmarks as they are: neither adapted nor smoothed"
     )
-    text = "what computes the head on a CPU: pytorch, onnxruntime, onnxruntime-int8, openvino, or auto, the "
-    c.add_argument("--engine", default="pytorch", help=text + "fastest one here")
+    text = "that computes the head on a CPU; auto measures which is the fastest"
+    c.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=text)
 
-    text = "a head as a web page, or for other programs (ONNX, OpenVINO), as a step of Diffused Heads can be"
+    text = "export a head (ONNX, OpenVINO, web page) or a denoising step (ONNX, OpenVINO)"
     c = commands.add(export, "export", text, profile="laptop-full", device=False)
     network = c.add_mutually_exclusive_group(required=True)
     network.add_argument("--head", type=Path, help="a kept head")
@@ -183,8 +188,8 @@ def add_animation(commands: Subcommands) -> None:
         help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
-    text = "what computes the network on a CPU: pytorch, onnxruntime, openvino, or auto, the fastest one here"
-    c.add_argument("--engine", default="pytorch", help=text)
+    text = "that computes the network on a CPU; auto measures which is the fastest"
+    c.add_argument("--engine", choices=ENGINES[:-1], default=ENGINES[0], help=text)
     c.add_argument("--head-motion", type=AMOUNT, help="speed of the head, 1 as in the training clips")
     c.add_argument("--blink-rate", type=AMOUNT, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")

@@ -1,6 +1,7 @@
 """The command that prepares corpora."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from talking_heads import config
@@ -19,7 +20,7 @@ def prepare(args: argparse.Namespace) -> None:
     device, shard = str(choose(args.device)), Shard.parse(args.shard) if args.shard else None
     if args.profile:
         if args.source or args.talking or args.frames_per_video is not None:
-            raise ValueError("--profile says what is prepared, and how: leave out the source and its options")
+            raise ValueError("--profile determines the source and its options: leave them out")
         profile = config.load(args.profile)
         out = corpora.ensure(
             profile, args.data, device, shard=shard, merging=args.merge, workers=args.workers
@@ -39,6 +40,8 @@ def prepare(args: argparse.Namespace) -> None:
         )
     kept = sum(1 for line in lines if line["frames"])
     print(f"{kept} of {len(lines)} sources prepared in {args.out}")
+    for name, count in Counter(line["detector"] for line in lines if line.get("detector")).items():
+        print(f"  landmarks of {count} sources by {name}")
     for line in lines:
         if line["note"]:
             print(f"  {line['source']}: {line['note']}".replace("\n", " ").replace("\r", " "))

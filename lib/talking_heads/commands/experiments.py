@@ -41,13 +41,13 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    from talking_heads.animation.animate import detector_if_there
+    from talking_heads.animation.animate import optional_detector
     from talking_heads.devices import choose
     from talking_heads.experiments.diffused import score as scoring
     from talking_heads.nn.pretrained import FACE_ALIGNMENT
 
     device = choose(args.device)
-    detect = None if args.procedural else detector_if_there(device)
+    detect = None if args.procedural else optional_detector(device)
     scorer = scoring.Scorer(args.procedural, detect, device)
     method = args.method or args.generated.resolve().name
     table = scoring.score(args.generated, args.reference, args.out, method, scorer, args.layout)
@@ -58,8 +58,8 @@ def score(args: argparse.Namespace) -> None:
         print("every clip counts as an identity; if some are of one person, put them into one folder")
     if not (detect or table[scoring.FACES].any()):
         print(
-            "no landmarks, so lips and eyes are not measured: put them beside the videos, or fetch the "
-            f"detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}, or "
+            "no landmarks, so lips, eyes and optical flow are not measured: put them beside the videos, or "
+            f"get a detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}, or "
             "./run_all.sh --with faces"
         )
 
@@ -228,7 +228,7 @@ def add_evaluating(commands: Subcommands) -> None:
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
     c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
 
-    text = "compare talking videos of any method with references, by all metrics of Diffused Heads"
+    text = "compare talking videos of any method with references, by the metrics of Diffused Heads"
     c = commands.add(score, "score", text, resumes=True)
     c.add_argument("generated", type=Path, help="a folder of videos, named as their references")
     c.add_argument("reference", type=Path, help="a folder of true videos with sound")
@@ -261,7 +261,7 @@ def add_evaluating(commands: Subcommands) -> None:
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="that the trainings begin with")
     c.add_argument("--only", nargs="+", metavar="ABLATION", help="by name; all others stay as measured")
 
-    text = "generate long clips with every remedy against drift, and measure how quality lasts"
+    text = "generate long clips, with and without remedies against drift, and measure how quality lasts"
     c = commands.add(length, "length", text, profile="laptop-full", resumes=True)
     c.add_argument("--weights", choices=WEIGHTS, default="reference")
 

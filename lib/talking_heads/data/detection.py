@@ -15,10 +15,8 @@ from talking_heads.progress import Progress
 LARGEST = 1280  # pixels of the longer side of frames in which faces are detected
 PIXELS = {"cpu": 1_100_000, "cuda": 8_800_000}  # of frames in which faces are detected at once: 16 of 256²
 BATCH = {"cpu": 16, "cuda": 128}  # frames
-LANDMARKS = "dlib-68"  # the file of dlib's landmarks
 
 
-FACE_ALIGNMENT, DLIB = "face-alignment", "dlib"  # names of detectors
 UPSAMPLINGS = 1  # of frames in which dlib finds faces: from 40 pixels on
 
 
@@ -37,7 +35,7 @@ def check_weights() -> None:
 class Detector:
     """Detects 68 landmarks; the two networks are loaded once. Raises what :func:`check_weights` does."""
 
-    name = FACE_ALIGNMENT
+    name = "face-alignment"
 
     def __init__(self, device: str | torch.device = "cpu", batch: int | None = None, quiet: bool = True):
         check_weights()
@@ -118,19 +116,21 @@ class Detector:
 
 class DlibDetector:
     """Detects 68 landmarks with dlib on the CPU. They lie on real clips within 0.05 interocular distances of
-    those of other detectors, on average. Raises FileNotFoundError where dlib or its file is missing.
+    those of other detectors, on average. Raises FileNotFoundError where dlib or its file is missing, and
+    ValueError where that is damaged.
     """
 
-    name = DLIB
+    name = "dlib"
 
     def __init__(self, quiet: bool = True):
-        path = weights.path_of(LANDMARKS)
+        path = weights.path_of(weights.DLIB_FILE)
         try:
             dlib = importlib.import_module("dlib")
         except ImportError as error:
-            raise FileNotFoundError(weights.missing(LANDMARKS)) from error
+            raise FileNotFoundError(weights.missing(weights.DLIB_FILE)) from error
         if not path.exists():
-            raise FileNotFoundError(weights.missing(LANDMARKS))
+            raise FileNotFoundError(weights.missing(weights.DLIB_FILE))
+        weights.verify(weights.DLIB_FILE)
         self.find, self.place = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(path))
         self.quiet = quiet
 
@@ -166,7 +166,9 @@ def make_detector(device: str | torch.device = "cpu", quiet: bool = True) -> Det
         try:
             return DlibDetector(quiet)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{error}; or use dlib: {weights.PRETRAINED[LANDMARKS].url}") from error
+            raise FileNotFoundError(
+                f"{error}; or use dlib: {weights.PRETRAINED[weights.DLIB_FILE].url}"
+            ) from error
 
 
 def shared_detector(device: str | torch.device) -> SharedDetector:

@@ -25,7 +25,7 @@ def worker_count(workers: int | None, device: torch.device, ranks: int = 1) -> i
 
 
 class NoBatch(RuntimeError):
-    """The next batch cannot be loaded; the batches before it have been used."""
+    """The next batch cannot be loaded."""
 
 
 class Failure:
@@ -33,6 +33,12 @@ class Failure:
 
     def __init__(self, error: Exception):
         self.error = error
+
+
+def describe(error: Exception) -> str:
+    """An error in one line; unexpected ones with their type."""
+    expected = isinstance(error, ValueError | OSError | RuntimeError | MemoryError)
+    return str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
 
 
 class CatchErrors(Dataset):
@@ -75,9 +81,9 @@ class Batches:
                 Finalize(self, self._batches.close, exitpriority=1)
         try:
             batch = next(self._batches)
-        except (ValueError, OSError, RuntimeError) as error:
+        except NoBatch:
             self._batches = None
-            raise NoBatch(str(error)) from error
+            raise
         self.number += 1
         return batch
 
@@ -105,12 +111,12 @@ class Batches:
         try:
             for batch in loader:
                 if isinstance(batch, Failure):
-                    raise batch.error
+                    raise NoBatch(describe(batch.error)) from batch.error
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise RuntimeError(
+            raise NoBatch(
                 "a process that loads batches was killed, probably because memory ran out; "
                 "run the same command again, with fewer --workers"
             ) from error

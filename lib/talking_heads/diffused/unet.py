@@ -130,10 +130,10 @@ class UNet(nn.Module):
 
         def block(c_in: int, c_out: int, resample: str = "", attends: bool = False) -> ResidualBlock:
             head_channels = section.head_channels if attends else 0
-            made = ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels)
+            residual = ResidualBlock(c_in, c_out, width, section.dropout, resample, head_channels)
             if controls:
-                made.control = zeroed(nn.Linear(width, 2 * c_out))
-            return made
+                residual.control = zeroed(nn.Linear(width, 2 * c_out))
+            return residual
 
         self.stem = nn.Conv2d(channels_in * pixels, widths[0], 3, padding=1)
         self.down, skips, c = nn.ModuleList(), [widths[0]], widths[0]

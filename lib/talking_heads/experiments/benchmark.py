@@ -143,7 +143,7 @@ class Bench:
         del store
         tracemalloc.start()
         store = Store(self.folder / "large/prepared", "meta")
-        yield Row("memory of the store", tracemalloc.get_traced_memory()[1] / 1e6, "MB", note)
+        yield Row("memory of the store", tracemalloc.get_traced_memory()[1] / 1e6, "MB", f"{note}, at most")
         tracemalloc.stop()
         numbers = np.random.default_rng(0).integers(len(store), size=100)
         start = time.perf_counter()

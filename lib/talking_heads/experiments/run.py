@@ -23,7 +23,7 @@ from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
 from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain
 from talking_heads.metrics.timing import slowness
-from talking_heads.nn.pretrained import FACE_ALIGNMENT, PRETRAINED, path_of, status
+from talking_heads.nn.pretrained import DLIB_FILE, FACE_ALIGNMENT, PRETRAINED, path_of, status
 from talking_heads.nn.weight_files import load_metadata
 from talking_heads.workbook import runner
 from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse_options
@@ -275,7 +275,7 @@ def print_missing(profile: Profile, weights: str, places: Places) -> None:
         print(f"  missing: your videos at {folder / 'videos'}")
     print(f"  {describe_weights(profile, weights, places.results)}")
     needed = {*profile.few_shot.losses.extractors, *OF_PAPER_METRICS}
-    if profile.data.source == "videos":  # without landmarks beside them
+    if profile.data.source == "videos" and status(DLIB_FILE) != "here":  # without landmarks beside them
         needed.update(FACE_ALIGNMENT)
     for name, network in PRETRAINED.items():
         if name in needed and status(name) != "here":

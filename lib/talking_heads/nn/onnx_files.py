@@ -1,6 +1,6 @@
 """Networks as ONNX files, and the programs that compute them.
 
-onnx, onnxruntime and OpenVINO are optional packages: ``EXTRA`` installs them.
+onnx, onnxruntime and OpenVINO are optional packages, which ``EXTRA`` installs.
 """
 
 import importlib
@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -17,17 +18,27 @@ from torch import Tensor, nn
 
 from talking_heads.files import replacing
 
-EXTRA = "pip install onnx onnxscript onnxruntime openvino"
+EXTRA = "./run_all.sh --with export"
 OPSET = 20
 METADATA = "talking_heads"  # name of the metadata of this project
 
 
-def optional(name: str) -> ModuleType:
+def import_optional(name: str) -> ModuleType:
     """A module of an optional package. Raises ValueError where it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"{name.partition('.')[0]} is not installed: {EXTRA}") from error
+
+
+@contextmanager
+def stating_failures(what: str) -> Iterator[None]:
+    """Raises ValueError in place of the errors of the packages."""
+    try:
+        yield
+    except Exception as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"the network cannot be {what} ({cause})") from error
 
 
 def write_onnx(path: Path, net: nn.Module, inputs: Mapping[str, Tensor], output: str, metadata: dict) -> Path:
@@ -36,10 +47,11 @@ def write_onnx(path: Path, net: nn.Module, inputs: Mapping[str, Tensor], output:
     ``inputs`` are examples of the arguments of its forward pass, (B, ...) with B ≥ 2, by their names in the
     file. Raises ValueError where a package is missing.
     """
-    onnx = optional("onnx")
-    optional("onnxscript")
+    onnx = import_optional("onnx")
+    import_optional("onnxscript")
     batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings():  # of deprecated functions that PyTorch calls
+    # of deprecated functions that PyTorch calls
+    with stating_failures("exported"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             net,
@@ -62,7 +74,7 @@ def quantise(source: Path, path: Path, calibration: Iterable[Mapping[str, np.nda
     The ranges of activations are those of ``calibration``: inputs of batches by name. Weights have a scale
     for each channel. Raises ValueError where a package is missing.
     """
-    onnx, quantization = optional("onnx"), optional("onnxruntime.quantization")
+    onnx, quantization = import_optional("onnx"), import_optional("onnxruntime.quantization")
     root = logging.getLogger()
     level, _ = root.level, root.setLevel(logging.ERROR)  # onnxruntime recommends a preprocessing
     try:
@@ -107,7 +119,7 @@ def metadata_of(path: Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        model = optional("onnx").load(str(path), load_external_data=False)
+        model = import_optional("onnx").load(str(path), load_external_data=False)
         return next(json.loads(entry.value) for entry in model.metadata_props if entry.key == METADATA)
     except Exception as error:
         raise ValueError(f"{path}: not an ONNX file that 'export' wrote ({error})") from error
@@ -117,11 +129,12 @@ class OnnxNetwork:
     """An ONNX file that onnxruntime computes on the CPU. Raises ValueError where the package is missing."""
 
     def __init__(self, path: Path, threads: int = 0):
-        runtime = optional("onnxruntime")
+        runtime = import_optional("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
-        self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with stating_failures("read by onnxruntime"):
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.names = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -136,9 +149,10 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, path: Path, threads: int = 0):
-        openvino = optional("openvino")
+        openvino = import_optional("openvino")
         settings = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads()}
-        self.network = openvino.Core().compile_model(str(path), "CPU", settings)
+        with stating_failures("read by OpenVINO"):
+            self.network = openvino.Core().compile_model(str(path), "CPU", settings)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return torch.from_numpy(self.network([value.numpy() for value in inputs])[0])

@@ -87,7 +87,8 @@ PRETRAINED = {
 }
 FACE_ALIGNMENT = ("s3fd", "2dfan4")
 MODELS = "face_recognition_models"  # of the optional packages "faces"
-PRETRAINED["dlib-68"] = Pretrained(
+DLIB_FILE = "dlib-68"  # of dlib's landmarks
+PRETRAINED[DLIB_FILE] = Pretrained(
     "models/shape_predictor_68_face_landmarks.dat",
     "./run_all.sh --with faces",
     "iBUG 300-W, no commercial use",

@@ -3,6 +3,7 @@
 Of several ranks all run it, and rank 0 writes.
 """
 
+import errno
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from talking_heads.training.checkpoints import (
     record_settings,
 )
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 CHECKPOINT, CONTENT, LOG = "checkpoint.pt", "content.pt", "stats.jsonl"
 # losses in progress lines
 SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc", "simple", "lips", "vlb", "phonemes", "mouth")
@@ -68,7 +70,8 @@ def train(
     ``content.pt`` (after the content steps) and ``stats.jsonl`` (a row for each step) to ``folder``. Every
     ``watch_every`` steps the row also holds what ``watch(learner)`` returns. Raises :class:`Collapsed`,
     ValueError as :func:`restore` does, OSError where nothing can be saved, and :class:`Preempted` after
-    SIGTERM. Where a batch cannot be loaded, the last step is saved before the error is raised.
+    SIGTERM. Where a batch cannot be loaded, a training in one process saves its last step before it raises
+    :class:`NoBatch`.
     """
     restore(learner, folder)
     main = distributed.is_main()
@@ -90,7 +93,7 @@ def train(
             try:
                 row = learner.train_step()
             except NoBatch:
-                if distributed.ranks() == 1:  # else the others wait for this one's step
+                if distributed.ranks() == 1:  # with several, saving would wait for the others
                     save(learner, folder, CHECKPOINT, writer)
                 raise
             if main and watch and learner.step % watch_every == 0:
@@ -145,7 +148,7 @@ def stating_full_disks(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:  # which states both, or is no write
+        if error.errno not in FULL_DISK or error.filename is not None:
             raise
         raise OSError(
             f"{folder}: cannot be written ({error.strerror}); make room and run the same command again"

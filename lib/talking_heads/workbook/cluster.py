@@ -171,7 +171,9 @@ class ClusterCommands(Commands):
                     job, which = running.pop(number), " ".join(commands[number][-2:])
                     killed = any(task.exception() is not None for task in tasks_of(job))
                     answers = [] if killed else [task.result() for task in tasks_of(job) if task.result()]
-                    if AGAIN in answers or (killed and attempts[number] < ATTEMPTS):
+                    if AGAIN in answers and "CANCELLED" in str(getattr(job, "state", "")):
+                        errors.append(f"{which}: cancelled")
+                    elif AGAIN in answers or (killed and attempts[number] < ATTEMPTS):
                         attempts[number] -= AGAIN in answers
                         report(f"  {name} {which} was {AGAIN if answers else 'killed'}, submitted again")
                         waiting.append(number)

@@ -21,8 +21,8 @@ BATCH, GPU_BATCH = 8, 64  # frames that are rendered at once; larger batches are
 class ClipSettings:
     """One video of an identity: ``frames`` frames at ``fps``, in the crop of :mod:`crops` at ``size``².
 
-    In the ``corpus`` "plain" the same face says the same as in "diverse", but its head hardly turns, before
-    one of few backgrounds.
+    In the ``corpus`` "plain", face and speech are those of "diverse"; the head hardly turns, and there are
+    few backgrounds.
     """
 
     seed: int  # of the corpus

@@ -1,4 +1,6 @@
-"""Long clips (section 5.6): whether identity, motion and sharpness last, with every remedy against drift."""
+"""Long clips (section 5.6): whether identity, motion and sharpness last, with and without remedies against
+drift.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -30,7 +32,7 @@ VERSION = 1  # raised when the same clips give other values
 PARTS = 6  # of equal length, of a clip: the first and the last are compared
 RETURN_INTERVAL = 25  # frames after which the identity frame returns
 NONE, NOISE, RETURN, BOTH = "none", "noise on motion frames", "identity frame once a second", "both"
-ROLLOUTS = "self-rollouts in a short training"
+TRAINED, ROLLOUTS = "a short training alone", "self-rollouts in a short training"
 ROLLOUT_SHARE = 0.5  # of the batches of that training
 SIMILARITY, FLOW, SHARPNESS = "CSIM-judge", "flow of the head", "sharpness"
 # how far the last part may be from the first: a difference, or a ratio
@@ -41,7 +43,8 @@ METRICS, TABLE = "length_metrics", "diffused_length"  # names of tables: by iden
 def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
     """Changes of a profile by remedy; the noise is as strong as the profile's, or 0.2.
 
-    Self-rollouts need a short training, as ablations do, and are left out where the profile has none.
+    Self-rollouts need a short training, as ablations do, which is measured alone, too. Profiles without
+    ablations have neither.
     """
     noise = profile.diffused.sampling.motion_noise or 0.2
 
@@ -56,6 +59,7 @@ def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
         BOTH: sampling(noise, RETURN_INTERVAL),
     }
     if profile.diffused.protocol.ablation_steps:
+        found[TRAINED] = sampling(0.0, 0)
         found[ROLLOUTS] = {**sampling(0.0, 0), "diffused.training.rollout_share": ROLLOUT_SHARE}
     return found
 
@@ -89,7 +93,7 @@ def measure(
     }
     for remedy, changes in remedies(profile).items():
         places = weights, data, results, device
-        if remedy == ROLLOUTS:
+        if remedy in (TRAINED, ROLLOUTS):
             ablations = ablations_of(profile.override(sizes), *places)
             setting = Setting("length", remedy, {**sizes, **changes})
             evaluation, learner = ablations.evaluation(setting, profile.seed)

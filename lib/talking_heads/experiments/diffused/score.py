@@ -14,7 +14,7 @@ import torch
 
 from talking_heads.config import digest
 from talking_heads.data.prepare_video import Rejected, inspect_source
-from talking_heads.data.shared_detector import Detect
+from talking_heads.data.shared_detector import Detect, detector_name
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import discover, unusable, walk
@@ -128,7 +128,7 @@ class Scorer:
         """Changes with the videos, with the landmarks beside them, and with how these are found."""
         files = [pair.generated, pair.reference, find_sidecar(pair.generated), find_sidecar(pair.reference)]
         states = [(path.stat().st_size, path.stat().st_mtime_ns) if path else None for path in files]
-        faces = weights_digest() if self.procedural else self.detect is not None
+        faces = weights_digest() if self.procedural else self.detect and detector_name(self.detect)
         return digest(VERSION, faces, pair.clip, states)
 
     def score(self, pair: Pair) -> dict[str, Any]:
