@@ -285,7 +285,7 @@ class MetaLearner:
         d, videos = self.nets.discriminator, self.dataset.videos
         for row, number in enumerate(self.table.numbers().tolist()):
             d.table.weight[row] = self._embedding(videos, number)
-        self.table.changed.fill_(True)
+        self.table.mark(torch.arange(len(d.table.weight)))
         d.w0.copy_(-self._table_mean())
 
     def _table_mean(self) -> Tensor:
