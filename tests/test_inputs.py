@@ -27,7 +27,7 @@ from talking_heads.data.decoding import check_memory
 from talking_heads.data.detection import PIXELS, Detector
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
 from talking_heads.data.landmarks import openings
-from talking_heads.data.loader import Batches
+from talking_heads.data.loader import Batches, NoBatch
 from talking_heads.data.photographs import read_photograph
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
@@ -855,6 +855,7 @@ def test_two_runs_into_one_folder(clip, tmp_path):
         run(tmp_path / "anna", tmp_path / "out")
     assert len(run(tmp_path / "anna", tmp_path / "out")) == 1
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".talking-heads-complete",
         ".talking-heads-corpus",
         ".talking-heads-lock",
         "manifest.jsonl",
@@ -951,7 +952,7 @@ def test_a_corpus_of_another_size_than_the_profile_is_refused(clip, tmp_path):
     with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
         Store(tmp_path / "out", "test", 32)
     dataset = EpisodeDataset(Store(tmp_path / "out", "test"), EpisodeSettings(2, 2, 1, 1, 32, 1.0), seed=0)
-    with pytest.raises(ValueError, match="frames of 64², 32² are needed"):
+    with pytest.raises(NoBatch, match="frames of 64², 32² are needed"):
         next(Batches(dataset))
 
 

@@ -225,5 +225,9 @@ def write_openvino(source: Path, out: Path, metadata: dict) -> None:
     openvino = import_optional("openvino")
     model = openvino.Core().read_model(str(source))
     model.set_rt_info(json.dumps(metadata), ["talking_heads"])
-    with replacing(out.with_suffix(".bin")) as weights, replacing(out) as temporary:
-        openvino.serialize(model, str(temporary), str(weights))
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / f"head{FORMATS['openvino']}"  # OpenVINO insists on this ending
+        openvino.serialize(model, str(written))
+        for path, target in ((written.with_suffix(".bin"), out.with_suffix(".bin")), (written, out)):
+            with replacing(target) as temporary:
+                temporary.write_bytes(path.read_bytes())

@@ -106,7 +106,8 @@ def inspect_source(path: Path, most: int, detect: Detect | None) -> Inspection:
     box = float(np.median((face.max(1) - face.min(1)).max(1)))
     if box < SMALLEST_FACE:
         raise Rejected(f"the face is only {box:.0f} pixels large, {SMALLEST_FACE} are needed")
-    return Inspection(clip, numbers, points, usable, notes, "" if sidecar else detector_name(detect))
+    detector = detector_name(detect) if detect and not sidecar else ""
+    return Inspection(clip, numbers, points, usable, notes, detector)
 
 
 def _read_landmarks(path: Path, sidecar: Path, clip: VideoFile, notes: list[str]) -> dict[str, np.ndarray]:

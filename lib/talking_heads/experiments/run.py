@@ -149,7 +149,8 @@ def make_run(
         VERSIONS,
         tuple(inputs),
         inputs_of,
-        tuple(name for name in PRETRAINED if path_of(name).exists()),
+        # a detector that is installed makes no chapter stale
+        tuple(name for name, file in PRETRAINED.items() if not file.package and path_of(name).exists()),
         environment,
         jobs or (2 if chosen.type == "cpu" else 1),
         work,

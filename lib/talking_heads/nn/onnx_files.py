@@ -76,7 +76,8 @@ def quantise(source: Path, path: Path, calibration: Iterable[Mapping[str, np.nda
     """
     onnx, quantization = import_optional("onnx"), import_optional("onnxruntime.quantization")
     root = logging.getLogger()
-    level, _ = root.level, root.setLevel(logging.ERROR)  # onnxruntime recommends a preprocessing
+    level = root.level
+    root.setLevel(logging.ERROR)  # onnxruntime recommends a preprocessing
     try:
         with replacing(path) as temporary:
             quantization.quantize_static(

@@ -92,7 +92,7 @@ PRETRAINED[DLIB_FILE] = Pretrained(
     "models/shape_predictor_68_face_landmarks.dat",
     "./run_all.sh --with faces",
     "iBUG 300-W, no commercial use",
-    "landmarks in prepare, where face-alignment's networks are missing",
+    "landmarks in prepare, in place of face-alignment's",
     package=MODELS,
 )
 

@@ -200,12 +200,11 @@ class Flow:
 
     def add(self, frames: np.ndarray, landmarks: np.ndarray) -> None:
         """Go on with frames (n, H, W, 3) uint8 and their landmarks (n, 68, 2), NaN where there is no face."""
-        block = frames, landmarks
-        if self.last:
-            block = tuple(np.concatenate(pair) for pair in zip(self.last, block, strict=True))
-        if len(block[0]) > 1:
-            self.values.append(pd.DataFrame(flow_by_region(*block)))
-        self.last = frames[-1:], landmarks[-1:]
+        last, self.last = self.last, (frames[-1:], landmarks[-1:])
+        if last:
+            frames, landmarks = np.concatenate([last[0], frames]), np.concatenate([last[1], landmarks])
+        if len(frames) > 1:
+            self.values.append(pd.DataFrame(flow_by_region(frames, landmarks)))
 
     def means(self, name: str) -> dict[str, float]:
         """As :func:`mean_flow`, over the frames with faces."""
