@@ -7,6 +7,7 @@ import json
 import math
 import resource
 import signal
+import threading
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -40,7 +41,7 @@ from talking_heads.few_shot.meta_learning import (
 from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import load_weights
-from talking_heads.training import lineage, loop
+from talking_heads.training import checkpoints, lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import (
     CheckpointWriter,
@@ -528,6 +529,16 @@ def test_a_checkpoint_is_of_the_step_in_which_it_was_taken(tmp_path):
         weights.fill_(1.0)
     saved = load_checkpoint(tmp_path / "a.pt", "a")
     assert saved["networks"][0]["weights"].sum() == saved["moments"][0].sum() == 0
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    written, save = threading.Event(), checkpoints.save_checkpoint
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda *a: written.wait(20) and save(*a))
+    with CheckpointWriter() as writer:
+        writer.save(tmp_path / "a.pt", {"key": "a", "step": 7})
+        assert not (tmp_path / "a.pt").exists(), "the next step need not wait"
+        written.set()
+    assert load_checkpoint(tmp_path / "a.pt", "a")["step"] == 7
 
 
 def test_a_damaged_checkpoint_is_refused(profile, videos, extractors, tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,19 @@ def test_a_run_whose_worker_is_killed_keeps_what_is_finished(source, whole, tmp_
     assert_same_corpus(out, whole)
 
 
+def test_sources_are_walked_once_and_every_video_has_one_fingerprint(source, tmp_path, monkeypatch):
+    calls = Counter()
+
+    def count(name):
+        function = getattr(prepare, name)
+        monkeypatch.setattr(prepare, name, lambda *a: calls.update([name]) or function(*a))
+
+    count("discover"), count("fingerprint")
+    prepare.prepare(source, tmp_path / "out", SETTINGS, "voxceleb2", workers=1, quiet=True)
+    videos = {folder for folder in (tmp_path / "out").glob("[!.]*/*/*") if folder.is_dir()}
+    assert calls == {"discover": 1, "fingerprint": len(videos)} and len(videos) > IDENTITIES
+
+
 def test_a_corrupt_shard_is_named(source, tmp_path):
     out = tmp_path / "out"
     prepare_in_a_process(source, out, Shard(0, 2))
@@ -216,6 +230,31 @@ def test_a_corrupt_shard_is_named(source, tmp_path):
 
 
 # -- one detector for many clips --------------------------------------------------------------------
+def test_several_detectors_work_at_the_same_time():
+    """As those of several GPUs: neither answers before both have begun. Closing ends both."""
+    both, used = threading.Barrier(2), set()
+
+    def detector(name):
+        def detect(frames):
+            used.add(name)
+            both.wait(10)
+            return np.zeros((len(frames), 68, 2), np.float32), np.ones(len(frames), int)
+
+        return detect
+
+    before = threading.active_count()
+    shared = SharedDetector([detector("a"), detector("b")], batch=1)
+    frame = [np.zeros((8, 8, 3), np.uint8)]
+    threads = [threading.Thread(target=shared, args=(frame,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert used == {"a", "b"}
+    shared.close()
+    wait_until(lambda: threading.active_count() <= before)
+
+
 def test_frames_of_several_clips_are_detected_together():
     batches = []
 
