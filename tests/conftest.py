@@ -122,8 +122,9 @@ def few(profile, videos) -> Frames:
 def without_dlib(monkeypatch, request):
     """As where the optional packages are not installed, but for tests marked ``dlib``."""
     if "dlib" not in request.keywords:
-        hidden = dataclasses.replace(pretrained.PRETRAINED[pretrained.DLIB_FILE], package="not_installed")
-        monkeypatch.setitem(pretrained.PRETRAINED, pretrained.DLIB_FILE, hidden)
+        for name in (pretrained.DLIB_FILE, pretrained.DLIB_RECOGNISER):
+            hidden = dataclasses.replace(pretrained.PRETRAINED[name], package="not_installed")
+            monkeypatch.setitem(pretrained.PRETRAINED, name, hidden)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,10 +17,13 @@ from talking_heads.data.landmarks import interocular
 from talking_heads.data.manifest import read_manifest
 from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot import protocol
-from talking_heads.experiments.few_shot.real_clips import ssim_by_shots
+from talking_heads.experiments.few_shot.real_clips import heads_by_shots
 from talking_heads.experiments.few_shot.weights import load_networks
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.head import feed_forward, generate
+from talking_heads.judges.verification import equal_error_rate
+from talking_heads.metrics import recogniser
+from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import ssim
 from talking_heads.nn.perceptual import make_extractors
 
@@ -83,15 +87,18 @@ def test_a_real_clip_is_animated_by_another(tmp_path, monkeypatch):
     assert card == {"person": source.stem, "kind": "real person", "origin": source.name, "T": 4}
 
 
-def test_fine_tuning_improves_ssim_of_a_real_clip(tmp_path):
+@pytest.mark.dlib
+def test_fine_tuning_brings_a_head_closer_to_a_real_clip(tmp_path):
     """On the clip's second half, for every T."""
     profile = config.load("laptop", {"protocol.shots": [1, 2, 4], "few_shot.fine_tuning.epochs": 12})
     nets, _ = load_networks(profile, "ft", "reference", RESULTS)
-    table = ssim_by_shots(two_clips()[0], nets, profile, CPU, tmp_path)
-    assert list(table.index) == [1, 2, 4]
+    table = heads_by_shots(two_clips()[0], nets, profile, CPU, tmp_path)
+    metrics = ["SSIM", recogniser.CSIM] if recogniser.is_installed() else ["SSIM"]
+    assert list(table.index) == [(metric, t) for metric in metrics for t in (1, 2, 4)]
     assert list(table.columns) == ["nearest frame", "before", "after"]
-    assert table.to_numpy().min() > 0
-    assert table.loc[4, "after"] > table.loc[4, "before"]
+    assert table.to_numpy().min() > 0 and table.to_numpy().max() < 1
+    for metric in metrics:
+        assert table.loc[(metric, 4), "after"] > table.loc[(metric, 4), "before"]
 
 
 # -- dlib in place of face-alignment ----------------------------------------------------------------
@@ -129,6 +136,25 @@ def test_clips_without_landmarks_are_prepared_and_the_manifest_names_the_detecto
     lines = read_manifest(tmp_path / "out")
     assert [line["detector"] for line in lines] == ["dlib", "dlib"]
     assert all(line["frames"] == 25 for line in lines)
+
+
+@pytest.mark.dlib
+def test_dlib_recognises_the_people_of_the_clips():
+    """At the size of the heads: frames of one clip are more alike than those of two people."""
+    pytest.importorskip("dlib")
+    features, people = [], []
+    for number, path in enumerate(sorted(Path(CLIPS).glob("*.mp4"))):
+        frames, points = video.read(path).frames, np.load(path.with_suffix(".npz"))["landmarks"]
+        chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
+        scale = 64 / frames[0].shape[0]
+        small = [cv2.resize(frames[k], (64, 64), interpolation=cv2.INTER_AREA) for k in chosen]
+        features.append(recogniser.face_features(np.stack(small), (points[chosen] + 0.5) * scale - 0.5))
+        people += [number] * len(chosen)
+    found, numbers = np.concatenate(features), np.array(people)
+    first, second = np.triu_indices(len(found), 1)
+    similarity, same = cosine(found[first], found[second]), numbers[first] == numbers[second]
+    assert equal_error_rate(similarity[same], similarity[~same]) < 0.02
+    assert similarity[same].mean() > 0.96 > 0.9 > similarity[~same].mean()
 
 
 @pytest.mark.dlib

@@ -87,12 +87,19 @@ PRETRAINED = {
 }
 FACE_ALIGNMENT = ("s3fd", "2dfan4")
 MODELS = "face_recognition_models"  # of the optional packages "faces"
-DLIB_FILE = "dlib-68"  # of dlib's landmarks
+DLIB_FILE, DLIB_RECOGNISER = "dlib-68", "dlib-recogniser"
 PRETRAINED[DLIB_FILE] = Pretrained(
     "models/shape_predictor_68_face_landmarks.dat",
     "./run_all.sh --with faces",
     "iBUG 300-W, no commercial use",
     "landmarks in prepare, in place of face-alignment's",
+    package=MODELS,
+)
+PRETRAINED[DLIB_RECOGNISER] = Pretrained(
+    "models/dlib_face_recognition_resnet_model_v1.dat",
+    "./run_all.sh --with faces",
+    "CC0 (public domain)",
+    "CSIM-dlib, the identity similarity of real faces",
     package=MODELS,
 )
 

@@ -1,0 +1,53 @@
+"""Identity features of real faces by dlib's recogniser (King 2017), for CSIM-dlib.
+
+The optional packages "faces" contain it. Its features are those of real people; procedural speakers have the
+judges of :mod:`judges`.
+"""
+
+import importlib
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from talking_heads.nn import pretrained
+
+CSIM = "CSIM-dlib"
+SIZE, PADDING = 150, 0.25  # of the aligned face that the network gets
+
+
+@lru_cache
+def recogniser() -> tuple[Any, Any]:
+    """dlib, and its network. Raises FileNotFoundError where one of both is missing."""
+    path = pretrained.find(pretrained.DLIB_RECOGNISER)
+    try:
+        dlib = importlib.import_module("dlib")
+    except ImportError as error:
+        raise FileNotFoundError(pretrained.missing(pretrained.DLIB_RECOGNISER)) from error
+    return dlib, dlib.face_recognition_model_v1(str(path))
+
+
+def is_installed() -> bool:
+    """Whether :func:`face_features` can be computed."""
+    try:
+        return bool(recogniser())
+    except FileNotFoundError:
+        return False
+
+
+def face_features(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Features (n, 128) of faces in images (n, H, W, 3) uint8 with landmarks (n, 68, 2) in pixels.
+
+    Raises FileNotFoundError as :func:`recogniser` does.
+    """
+    dlib, network = recogniser()
+    features = []
+    for image, points in zip(images, landmarks, strict=True):
+        low, high = points.min(0).round().astype(int), points.max(0).round().astype(int)
+        box = dlib.rectangle(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        parts = [dlib.point(int(x), int(y)) for x, y in points.round()]
+        shape = dlib.full_object_detection(box, parts)
+        details = dlib.get_face_chip_details(shape, SIZE, PADDING)
+        chip = dlib.extract_image_chip(np.ascontiguousarray(image), details)
+        features.append(np.array(network.compute_face_descriptor(chip)))
+    return np.stack(features)
