@@ -150,28 +150,10 @@ class Scorer:
             raise Rejected(f"{pair.generated}: {min(lengths):.2f} seconds, too short to compare")
         if abs(lengths[0] - lengths[1]) * FPS > TOLERATED_FRAMES:
             notes.append(f"{lengths[0]:.2f} seconds long, the reference {lengths[1]:.2f}")
-        output = landmarks_at(generated, times, reference.video)
-        true = exact = landmarks_at(reference, times, reference.video)
-        metrics: list[pd.DataFrame] = []
-        seen: list[tuple[Face, Face]] = []
-        flows = {"flow": Flow(), "true flow": Flow()}
-        for first, images, truth in blocks(generated.video, reference.video, times):
-            metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
-            if self.procedural:
-                faces_here = Face.of(images, self.device), Face.of(truth, self.device)
-            elif output and true:
-                shown = slice(first, first + len(images))
-                faces_here = Face(output.landmarks[shown]), Face(true.landmarks[shown])
-            else:
-                continue
-            seen.append(faces_here)
-            for flow, frames, face in zip(flows.values(), (images, truth), faces_here, strict=True):
-                flow.add(frames, face.landmarks)
-        row: dict[str, Any] = pd.concat(metrics).mean().to_dict()
-        if seen:
-            output, true = (concatenate(part) for part in zip(*seen, strict=True))
-            exact = exact or true
-            row |= flows["flow"].means("flow") | flows["true flow"].means("true flow")
+        output, exact = (landmarks_at(one, times, reference.video) for one in (generated, reference))
+        videos = generated.video, reference.video
+        row, output, true = self._measure_frames(videos, (output, exact), times)
+        exact = exact or true
         faces = np.zeros(len(times), bool)
         if output and true and exact:
             sound = reference.video.sound()
@@ -179,6 +161,35 @@ class Scorer:
             faces = np.isfinite(output.landmarks + exact.landmarks).all((1, 2))
             row |= metrics_of_faces(output, true, exact.landmarks, silent, faces)
         return row | {"frames": len(times), FACES: int(faces.sum()), "note": "; ".join(notes)}
+
+    def _measure_frames(
+        self, videos: tuple[VideoFile, VideoFile], tracks: tuple[Face | None, Face | None], times: np.ndarray
+    ) -> tuple[dict[str, Any], Face | None, Face | None]:
+        """Metrics of pixels and optical flow at times (n,), and the faces of both videos, whose ``tracks`` of
+        landmarks are given where they are known.
+        """
+        metrics: list[pd.DataFrame] = []
+        seen: list[tuple[Face, Face]] = []
+        flows = {"flow": Flow(), "true flow": Flow()}
+        output, true = tracks
+        for first, images, truth in blocks(*videos, times):
+            metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
+            if self.procedural:
+                faces = Face.of(images, self.device), Face.of(truth, self.device)
+            elif output and true:
+                shown = slice(first, first + len(images))
+                faces = Face(output.landmarks[shown]), Face(true.landmarks[shown])
+            else:
+                continue
+            seen.append(faces)
+            for flow, frames, face in zip(flows.values(), (images, truth), faces, strict=True):
+                flow.add(frames, face.landmarks)
+        row: dict[str, Any] = pd.concat(metrics).mean().to_dict()
+        if seen:
+            output, true = (concatenate(part) for part in zip(*seen, strict=True))
+            for name, flow in flows.items():
+                row |= flow.means(name)
+        return row, output, true
 
     def _open(self, path: Path) -> Opened:
         detect = None if self.procedural else self.detect
