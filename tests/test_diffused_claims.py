@@ -235,7 +235,20 @@ def test_every_no_and_undecided_is_explained():
     assert re.search(r"by 0\.(79|80)\d for the clip's own sound and by 0\.(29|30)", why[7])
     assert "the larger part of the loss occurs early" in why[8]
     assert "vote real for 20% of the generated clips, 50% of the true ones and 10% of" in why[9]
-    assert why[10].endswith("their flow is 0.200 pixels a frame, ours 0.600, that of true clips 0.800.")
+    assert "their flow is 0.200 pixels a frame, ours 0.600, that of true clips 0.800." in why[10]
+
+
+def test_a_network_that_has_not_seen_the_plain_corpus_may_lose_because_of_that():
+    evidence = make_evidence(sign=-1.0)
+    cause = claim_causes.our_network_has_not_seen_the_corpus
+    own = (evidence.plain_ablations["ablation"] == SOUND[False]) & (
+        evidence.plain_ablations["setting"] == "2"
+    )
+    evidence.plain_ablations.loc[own, ["SSIM", "CSIM-judge"]] = 0.9
+    assert "changes SSIM from 0.5" in cause(evidence) and "to 0.900 (SDA: 0.5" in cause(evidence)
+    evidence.plain_ablations.loc[own, "SSIM"] = 0.1
+    with pytest.raises(explanations.NotShown):
+        cause(evidence)
 
 
 def test_settings_that_differ_no_more_than_seeds_are_not_ranked():
