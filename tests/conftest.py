@@ -20,6 +20,8 @@ from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.talking import talking_pool
+from talking_heads.few_shot.head import Head
+from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.judges.pools import pool
 from talking_heads.metrics import timing
 from talking_heads.nn import pretrained
@@ -116,6 +118,15 @@ def few(profile, videos) -> Frames:
     line_width = profile.few_shot.landmark_images.line_width
     y = to_tensor(draw_all(points, profile.data.image_size, line_width))
     return Frames(images, points, to_tensor(images), y)
+
+
+@pytest.fixture(scope="session")
+def untrained_head(profile, few) -> Head:
+    """The head of these frames, by networks that were not trained."""
+    torch.manual_seed(0)
+    nets = build_networks(profile.few_shot.networks, 1)
+    with torch.no_grad():
+        return Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,6 @@ from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.experiments.few_shot import reenactment
 from talking_heads.experiments.reference import COMMITTED
-from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.judges.use import find_landmarks
 from talking_heads.nn.weight_files import save_weights
@@ -196,13 +195,10 @@ def test_even_motion_does_not_flicker():
 
 # -- heads as files ---------------------------------------------------------------------------------
 @pytest.fixture
-def kept(profile, few, tmp_path):
+def kept(profile, few, untrained_head, tmp_path):
     """An untrained head, and its file."""
-    torch.manual_seed(0)
-    nets = build_networks(profile.few_shot.networks, 1)
-    with torch.no_grad():
-        head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
-    return head, head_files.keep_head(tmp_path / "p.head", head, few, profile, CARD)
+    path = head_files.keep_head(tmp_path / "p.head", untrained_head, few, profile, CARD)
+    return untrained_head, path
 
 
 def test_frames_are_computed_while_others_are_written(kept, few, monkeypatch):

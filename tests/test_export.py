@@ -17,7 +17,6 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.few_shot.weights import load_networks
 from talking_heads.few_shot.head import FixedHead, Head
-from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, metadata_of
 from talking_heads.nn.tracing import Traced
 
@@ -25,13 +24,9 @@ CARD = {"person": "Ada", "kind": "procedural speaker", "origin": "rendered", "T"
 
 
 @pytest.fixture(scope="module")
-def head_file(profile, few, tmp_path_factory):
+def head_file(profile, few, untrained_head, tmp_path_factory):
     """A kept head, which was not trained."""
-    torch.manual_seed(0)
-    nets = build_networks(profile.few_shot.networks, 1)
-    with torch.no_grad():
-        head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
-    return keep_head(tmp_path_factory.mktemp("heads") / "ada.head", head, few, profile, CARD)
+    return keep_head(tmp_path_factory.mktemp("heads") / "ada.head", untrained_head, few, profile, CARD)
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,9 @@ DRAWN = "Number(document.body.dataset.frames || 0) > 0"
 
 
 @pytest.fixture(scope="module")
-def head_file(profile, few, tmp_path_factory):
+def head_file(profile, few, untrained_head, tmp_path_factory):
     """A kept head, which was not trained."""
-    torch.manual_seed(0)
-    nets = build_networks(profile.few_shot.networks, 1)
-    with torch.no_grad():
-        head = Head(nets.generator, nets.embedder.embed(few.x[None], few.y[None])).eval()
-    return keep_head(tmp_path_factory.mktemp("heads") / "ada.head", head, few, profile, CARD)
+    return keep_head(tmp_path_factory.mktemp("heads") / "ada.head", untrained_head, few, profile, CARD)
 
 
 @pytest.fixture

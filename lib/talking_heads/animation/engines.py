@@ -2,12 +2,12 @@
 which one is the fastest.
 """
 
-import copy
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from talking_heads.animation.export import (
     calibration_inputs,
     check_output,
+    fp32_copy,
     step_inputs,
     untraced,
     write_head,
@@ -25,6 +26,7 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import Conditions, network_input
 from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, import_optional, write_onnx
 
+Result = TypeVar("Result")
 AUTO, PYTORCH = "auto", "pytorch"
 ONNX, INT8, OPENVINO = "onnxruntime", "onnxruntime-int8", "openvino"
 ENGINES = (PYTORCH, ONNX, INT8, OPENVINO)
@@ -71,16 +73,29 @@ def choose_engine(head: KeptHead, batch: int = 1) -> tuple[str, Callable[[Tensor
     """The engine that takes the least time for so many frames, and its network; those whose packages are
     missing, or whose frames differ, are left out.
     """
+    return choose_fastest(
+        ENGINES,
+        lambda name: make_network(head, name),
+        lambda network: seconds(network or head.head, head, batch),
+    )
+
+
+def choose_fastest(
+    names: Sequence[str], make: Callable[[str], Result], time_of: Callable[[Result], float]
+) -> tuple[str, Result]:
+    """The engine that takes the least time, and what ``make`` makes of its name; those for which it raises
+    ValueError are left out.
+    """
     times = {}
-    for name in ENGINES:
+    for name in names:
         try:
-            network = make_network(head, name)
+            result = make(name)
         except ValueError as error:
             print(f"  {name}: left out, {error}", flush=True)
         else:
-            times[name] = seconds(network or head.head, head, batch), network
-    name = min(times, key=lambda name: times[name][0])
-    return name, times[name][1]
+            times[name] = time_of(result), result
+    fastest = min(times, key=lambda name: times[name][0])
+    return fastest, times[fastest][1]
 
 
 def seconds(network: Callable[[Tensor], Tensor], head: KeptHead, batch: int) -> float:
@@ -131,16 +146,17 @@ def with_denoiser(generator: Generator, name: str) -> tuple[Generator, str]:
     if name == PYTORCH or next(generator.unet.parameters()).device.type != "cpu":
         return generator, PYTORCH
     inputs = network_inputs(generator)
-    candidates = {name: make_denoiser(generator, inputs, name)} if name != AUTO else {PYTORCH: generator.unet}
-    for other in (ONNX, OPENVINO) if name == AUTO else ():
-        try:
-            candidates[other] = make_denoiser(generator, inputs, other)
-        except ValueError as error:
-            print(f"  {other}: left out, {error}", flush=True)
-    one = [None if value is None else value[:1] for value in inputs.values()]
-    chosen = min(candidates, key=lambda name: least_seconds(candidates[name], *one)) if name == AUTO else name
-    print(f"engine: {chosen}", flush=True)
-    return dataclasses.replace(generator, unet=candidates[chosen]), chosen
+
+    def make(engine: str) -> nn.Module:
+        return generator.unet if engine == PYTORCH else make_denoiser(generator, inputs, engine)
+
+    if name == AUTO:
+        one = [None if value is None else value[:1] for value in inputs.values()]
+        name, unet = choose_fastest(DENOISERS[1:], make, lambda net: least_seconds(net, *one))
+    else:
+        unet = make(name)
+    print(f"engine: {name}", flush=True)
+    return dataclasses.replace(generator, unet=unet), name
 
 
 def network_inputs(generator: Generator) -> dict[str, Tensor | None]:
@@ -156,8 +172,7 @@ def network_inputs(generator: Generator) -> dict[str, Tensor | None]:
 
 def make_denoiser(generator: Generator, inputs: dict[str, Tensor | None], name: str) -> nn.Module:
     """The network of an engine. Raises ValueError as :func:`with_denoiser` does."""
-    net = copy.deepcopy(untraced(generator)).requires_grad_(False).eval()
-    net.precision = "fp32"
+    net = fp32_copy(generator)
     given = {name: value for name, value in inputs.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(Path(folder) / "unet.onnx", net, given, "output", {})

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import KeptHead, load_head
-from talking_heads.data.frames import to_image, to_tensor
-from talking_heads.data.landmarks import draw_all
+from talking_heads.data.frames import to_image
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import Conditions, predict
@@ -88,7 +87,7 @@ def write_head(head: KeptHead, out: Path, target: str, int8: bool = False) -> Ch
 
 def calibration_inputs(head: KeptHead) -> Tensor:
     """The landmark images (T, 3, S, S) of a head's training frames."""
-    return _drawn(head, head.points)
+    return head.draw(head.points)
 
 
 def unseen_inputs(head: KeptHead) -> Tensor:
@@ -96,11 +95,7 @@ def unseen_inputs(head: KeptHead) -> Tensor:
     rig = FaceRig.fit(head.points)
     points = np.stack([rig.pose(yaw=yaw, mouth=mouth) for yaw in YAWS for mouth in MOUTHS])
     pupils = np.repeat(head.points[:1, 68:], len(points), 0)
-    return _drawn(head, np.concatenate([points, pupils], 1))
-
-
-def _drawn(head: KeptHead, points: np.ndarray) -> Tensor:
-    return to_tensor(draw_all(points, head.settings.image_size, head.settings.landmark_images.line_width))
+    return head.draw(np.concatenate([points, pupils], 1))
 
 
 @torch.no_grad()
@@ -121,8 +116,7 @@ class DenoisingStep(nn.Module):
 
     def __init__(self, generator: Generator):
         super().__init__()
-        self.unet = copy.deepcopy(untraced(generator)).requires_grad_(False).eval()
-        self.unet.precision = "fp32"
+        self.unet = fp32_copy(generator)
         self.motion_grey = generator.section.conditions.motion_grey
 
     def forward(
@@ -135,6 +129,13 @@ class DenoisingStep(nn.Module):
 def untraced(generator: Generator) -> nn.Module:
     """The denoising network of a generator, which may be traced."""
     return getattr(generator.unet, "net", generator.unet)
+
+
+def fp32_copy(generator: Generator) -> nn.Module:
+    """The denoising network of a generator once more, in fp32."""
+    net = copy.deepcopy(untraced(generator)).requires_grad_(False).eval()
+    net.precision = "fp32"
+    return net
 
 
 def check_output(true: Tensor, values: Tensor) -> Check:

@@ -67,12 +67,15 @@ class KeptHead:
         """The frames of :meth:`drive`, as many at once as the network computes at once. Landmark images are
         drawn while it does.
         """
-        size, line_width = self.settings.image_size, self.settings.landmark_images.line_width
         points = points[:, : self.points.shape[1]]
         parts = np.array_split(points, max(1, -(-len(points) // BATCH)))
-        images = (to_tensor(draw_all(part, size, line_width), self.head.psi.device) for part in parts)
-        for y in prefetch(images):
+        for y in prefetch(map(self.draw, parts)):
             yield generate(self.network or self.head, y)
+
+    def draw(self, points: np.ndarray) -> Tensor:
+        """The landmark images (n, 3, S, S) of landmarks (n, 68, 2) or (n, 70, 2), as the head gets them."""
+        size, line_width = self.settings.image_size, self.settings.landmark_images.line_width
+        return to_tensor(draw_all(points, size, line_width), self.head.psi.device)
 
 
 def check_card(card: Any) -> dict:

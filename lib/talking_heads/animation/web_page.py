@@ -30,7 +30,7 @@ from talking_heads.animation.head_files import HeadSettings, KeptHead
 from talking_heads.animation.synthetic_video import MARK
 from talking_heads.config import Profile
 from talking_heads.data.frames import to_tensor
-from talking_heads.data.landmarks import PARTS, PUPIL, PUPIL_RADIUS, draw_all
+from talking_heads.data.landmarks import PARTS, PUPIL, PUPIL_RADIUS
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import replacing, write_text
@@ -100,9 +100,8 @@ def before_fine_tuning(head: KeptHead, networks: Networks, profile: Profile) -> 
     """
     if head.settings != HeadSettings.of_profile(profile):
         raise ValueError(f"the head was not learned with profile {profile.name}; name its own with --profile")
-    x = to_tensor(head.images)
-    y = to_tensor(draw_all(head.points, head.settings.image_size, head.settings.landmark_images.line_width))
     with torch.no_grad():
+        x, y = to_tensor(head.images), head.draw(head.points)
         e_new = networks.embedder.eval().embed(x[None], y[None])
         return dataclasses.replace(head, head=Head(fold(networks.generator), e_new).eval(), network=None)
 

@@ -14,10 +14,8 @@ ENGINES = ("pytorch", "auto", "onnxruntime", "openvino", "onnxruntime-int8")
 def animate(args: argparse.Namespace) -> None:
     from talking_heads.animation.animate import Request
     from talking_heads.animation.animate import animate as make_video
-    from talking_heads.experiments.few_shot.weights import load_networks, main_variant
 
     profile = config.load(args.profile)
-    weights = "reference" if profile.few_shot.trainings.reference_weights else "scratch"
     request = Request(
         photos=args.photo or [],
         head=args.head,
@@ -31,8 +29,15 @@ def animate(args: argparse.Namespace) -> None:
         mark=not args.no_mark,
         engine=args.engine,
     )
-    load = partial(load_networks, profile, main_variant(profile), weights, args.results)
-    print(make_video(request, profile, load, args.device))
+    print(make_video(request, profile, meta_learned(profile, args.results), args.device))
+
+
+def meta_learned(profile: config.Profile, results: Path) -> partial:
+    """A function that loads the networks from which a profile's heads are learned, on a device."""
+    from talking_heads.experiments.few_shot.weights import load_networks, main_variant
+
+    weights = "reference" if profile.few_shot.trainings.reference_weights else "scratch"
+    return partial(load_networks, profile, main_variant(profile), weights, results)
 
 
 def speak(args: argparse.Namespace) -> None:
@@ -98,7 +103,6 @@ def export(args: argparse.Namespace) -> None:
 def export_page(args: argparse.Namespace) -> Path:
     from talking_heads.animation import animate, web_page
     from talking_heads.animation.head_files import load_head
-    from talking_heads.experiments.few_shot.weights import load_networks, main_variant
     from talking_heads.files import check_outputs
 
     if not args.head or args.fast:
@@ -109,8 +113,7 @@ def export_page(args: argparse.Namespace) -> Path:
     head, profile, before, track = load_head(args.head), config.load(args.profile), None, None
     runtime = web_page.find_runtime(args.runtime)  # raises before minutes of detection
     if args.before:
-        weights = "reference" if profile.few_shot.trainings.reference_weights else "scratch"
-        networks, metadata = load_networks(profile, main_variant(profile), weights, args.results)
+        networks, metadata = meta_learned(profile, args.results)()
         if metadata["commit"] != head.card["weights"]:
             raise ValueError(f"{args.head}: was learned from other weights than those of {profile.name}")
         before = web_page.before_fine_tuning(head, networks, profile)
