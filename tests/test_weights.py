@@ -2,15 +2,21 @@
 
 import hashlib
 import http.server
+import json
 import threading
 import zipfile
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from talking_heads.__main__ import main
+from talking_heads.config import digest
+from talking_heads.files import appended
 from talking_heads.nn import pretrained
+from talking_heads.nn.downloads import UNFINISHED, VALIDATOR
 from talking_heads.nn.perceptual import vgg_extractor
 from talking_heads.nn.weight_files import load_weights, save_weights
 
@@ -22,7 +28,30 @@ def folders(tmp_path, monkeypatch):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files quietly; of a file named ``short`` it announces ten bytes more than it sends."""
+    """Serves files quietly, with an ETag and from a byte on; of a file named ``short`` it announces ten bytes
+    more than it sends, and of one named ``cut`` it sends three bytes to who does not resume.
+    """
+
+    ranges: ClassVar[list[str]] = []  # that were requested
+
+    def do_GET(self):
+        wanted, path = self.headers.get("Range"), Path(self.translate_path(self.path))
+        if wanted:
+            self.ranges.append(wanted)
+        if not path.is_file():
+            return self.send_error(404)
+        content, first = path.read_bytes(), 0
+        if wanted and self.headers["If-Range"] == '"same"':
+            first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if first >= len(content) > 0:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            return self.end_headers()
+        self.send_response(206 if first else 200)
+        self.send_header("ETag", '"same"')
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first : None if first or path.name != "cut" else 3])
 
     def log_message(self, *args):
         pass
@@ -155,14 +184,69 @@ def test_an_archive_without_the_member_and_a_file_that_is_no_archive_are_refused
     "file, message",
     [("missing.pth", "the download failed.*404"), ("short", "(5 of 15 bytes arrived|the download failed)")],
 )
-def test_a_failed_download_names_its_address_and_leaves_nothing(server, register, file, message):
+def test_a_failed_download_names_its_address_and_puts_nothing_in_place(server, register, file, message):
     folder, url = server
     (folder / "short").write_bytes(b"bytes")
     register("net", "net.pth", f"{url}/{file}", hub=False)
     with pytest.raises(OSError, match=f"{url}/{file}: {message}"):
         pretrained.fetch("net")
     path = pretrained.path_of("net")
-    assert not path.exists() and not list(path.parent.iterdir())
+    kept = [other.name for other in path.parent.iterdir() if other.name != ".lock"]
+    assert all(name.startswith("net.pth-") for name in kept)
+    assert sorted(name[-5:] for name in kept) == ([".json", ".part"] if file == "short" else []), "it is kept"
+
+
+@pytest.mark.parametrize(
+    "arrived, tag, ranges",
+    [
+        (b"", "same", []),
+        (b"net", "same", ["bytes=3-"]),
+        (b"network", "same", ["bytes=7-"]),  # all of it: the program ended before the rename
+        (b"something longer", "same", ["bytes=16-"]),
+        (b"ten", "another", ["bytes=3-"]),  # of a file that the server has replaced
+        (b"ten", "", []),
+    ],
+)
+def test_an_interrupted_download_is_resumed(server, register, monkeypatch, arrived, tag, ranges):
+    """Only if the server still has the same file."""
+    monkeypatch.setattr(Handler, "ranges", [])
+    folder, url = server
+    (folder / "net.pth").write_bytes(b"network")
+    source = f"{url}/net.pth"
+    register("net", "net.pth", source, hub=False, prefix=hashlib.sha256(b"network").hexdigest())
+    path = pretrained.path_of("net")
+    path.parent.mkdir()
+    downloaded = path.with_name(f"net.pth-{digest(source)}")
+    appended(downloaded, UNFINISHED).write_bytes(arrived)
+    appended(downloaded, VALIDATOR).write_text(json.dumps(tag and f'"{tag}"'))
+    assert pretrained.fetch("net").read_bytes() == b"network"
+    assert {other.name for other in path.parent.iterdir()} == {"net.pth", "digests.json", ".lock"}
+    assert Handler.ranges == ranges
+
+
+def test_a_broken_download_is_resumed_by_the_next_call(server, register, monkeypatch):
+    folder, url = server
+    (folder / "cut").write_bytes(b"network")
+    register("net", "net.pth", f"{url}/cut", hub=False)
+    with pytest.raises(OSError, match="resumes it"):
+        pretrained.fetch("net")
+    assert pretrained.fetch("net").read_bytes() == b"network"
+
+
+def test_the_second_source_is_tried(server, register, capsys):
+    """Where the first one is gone or has another file; the second one has the file without an archive."""
+    folder, url = server
+    (folder / "net.onnx").write_bytes(b"network")
+    (folder / "pack.zip").write_bytes(b"<html>")
+    for number, first in enumerate(("gone.zip", "pack.zip")):
+        name, mirror = f"net{number}", f"{url}/net.onnx"
+        register(name, f"{name}.onnx", f"{url}/{first}", hub=False, member="net.onnx", mirror=mirror)
+        assert pretrained.fetch(name).read_bytes() == b"network"
+        printed = capsys.readouterr().out
+        assert f"{url}/{first}" in printed and "trying the second source" in printed
+    register("net2", "net2.onnx", f"{url}/gone.zip", hub=False, mirror=f"{url}/gone.onnx")
+    with pytest.raises(OSError, match=r"gone\.onnx: the download failed"):
+        pretrained.fetch("net2")
 
 
 def test_a_server_that_cannot_be_reached_is_named(register):

@@ -27,7 +27,8 @@ def weights(args: argparse.Namespace) -> None:
         else:
             network = pretrained.PRETRAINED[name]
             state = f"{name:10} {pretrained.status(name):8} {network.file}; {network.used_for}"
-            print(f"{state}; licence: {network.licence}\n{'':20}{path}\n{'':20}{network.url}")
+            print(f"{state}; licence: {network.licence}")
+            print("\n".join(f"{'':20}{place}" for place in (path, network.url, network.mirror) if place))
 
 
 def judges(args: argparse.Namespace) -> None:

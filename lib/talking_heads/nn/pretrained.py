@@ -5,24 +5,18 @@ fetched without a command. Where the publisher gives no full digest, the digest 
 recorded, and later files must have the same one.
 """
 
-import http.client
 import importlib.util
 import json
 import os
-import socket
-import tempfile
-import urllib.request
+import shutil
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.hub
-
-from talking_heads.config import fits
-from talking_heads.files import sha256, write_text
-
-TIMEOUT = 60.0  # seconds without data from a server
+from talking_heads.config import digest, fits
+from talking_heads.files import appended, sha256, waiting_lock, write_text
+from talking_heads.nn.downloads import discard, download
 
 
 @dataclass(frozen=True)
@@ -33,10 +27,11 @@ class Pretrained:
     url: str
     licence: str
     used_for: str
-    prefix: str = ""  # leading hex digits of the sha256, where the file's name contains them
+    prefix: str = ""  # leading hex digits of the sha256, where they are published
     hub: bool = True  # in the folder where torch.hub, pytorch-fid and face-alignment expect it
     member: str = ""  # the file's name inside the zip archive at ``url``
     package: str = ""  # the Python package that contains the file, in place of a download
+    mirror: str = ""  # where the file itself lies, too
 
 
 PRETRAINED = {
@@ -47,6 +42,7 @@ PRETRAINED = {
         "content loss of the paper's profiles",
         "d01eb7cb",
         hub=False,
+        mirror="https://s3-us-west-2.amazonaws.com/jcjohns-models/vgg19-d01eb7cb.pth",
     ),
     "vggface": Pretrained(
         "vgg_face_dag.pth",
@@ -67,8 +63,10 @@ PRETRAINED = {
         "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
         "non-commercial research",
         "CSIM",
+        "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
         hub=False,
         member="w600k_r50.onnx",
+        mirror="https://huggingface.co/public-data/insightface/resolve/main/models/buffalo_l/w600k_r50.onnx",
     ),
     "s3fd": Pretrained(
         "s3fd-619a316812.pth",
@@ -76,6 +74,7 @@ PRETRAINED = {
         "BSD-3-Clause",
         "face detection in prepare",
         "619a316812",
+        mirror="https://huggingface.co/vinthony/SadTalker/resolve/main/hub/checkpoints/s3fd-619a316812.pth",
     ),
     "2dfan4": Pretrained(
         "2DFAN4-11f355bf06.pth.tar",
@@ -83,6 +82,7 @@ PRETRAINED = {
         "BSD-3-Clause",
         "landmarks in prepare",
         "11f355bf06",
+        mirror="https://eyalgruss.com/fomm/2DFAN4-11f355bf06.pth.tar",
     ),
 }
 FACE_ALIGNMENT = ("s3fd", "2dfan4")
@@ -177,25 +177,28 @@ def _read_digests() -> dict[str, str]:
 def verify(name: str, path: Path | None = None) -> str:
     """The file's sha256, which is recorded where no digest has been recorded before.
 
-    Raises ValueError where it contradicts the file's name or the recorded digest.
+    Raises ValueError where it contradicts the published digits or the recorded digest.
     """
     network, path = PRETRAINED[name], path or path_of(name)
-    digest, digests = sha256(path), _read_digests()
+    found, digests = sha256(path), _read_digests()
     recorded = digests.get(network.file)
-    if not digest.startswith(network.prefix) or (recorded and recorded != digest):
+    expected = recorded or network.prefix
+    if not found.startswith(network.prefix) or (recorded and recorded != found):
         raise ValueError(
-            f"{path}: sha256 {digest[:16]}… is not {recorded or network.prefix + '…'}: the file is damaged "
-            f"or another one; delete it and run 'python -m talking_heads weights fetch {name}'"
+            f"{path}: sha256 {found[:16]}… is not {expected[:16]}…: the file is damaged or another one; "
+            f"delete it and run 'python -m talking_heads weights fetch {name}'"
         )
     if not recorded:
-        write_text(_digests_path(), json.dumps({**digests, network.file: digest}, indent=1))
-    return digest
+        write_text(_digests_path(), json.dumps({**digests, network.file: found}, indent=1))
+    return found
 
 
-def fetch(name: str, url: str | None = None) -> Path:
+def fetch(name: str) -> Path:
     """Download and verify a file; it appears by rename. A file that exists and verifies is left alone.
 
-    Raises OSError where the download fails, ValueError where the file has another digest.
+    An interrupted call is resumed. Where the first source fails, the mirror is tried, and what has arrived of
+    the first file is deleted. Raises OSError where
+    all downloads fail, ValueError where a file has another digest.
     """
     path, network = path_of(name), PRETRAINED[name]
     if path.exists():
@@ -204,50 +207,56 @@ def fetch(name: str, url: str | None = None) -> Path:
     if network.package:
         raise ValueError(missing(name))
     path.parent.mkdir(parents=True, exist_ok=True)
-    url = url or network.url
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        downloaded = Path(folder) / "download"  # not the name of a member, which would overwrite it
-        _download(url, downloaded)
-        if network.member:
-            _extract(downloaded, network.member, url)
-        verify(name, downloaded)
-        downloaded.replace(path)
+    weights_folder().mkdir(parents=True, exist_ok=True)
+    sources = {network.mirror: "", network.url: network.member}  # the last one first
+    sources.pop("", None)
+    with waiting_lock(weights_folder()):
+        while not path.exists():  # another process may have fetched it
+            url, member = sources.popitem()
+            try:
+                _fetch_from(url, member, name)
+            except (OSError, ValueError) as error:
+                if not sources:
+                    raise
+                print(f"  {error}; trying the second source", flush=True)
+                discard(_download_path(url, name))
     return path
+
+
+def _fetch_from(url: str, member: str, name: str) -> None:
+    """Download a file, or the archive in which it is a ``member``, and put it in place."""
+    downloaded = _download_path(url, name)
+    download(url, downloaded)
+    try:
+        if member:
+            _extract(downloaded, member, url)
+        verify(name, downloaded)
+        downloaded.replace(path_of(name))
+    finally:
+        downloaded.unlink(missing_ok=True)
+
+
+def _download_path(url: str, name: str) -> Path:
+    """Where a download from a source appears, beside the file's own path."""
+    path = path_of(name)
+    return path.with_name(f"{path.name}-{digest(url)}")
 
 
 def _extract(archive_path: Path, ending: str, url: str) -> None:
     """Replace a zip archive by its member whose name ends in ``ending``. Raises ValueError."""
+    extracted = appended(archive_path, ".member")
     try:
         with zipfile.ZipFile(archive_path) as archive:
             member = next((name for name in archive.namelist() if name.endswith(ending)), None)
             if member is None:
                 raise ValueError(f"{url}: the archive holds no {ending}")
-            extracted = Path(archive.extract(member, archive_path.parent))
+            with archive.open(member) as source, extracted.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        extracted.replace(archive_path)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{url}: not a readable zip archive ({error}); fetch it again") from error
-    extracted.replace(archive_path)
-
-
-def _download(url: str, path: Path) -> None:
-    """Download with a progress bar.
-
-    Raises OSError where the server cannot be reached, or sends less than it announces.
-    """
-    default = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets no timeout, and does not compare sizes
-    try:
-        with urllib.request.urlopen(url) as response:
-            announced = response.headers.get("Content-Length")
-        torch.hub.download_url_to_file(url, str(path), progress=True)
-    except (OSError, http.client.HTTPException) as error:
-        raise OSError(
-            f"{url}: the download failed ({error}); try again, or put the file in place by hand"
-        ) from error
     finally:
-        socket.setdefaulttimeout(default)
-    size = path.stat().st_size
-    if announced is not None and int(announced) != size:
-        raise OSError(f"{url}: {size} of {announced} bytes arrived; try again")
+        extracted.unlink(missing_ok=True)
 
 
 def status(name: str) -> str:
