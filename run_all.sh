@@ -13,7 +13,7 @@ say() { printf '%s\n' "$*" >&2; }
 make_environment() {
     local wanted; wanted=$(cksum < environment.yml)
     if [ -x .venv/bin/python ] && [ "$(cat .venv/made-from 2>/dev/null)" = "$wanted" ]; then return; fi
-    say "Making the environment in .venv (about two minutes and 2 GB, once). Then the chapters follow (some 35 minutes with the default profile) or the tests (some 17); on processors that do not multiply bf16 twice as long."
+    say "Making the environment in .venv (about two minutes and 2 GB, once). Then the chapters follow (some 30 minutes with the default profile) or the tests (some 17); on processors that do not multiply bf16 twice as long."
     rm -rf .venv
     local tool
     for tool in mamba conda; do

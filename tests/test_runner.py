@@ -12,11 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat import v4
 from processes import context, start, wait_until
 from talking_heads import config
 from talking_heads.experiments.run import Places
 from talking_heads.experiments.run import make_run as make_profile_run
-from talking_heads.workbook import executed, runner, stages
+from talking_heads.workbook import executed, pages, runner, stages
 from talking_heads.workbook.report import Report, markdown_table
 from talking_heads.workbook.runner import Run
 from talking_heads.workbook.stages import Chapter, Outcome
@@ -205,6 +206,35 @@ def test_a_run_resumes_with_what_is_missing(tmp_path):
     outcomes["a"] = Outcome("running", key=outcomes["a"].key)  # killed while it ran
     stages.write_status(run.results, outcomes)
     assert due(run) == [True, False]
+
+
+def test_published_copies_have_no_progress_and_pages_show_formulas_and_link_to_pages(tmp_path):
+    text = r"with $a < b$: $$x_t \sim \mathcal{N}(0, 1) \tag{2}$$ [02](02_networks.ipynb), `$OUT`"
+    printed = "  4/24 identities rendered, 70 frames/s\nkept 1/2\n  ft step 3/60, cnt 2.1, 0.4 s a step\n"
+    outputs = [v4.new_output("stream", text=part) for part in (printed, "  x: 1/2 frames, 0.1 min left\n")]
+    parameters = v4.new_code_cell("profile = 'a'", metadata={"tags": ["parameters"]})
+    injected = v4.new_code_cell("profile = 'b'", metadata={"tags": ["injected-parameters"]})
+    cells = [v4.new_markdown_cell(text), parameters, injected, v4.new_code_cell("1", outputs=outputs)]
+    nbformat.write(v4.new_notebook(cells=cells), tmp_path / "executed.ipynb")
+    executed.publish(tmp_path / "executed.ipynb", tmp_path, "a")
+    copy = nbformat.read(tmp_path / "a.ipynb", 4)
+    assert [output.text for output in copy.cells[-1].outputs] == ["kept 1/2\n"]
+    assert len(copy.cells) == 4, "the copy has both cells of parameters, so that it can be compared"
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<math") == 2 and "$a" not in page and "<code>$OUT</code>" in page
+    assert 'href="02_networks.html"' in page and "'b'" in page and "'a'" not in page
+
+
+def test_every_formula_of_the_chapters_becomes_mathml():
+    count = 0
+    for path in sorted(Path("notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                html = pages.PageExporter().markdown2html({}, cell.source)
+                count += html.count("<math")
+                assert "$" not in re.sub(r"<code>.*?</code>", "", html, flags=re.DOTALL), (path, cell.id)
+    assert count > 100
 
 
 @pytest.fixture

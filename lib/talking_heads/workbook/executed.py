@@ -16,13 +16,9 @@ from talking_heads.files import write_text
 
 LAST_LINE = "the chapter ran to its end"
 CLOSING = f"print({LAST_LINE!r})"
+# of the lines by which work reports how far it is
+PROGRESS = re.compile(r"^  .*\b\d+/\d+\b.*(min left|frames/s|s a step).*\n?", re.MULTILINE)
 EXITED = "To exit: use 'exit', 'quit', or Ctrl-D."
-WIDGET = "application/vnd.jupyter.widget-view+json"
-PANEL = "<p><em>A panel stands here while the chapter runs; the pictures beside it stay.</em></p>"
-# nbconvert's page without the scripts that it would fetch from the network
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-"""
 
 
 def check_parameters(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> None:
@@ -75,10 +71,10 @@ def find_fault(path: Path, returncode: int, stderr: str) -> str:
 
 
 def publish(executed: Path, folder: Path, name: str) -> None:
-    """Put an executed notebook, without the closing cell and paths of this machine, into ``folder``, also as
-    HTML.
+    """Put an executed notebook, without the closing cell, progress and paths of this machine, into
+    ``folder``, also as a page.
     """
-    from nbconvert import HTMLExporter
+    from talking_heads.workbook.pages import to_html
 
     notebook = nbformat.read(executed, 4)
     notebook.cells = [cell for cell in notebook.cells if cell.source != CLOSING]
@@ -87,14 +83,12 @@ def publish(executed: Path, folder: Path, name: str) -> None:
         cell.metadata.pop("papermill", None)
         for output in cell.get("outputs", []):
             _make_paths_relative(output)
+            if output.output_type == "stream":
+                output.text = PROGRESS.sub("", output.text)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
     nbformat.write(notebook, executed)
-    notebook.metadata.pop("widgets", None)  # a page has no kernel to answer them
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if WIDGET in output.get("data", {}):
-                output["data"] = {"text/html": PANEL}
-    html, _ = HTMLExporter(embed_images=True, raw_template=PAGE).from_notebook_node(notebook)
-    write_text(folder / f"{name}.html", html)
+    write_text(folder / f"{name}.html", to_html(notebook))
     executed.replace(folder / f"{name}.ipynb")
 
 
