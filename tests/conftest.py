@@ -23,7 +23,7 @@ from talking_heads.data.speakers.talking import talking_pool
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.judges.pools import pool
-from talking_heads.metrics import timing
+from talking_heads.metrics import recogniser, timing
 from talking_heads.nn import pretrained
 from torch.nn import functional as F
 from xdist.scheduler import LoadFileScheduling
@@ -132,6 +132,8 @@ def untrained_head(profile, few) -> Head:
 @pytest.fixture(autouse=True)
 def without_dlib(monkeypatch, request):
     """As where the optional packages are not installed, but for tests marked ``dlib``."""
+    recogniser.recogniser.cache_clear()
+    recogniser.landmark_network.cache_clear()
     if "dlib" not in request.keywords:
         for name in (pretrained.DLIB_FILE, pretrained.DLIB_RECOGNISER):
             hidden = dataclasses.replace(pretrained.PRETRAINED[name], package="not_installed")

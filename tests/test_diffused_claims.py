@@ -13,6 +13,7 @@ from talking_heads.experiments.diffused.ablation_settings import LIPS, MOTION, S
 from talking_heads.experiments.diffused.claims import CLAIMS, Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORRELATION
 from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, SDA, TRUE_MOTION
+from talking_heads.judges.faces import CSIM_JUDGE
 from talking_heads.metrics.clip_observer import VOTES
 
 IDENTITIES = 12
@@ -67,7 +68,7 @@ def make_evidence(sign=1.0, noise=0.002):
             "identity": identity,
             "part": part,
             "remedy": length.NONE,
-            length.SIMILARITY: 0.8 - sign * 0.02 * part,
+            CSIM_JUDGE: 0.8 - sign * 0.02 * part,
         }
         for identity in identities
         for part in range(length.PARTS)

@@ -29,6 +29,8 @@ from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.devices import choose
 from talking_heads.experiments.few_shot import (
+    claim_causes,
+    claim_measurements,
     claims,
     methods,
     paper_metrics,
@@ -38,7 +40,7 @@ from talking_heads.experiments.few_shot import (
     training_curves,
     trainings,
 )
-from talking_heads.experiments.few_shot.claim_parts import Evidence, use_paper_metrics
+from talking_heads.experiments.few_shot.claim_parts import Evidence, metric_names, use_paper_metrics
 from talking_heads.experiments.few_shot.figures import comparison, select_cells
 from talking_heads.experiments.few_shot.weights import LoadedWeights
 from talking_heads.few_shot.baselines import trivial
@@ -46,6 +48,7 @@ from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2f
 from talking_heads.few_shot.fine_tuning import FULL
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.files import sha256
+from talking_heads.judges import faces
 from talking_heads.judges import use as judges
 from talking_heads.judges.verification import equal_error_rate
 from talking_heads.metrics import cross_fitting, images, inception, observer
@@ -595,8 +598,8 @@ def test_features_of_true_frames_are_computed_once(evaluated, monkeypatch):
         return images.reshape(len(images), -1)[:, :16].astype(float)
 
     counts = [
-        count_calls(monkeypatch, judges, "identity_features"),
-        count_calls(monkeypatch, judges, "find_landmarks"),
+        count_calls(monkeypatch, faces, "identity_features"),
+        count_calls(monkeypatch, faces, "find_landmarks"),
         count_calls(monkeypatch, inception, "inception_features", features),
         count_calls(monkeypatch, inception, "arcface_features", features),
     ]
@@ -765,7 +768,7 @@ def test_cells_are_computed_and_measured_on_a_gpu(evaluated, extractors, tmp_pat
 # -- Table 1 --------------------------------------------------------------------------------------
 def synthetic_frames(method, t):
     """Random scores of 60 frames of each of three identities."""
-    columns = [*tables.MEANS, "mouth", "true mouth", "eyes", "true eyes"]
+    columns = ["SSIM", "CSIM-judge", "landmark error", "mouth", "true mouth", "eyes", "true eyes"]
     frames = pd.DataFrame(np.random.default_rng(0).random((180, 7)), columns=columns)
     return frames.assign(method=method, T=t, seed=0, identity=np.repeat(["a", "b", "c"], 60))
 
@@ -793,6 +796,48 @@ def test_table_1_of_evaluated_cells(evaluated, profile, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def real_profile(profile):
+    """A profile of videos of real people."""
+    return profile.override({"data.source": "videos"})
+
+
+JUDGED = {"CSIM-judge", "FD-judge", "KD-judge x 1000"}
+
+
+def test_the_judges_do_not_measure_real_people(evaluated, real_profile):
+    """Without dlib their faces are not measured, and everything says what it needs."""
+    paths = evaluated.paths
+    frames, features = protocol.measure(paths, methods.TABLE1, real=True)
+    assert not JUDGED & set(frames) and frames["CSIM-dlib"].isna().all() and frames["SSIM"].notna().all()
+    table = tables.table1(tables.Measured(frames, features), real_profile, "run")
+    assert set(table["metric"]) == set(tables.METRICS) - JUDGED
+    missing = table[table["metric"].isin(["CSIM-dlib", "landmark error", "mouth correlation"])]
+    assert missing["value"].isna().all() and set(missing["needs"]) == {"./run_all.sh --with faces"}
+    shots = tuple(real_profile.protocol.shots)
+    similarity, distance = metric_names(real=True)
+    evidence = Evidence(frames, features, shots[1], None, None, None, shots, similarity, distance)
+    table = claims.evaluate(evidence)
+    assert table["part"].str.startswith("SSIM").any() and not table["part"].str.contains("CSIM-judge").any()
+    of_faces = table[table["part"].str.startswith("CSIM-dlib")]
+    assert len(of_faces) and of_faces["estimate"].isna().all()
+    needed = set(table.loc[table["part"].str.startswith(("CSIM-dlib", "FID")), "part holds"])
+    assert needed == {"not run: ./run_all.sh --with faces", "not run: Inception's features"}
+    why = claim_causes.explain(table, claim_measurements.collect(evidence, paths, real=True))
+    assert not why["why"].str.contains("judge").any()
+
+
+@pytest.mark.dlib
+def test_real_people_are_measured_by_dlib(evaluated, real_profile):
+    """The values mean nothing on drawn faces, on which this runs: where they go is what is tested."""
+    pytest.importorskip("dlib")
+    frames, features = protocol.measure(evaluated.paths, [methods.NEAREST, methods.BEFORE], real=True)
+    assert frames["CSIM-dlib"].between(-1, 1).all() and frames["landmark error"].ge(0).all()
+    table = tables.table1(tables.Measured(frames, features), real_profile, "run", [methods.NEAREST])
+    rows = table[table["metric"].isin(["CSIM-dlib", "landmark error"])]
+    assert rows["value"].notna().all() and not features
+
+
+@pytest.fixture(scope="module")
 def measured(profile):
     """Every method of Table 1 at every T."""
     keys = [(method, t) for method in methods.TABLE1 for t in profile.protocol.shots]
@@ -805,9 +850,10 @@ def test_table_1_has_every_row_and_states_what_is_missing(measured, profile):
     assert list(table.columns) == tables.COLUMNS and set(table["verdict"]) == {"not comparable", "not run"}
     cells = table.groupby(["method", "T"])["metric"].agg(set)
     assert len(cells) == len(methods.TABLE1) * len(profile.protocol.shots)
-    assert all(metrics == set(tables.METRICS) for metrics in cells)
+    of_profile = tables.metrics_of(profile)
+    assert all(metrics == set(of_profile) for metrics in cells) and "CSIM-dlib" not in of_profile
     ran = table[table["value"].notna()]
-    assert set(ran["metric"]) == set(tables.METRICS) - {"FID", "KID", "CSIM", "USER", "USER-proxy"}
+    assert set(ran["metric"]) == set(of_profile) - {"FID", "KID", "CSIM", "USER", "USER-proxy"}
     assert (ran["ci_low"] <= ran["value"]).all() and (ran["value"] <= ran["ci_high"]).all()
     assert ran["n_identities"].eq(3).all() and ran["n_frames"].eq(180).all()
     assert (table["value"].isna() == (table["needs"] != "")).all()
@@ -816,7 +862,7 @@ def test_table_1_has_every_row_and_states_what_is_missing(measured, profile):
 def test_the_wide_table_has_a_row_for_each_method_and_t(measured, profile):
     shown = tables.wide_table(tables.table1(measured, profile, "run"))
     assert len(shown) == len(profile.protocol.shots) * len(methods.TABLE1)
-    assert list(shown.columns) == ["T", "corpus", "method", *tables.METRICS]
+    assert list(shown.columns) == ["T", "corpus", "method", *tables.metrics_of(profile)]
     assert shown["T"].is_monotonic_increasing and shown["method"].head(9).tolist() == list(methods.TABLE1)
     assert set(shown["corpus"]) == {"small", "large", ""}
     assert shown["FID"].str.startswith("not run: needs weights fetch inception").all()

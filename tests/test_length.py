@@ -7,7 +7,8 @@ import torch
 from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.experiments.diffused import length
-from talking_heads.experiments.diffused.length import FLOW, PARTS, SHARPNESS, SIMILARITY
+from talking_heads.experiments.diffused.length import FLOW, PARTS, SHARPNESS
+from talking_heads.judges.faces import CSIM_JUDGE
 
 
 def rows_of(last_similarity=0.8, last_flow=1.0, identities=8):
@@ -17,7 +18,7 @@ def rows_of(last_similarity=0.8, last_flow=1.0, identities=8):
         {
             "identity": f"id{k}",
             "part": part,
-            SIMILARITY: (last_similarity if part == PARTS - 1 else 0.8) + offset,
+            CSIM_JUDGE: (last_similarity if part == PARTS - 1 else 0.8) + offset,
             FLOW: (last_flow if part == PARTS - 1 else 1.0) * np.exp(offset),
             SHARPNESS: 5.0 + offset,
             "remedy": "none",
@@ -30,10 +31,10 @@ def rows_of(last_similarity=0.8, last_flow=1.0, identities=8):
 @pytest.mark.parametrize(
     "changed, metric, change, within",
     [
-        ({}, SIMILARITY, 0.0, True),
-        ({"last_similarity": 0.76}, SIMILARITY, -0.04, True),
-        ({"last_similarity": 0.74}, SIMILARITY, -0.06, False),
-        ({"last_similarity": 0.95}, SIMILARITY, 0.15, True),
+        ({}, CSIM_JUDGE, 0.0, True),
+        ({"last_similarity": 0.76}, CSIM_JUDGE, -0.04, True),
+        ({"last_similarity": 0.74}, CSIM_JUDGE, -0.06, False),
+        ({"last_similarity": 0.95}, CSIM_JUDGE, 0.15, True),
         ({"last_flow": 1.19}, FLOW, 1.19, True),
         ({"last_flow": 1.21}, FLOW, 1.21, False),
         ({"last_flow": 1 / 1.19}, FLOW, 1 / 1.19, True),
@@ -62,7 +63,7 @@ def test_long_clips_are_generated_measured_and_kept(talking_command, tmp_path, c
     assert list(rows["remedy"].unique()) == remedies and length.ROLLOUTS in remedies
     means = rows.groupby("remedy")[FLOW].mean()
     assert means.nunique() == len(means), "every remedy gives other frames"
-    assert set(pd.read_csv(folder / "diffused_length.csv")["metric"]) == {SIMILARITY, FLOW, SHARPNESS}
+    assert set(pd.read_csv(folder / "diffused_length.csv")["metric"]) == {CSIM_JUDGE, FLOW, SHARPNESS}
     capsys.readouterr()
     assert main(command) == 0
     assert "remedy" not in capsys.readouterr().out, "what is finished is read"

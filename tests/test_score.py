@@ -204,7 +204,7 @@ def test_keys_change_with_videos_landmarks_and_judges(speakers, reference, tmp_p
     keys.append(plain.key(pair))
     film(outputs / "speaker0/said.mp4", speakers[1].frames, np.arange(FRAMES) / FPS)
     keys.append(plain.key(pair))
-    monkeypatch.setattr(score, "weights_digest", lambda: "others")
+    monkeypatch.setattr(score, "networks_digest", lambda real: "others")
     keys.append(procedural.key(pair))
     assert len(set(keys)) == len(keys)
 
@@ -336,14 +336,39 @@ def test_videos_that_are_too_short_are_left_out(speakers, reference, tmp_path):
         Scorer(procedural=True).score(find_pairs(outputs, reference)[0][0])
 
 
-@pytest.mark.skipif(not CLIPS, reason="no real clips: set TALKING_HEADS_CLIPS")
-def test_a_real_clip_against_itself(tmp_path):
-    """Its landmarks lie beside it."""
-    source = next(path for path in sorted(Path(CLIPS).glob("*.mp4")))
+@pytest.fixture
+def real_pair(tmp_path):
+    """The copy of a real clip with its landmarks, and the folder of the true one."""
+    if not CLIPS:
+        pytest.skip("no real clips: set TALKING_HEADS_CLIPS")
+    source = sorted(Path(CLIPS).glob("*.mp4"))[0]
     for folder in ("true", "copy"):
         (tmp_path / folder).mkdir()
         for path in (source, source.with_suffix(".npz")):
             shutil.copy(path, tmp_path / folder)
-    row = Scorer().score(find_pairs(tmp_path / "copy", tmp_path / "true")[0][0])
+    return tmp_path / "copy", tmp_path / "true"
+
+
+def test_a_real_clip_against_itself(real_pair):
+    """Its landmarks lie beside it."""
+    row = Scorer().score(find_pairs(*real_pair)[0][0])
     assert row["SSIM"] == pytest.approx(1) and row["MSE"] == 0 and row["mouth opening"] == pytest.approx(1)
     assert row["frames with faces"] > 0.9 * row["frames"] and row["CPBD"] > 0
+    assert not any(name.startswith("CSIM") for name in row), "dlib is not installed"
+
+
+@pytest.mark.dlib
+def test_the_identity_of_real_people_is_measured_by_dlib(real_pair):
+    """A copy, and another person's clip with landmarks of its own in its place."""
+    pytest.importorskip("dlib")
+    outputs, _ = real_pair
+    same = Scorer().score(find_pairs(*real_pair)[0][0])
+    assert same["CSIM-dlib"] == pytest.approx(1) and "CSIM-judge" not in same
+    (path,) = outputs.glob("*.mp4")
+    another = sorted(Path(CLIPS).glob("*.mp4"))[1]
+    for file in (another, another.with_suffix(".npz")):
+        shutil.copy(file, path.with_suffix(file.suffix))
+    pair = find_pairs(*real_pair)[0][0]
+    assert Scorer().score(pair)["CSIM-dlib"] < 0.93 and Scorer().key(pair) != Scorer(procedural=True).key(
+        pair
+    )

@@ -625,7 +625,7 @@ def test_the_papers_table_3():
 SMOKE_TESTS = [
     (None, "procedural speakers", "cpu"),
     pytest.param(None, "procedural speakers", "cuda", marks=pytest.mark.cuda),
-    *([(CLIPS, "own videos", "cpu")] if CLIPS else []),
+    *([pytest.param(CLIPS, "own videos", "cpu", marks=pytest.mark.dlib)] if CLIPS else []),
 ]
 
 
@@ -633,6 +633,8 @@ SMOKE_TESTS = [
 def test_a_smoke_test_reaches_the_table(tmp_path, clips, corpus, device):
     """On rendered speakers, and on real clips where they are; never under the name of the paper's corpus."""
     folder = Path(clips) if clips else None
+    if clips:
+        pytest.importorskip("dlib")
     profile = config.load("smoke").override({"data.layout": "crema", "data.source": "videos"})
     stages = smoke_test(profile, folder, tmp_path, torch.device(device))
     assert stages["stage"].tolist()[1:3] == ["training step 1", "training step 2"]

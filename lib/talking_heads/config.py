@@ -61,6 +61,11 @@ class Data(Section):
     frames_per_video: Count  # at most, evenly spaced over all clips of a video; 0 keeps all
     speakers: Speakers
 
+    @property
+    def real(self) -> bool:
+        """Whether the identities are real people, on whom the embedded judges were not trained."""
+        return self.source == "videos"
+
 
 class LandmarkImages(Section):
     """How landmarks are drawn."""
@@ -330,7 +335,7 @@ class TalkingProtocol(Section):
     identities: Positive
     seconds: Amount  # of each
     batch: Positive  # clips that are generated at once; their frames depend on it, in the last digits
-    chapter_identities: Positive  # of the short training in chapter 20
+    chapter_identities: Positive  # of the short training in chapter 20; ten times as many in chapter 24
     chapter_steps: Count
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
     chapter_seconds: Amount  # of the clips in which chapter 22 measures drift

@@ -19,7 +19,7 @@ def folder(profile: Profile, root: Path | str) -> Path:
     The name of a rendered corpus contains a digest of the profile's seed and ``data`` section, and the
     renderer's version. The corpus of your own videos is ``<root>/<layout>``.
     """
-    if profile.data.source == "speakers":
+    if not profile.data.real:
         return Path(root) / f"speakers-{digest(profile.seed, profile.data)}-v{VERSION}"
     return Path(root) / profile.data.layout
 
@@ -36,7 +36,7 @@ def prepared(profile: Profile, root: Path | str, talking: bool = False) -> Path:
 
 def settings_of(profile: Profile, talking: bool = False) -> Settings:
     """How a profile's corpus is prepared."""
-    if talking or (profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS):
+    if talking or (profile.data.real and profile.data.layout in TALKING_LAYOUTS):
         clips = profile.diffused.clips
         return Settings(clips.image_size, 0, clips.alignment)
     return Settings(profile.data.image_size, profile.data.frames_per_video)
@@ -59,14 +59,14 @@ def ensure(
     """
     check_sizes(profile)
     corpus = folder(profile, root)
-    if profile.data.source == "videos" and not (corpus / "videos").is_dir():
+    if profile.data.real and not (corpus / "videos").is_dir():
         raise ValueError(
             f"{corpus / 'videos'}: profile {profile.name} expects your copy of {profile.data.layout} in "
             "this folder (a link is enough); see the README"
         )
     corpus.mkdir(parents=True, exist_ok=True)
     target = prepared(profile, root, talking)
-    if (shard or merging) and profile.data.source == "videos":
+    if (shard or merging) and profile.data.real:
         layout, settings = profile.data.layout, settings_of(profile, talking)
         if merging:
             merge(corpus / "videos", target, settings, layout)
@@ -74,7 +74,7 @@ def ensure(
             prepare(corpus / "videos", target, settings, layout, device, workers, shard=shard)
         return target
     with waiting_lock(corpus):
-        if profile.data.source == "speakers":
+        if not profile.data.real:
             layout = "folder"
             write_speakers(corpus / "videos", profile)
         else:
@@ -99,7 +99,7 @@ def find(profile: Profile, root: Path | str, device: str = "cpu", talking: bool 
 def check_sizes(profile: Profile) -> None:
     """Raises ValueError where both systems use the same clips, at different sizes."""
     size, talking_size = profile.data.image_size, profile.diffused.clips.image_size
-    if profile.data.source == "videos" and profile.data.layout in TALKING_LAYOUTS and size != talking_size:
+    if profile.data.real and profile.data.layout in TALKING_LAYOUTS and size != talking_size:
         raise ValueError(
             f"profile {profile.name}: data.image_size is {size} and diffused.clips.image_size is "
             f"{talking_size}; both systems use the same clips of {profile.data.layout}"

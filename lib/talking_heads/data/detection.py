@@ -3,6 +3,7 @@
 """
 
 import importlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ BATCH = {"cpu": 16, "cuda": 128}  # frames
 
 
 UPSAMPLINGS = 1  # of frames in which dlib finds faces: from 40 pixels on
+LARGE = 200  # pixels of the shorter side of frames in which one face is expected: it has 80 pixels or more
 
 
 def check_weights() -> None:
@@ -131,7 +133,8 @@ class DlibDetector:
         if not path.exists():
             raise FileNotFoundError(weights.missing(weights.DLIB_FILE))
         weights.verify(weights.DLIB_FILE)
-        self.find, self.place = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(path))
+        self.find, self.predict = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(path))
+        self.rectangle = dlib.rectangle
         self.quiet = quiet
 
     def __call__(self, frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,11 +150,29 @@ class DlibDetector:
             if boxes:
                 largest = max(boxes, key=lambda box: box.area())
                 faces[number] = sum(box.area() > 0.5 * largest.area() for box in boxes)
-                parts = self.place(image, largest).parts()
-                points[number] = np.array([(point.x, point.y) for point in parts]) / shrink
+                points[number] = self._points(image, largest) / shrink
             if not self.quiet:
                 progress.add(1)
         return points, faces
+
+    def place(self, frames: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """Landmarks (n, 68, 2) of one face in each of the RGB frames (n, H, W, 3) uint8: of the detected face
+        nearest to the landmarks (n, 68, 2) at which it is ``expected``. Where none is detected, they are
+        placed in the box of those.
+        """
+        upsamplings = UPSAMPLINGS if min(frames.shape[1:3]) < LARGE else 0
+        corners = np.concatenate([expected.min(1), expected.max(1)], 1).round().astype(int).tolist()
+        landmarks = []
+        for frame, box in zip(frames, (self.rectangle(*values) for values in corners), strict=True):
+            image = np.ascontiguousarray(frame)
+            found = [other for other in self.find(image, upsamplings) if not other.intersect(box).is_empty()]
+            nearest = max(found, key=lambda other: other.intersect(box).area(), default=box)
+            landmarks.append(self._points(image, nearest))
+        return np.stack(landmarks)
+
+    def _points(self, image: np.ndarray, box: Any) -> np.ndarray:
+        """Landmarks (68, 2) of the face in a box."""
+        return np.array([(point.x, point.y) for point in self.predict(image, box).parts()], np.float32)
 
 
 def make_detector(device: str | torch.device = "cpu", quiet: bool = True) -> Detector | DlibDetector:

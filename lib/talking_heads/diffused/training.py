@@ -45,7 +45,7 @@ def training_settings(profile: Profile, sections: Sequence[str] = SECTIONS) -> d
 
 def clip_settings(profile: Profile) -> dict[str, Any]:
     """The seed, and the sections that the training clips depend on."""
-    videos = profile.data.source == "videos"
+    videos = profile.data.real
     corpus = {"data": profile.data} if videos else {"version of the renderer": speaker_clips.VERSION}
     return {"seed": profile.seed, **corpus, "diffused.clips": profile.diffused.clips}
 

@@ -92,7 +92,7 @@ class Bench:
         if self.device.type == "cpu":
             yield from self.engines()
         yield from projected_days(self.profile, step)
-        if self.profile.data.source != "videos" or self.profile.data.layout in TALKING_LAYOUTS:
+        if not self.profile.data.real or self.profile.data.layout in TALKING_LAYOUTS:
             yield from self.talking()
 
     def time(self, work: Callable[[], object]) -> Timing:

@@ -38,7 +38,7 @@ def jobs_of(
     on_device = (*common, "--device", device)
     in_ranks = (*on_device, "--ranks", str(ranks)) if ranks else on_device
     manifest = str((corpora.prepared(profile, data) / MANIFEST).resolve())
-    videos = profile.data.source == "videos"
+    videos = profile.data.real
     prepare = Job(
         PREPARE, "crops and landmarks of all videos", (), (manifest,), command=("prepare", *on_device),
         shards=videos, merges=videos,

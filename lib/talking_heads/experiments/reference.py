@@ -20,7 +20,7 @@ VALIDATION = {"validation", "mouth opening"}  # columns of the rows with results
 
 def is_plain(profile: Profile) -> bool:
     """Whether a profile's talking clips are rendered ones of the plain corpus."""
-    return profile.data.source == "speakers" and profile.diffused.clips.corpus == "plain"
+    return not profile.data.real and profile.diffused.clips.corpus == "plain"
 
 
 def reference_folder(profile: Profile) -> Path:
@@ -59,7 +59,7 @@ def measured_table(
     Empty where neither has it. ``attrs["source"]`` is "here" or "reference".
     """
     folders = {"here": results / profile.name}
-    if profile.data.source == "speakers":
+    if not profile.data.real:
         folders["reference"] = reference_folder(profile)
     for source, folder in folders.items():
         if (path := folder / "tables" / f"{name}.csv").exists():

@@ -23,7 +23,14 @@ from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
 from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain
 from talking_heads.metrics.timing import slowness
-from talking_heads.nn.pretrained import DLIB_FILE, FACE_ALIGNMENT, PRETRAINED, path_of, status
+from talking_heads.nn.pretrained import (
+    DLIB_FILE,
+    DLIB_RECOGNISER,
+    FACE_ALIGNMENT,
+    PRETRAINED,
+    path_of,
+    status,
+)
 from talking_heads.nn.weight_files import load_metadata
 from talking_heads.workbook import runner
 from talking_heads.workbook.cluster import ClusterCommands, make_executor, parse_options
@@ -149,8 +156,10 @@ def make_run(
         VERSIONS,
         tuple(inputs),
         inputs_of,
-        # a detector that is installed makes no chapter stale
-        tuple(name for name, file in PRETRAINED.items() if not file.package and path_of(name).exists()),
+        # procedural speakers are measured without the networks of packages
+        tuple(
+            n for n, f in PRETRAINED.items() if (profile.data.real or not f.package) and path_of(n).exists()
+        ),
         environment,
         jobs or (2 if chosen.type == "cpu" else 1),
         work,
@@ -272,13 +281,15 @@ def print_missing(profile: Profile, weights: str, places: Places) -> None:
     prepared = folder / "prepared"
     state = "prepared" if (prepared / "manifest.jsonl").exists() else "to be prepared"
     print(f"  corpus: {state} ({prepared})")
-    if profile.data.source == "videos" and not (folder / "videos").is_dir():
+    if profile.data.real and not (folder / "videos").is_dir():
         print(f"  missing: your videos at {folder / 'videos'}")
     print(f"  {describe_weights(profile, weights, places.results)}")
     needed = {*profile.few_shot.losses.extractors, *OF_PAPER_METRICS}
-    if profile.data.source == "videos" and status(DLIB_FILE) != "here":  # without landmarks beside them
-        needed.update(FACE_ALIGNMENT)
+    if profile.data.real:
+        needed.update((DLIB_FILE, DLIB_RECOGNISER))
+        if status(DLIB_FILE) != "here":  # for videos without landmarks beside them
+            needed.update(FACE_ALIGNMENT)
     for name, network in PRETRAINED.items():
         if name in needed and status(name) != "here":
-            command = f"python -m talking_heads weights fetch {name}"
+            command = network.url if network.package else f"python -m talking_heads weights fetch {name}"
             print(f"  {status(name)}: {network.file} for {network.used_for}; {command}")

@@ -1,7 +1,7 @@
-"""Identity features of real faces by dlib's recogniser (King 2017), for CSIM-dlib.
+"""Landmarks and identity features of real faces, the latter by dlib's recogniser (King 2017), for CSIM-dlib.
 
-The optional packages "faces" contain it. Its features are those of real people; procedural speakers have the
-judges of :mod:`judges`.
+The optional packages "faces" contain the networks, which were trained on real people; procedural speakers are
+measured by :mod:`judges`.
 """
 
 import importlib
@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from talking_heads.data.detection import DlibDetector
 from talking_heads.nn import pretrained
 
 CSIM = "CSIM-dlib"
+VERSION = "dlib-1"  # changed when the same frames give other values
 SIZE, PADDING = 150, 0.25  # of the aligned face that the network gets
+FEATURES = 128
 
 
 @lru_cache
@@ -27,12 +30,27 @@ def recogniser() -> tuple[Any, Any]:
     return dlib, dlib.face_recognition_model_v1(str(path))
 
 
+@lru_cache
+def landmark_network() -> DlibDetector:
+    """dlib's landmarks. Raises FileNotFoundError where they are missing."""
+    return DlibDetector()
+
+
 def is_installed() -> bool:
-    """Whether :func:`face_features` can be computed."""
+    """Whether :func:`face_features` and :func:`place_landmarks` can be computed."""
     try:
-        return bool(recogniser())
+        return bool(recogniser() and landmark_network())
     except FileNotFoundError:
         return False
+
+
+def place_landmarks(images: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Landmarks (n, 68, 2) of the faces in images (n, H, W, 3) uint8 that are ``expected`` at landmarks
+    (n, 68, 2); see :meth:`DlibDetector.place`.
+
+    Raises FileNotFoundError as :func:`landmark_network` does.
+    """
+    return landmark_network().place(images, expected)
 
 
 def face_features(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

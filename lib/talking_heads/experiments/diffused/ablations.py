@@ -47,7 +47,7 @@ from talking_heads.experiments.diffused.weights import (
     weights_path,
 )
 from talking_heads.files import replacing
-from talking_heads.judges.use import weights_digest
+from talking_heads.judges.faces import networks_digest
 from talking_heads.metrics.flow import flow_magnitude
 from talking_heads.training import loop
 from talking_heads.workbook import figures
@@ -114,7 +114,8 @@ class Ablations:
     def measure(self, setting: Setting, seed: int) -> pd.DataFrame:
         """The metrics of a setting, a row for each identity; kept beside the generated clips."""
         evaluation, learner = self.evaluation(setting, seed)
-        path = evaluation.folder / f"metrics-v{clip_metrics.VERSION}-{weights_digest()}.csv"
+        networks = networks_digest(self.profile.data.real)
+        path = evaluation.folder / f"metrics-v{clip_metrics.VERSION}-{networks}.csv"
         if not path.exists():
             print(f"  {setting.ablation}: {setting.name}, seed {seed}", flush=True)
             if learner is not None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from talking_heads.experiments.diffused.clip_metrics import LMD
 from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, Measured
+from talking_heads.judges.faces import CSIM_JUDGE, similarity_in
 from talking_heads.metrics.lip_sync import SECOND
 from talking_heads.metrics.statistics import Estimate, identity_means, mean_estimate, paired
 
@@ -66,13 +67,15 @@ def lmd_difference(method: str) -> Estimator:
 
 
 def similarity(measured: Measured) -> Estimate:
-    """CSIM-judge in the first two seconds."""
-    return mean_estimate(_by_identity(measured, OURS, "CSIM-judge", 2 * SECOND))
+    """Identity similarity in the first two seconds."""
+    metric = similarity_in(measured.frames)
+    return mean_estimate(_by_identity(measured, OURS, metric, 2 * SECOND))
 
 
 def similarity_change(measured: Measured) -> Estimate:
-    """CSIM-judge over the whole clip minus that in the first second."""
-    return paired(*(_by_identity(measured, OURS, "CSIM-judge", frames) for frames in (None, SECOND)))
+    """Identity similarity over the whole clip minus that in the first second."""
+    metric = similarity_in(measured.frames)
+    return paired(*(_by_identity(measured, OURS, metric, frames) for frames in (None, SECOND)))
 
 
 def blink_ratio(measured: Measured) -> Estimate:
@@ -97,8 +100,8 @@ CRITERIA = (
     Criterion(f"mouth opening, {OTHER_SOUND}", of_clips("mouth opening", OTHER_SOUND), -0.1, 0.1),
     Comparison(f"LMD, minus {FROZEN}", lmd_difference(FROZEN)),
     Comparison(f"LMD, minus {OTHER_SOUND}", lmd_difference(OTHER_SOUND)),
-    Criterion("CSIM-judge, first two seconds", similarity, least=0.80),
-    Criterion("CSIM-judge, whole clip minus first second", similarity_change, least=-0.10),
+    Criterion(f"{CSIM_JUDGE}, first two seconds", similarity, least=0.80),
+    Criterion(f"{CSIM_JUDGE}, whole clip minus first second", similarity_change, least=-0.10),
     Criterion("mouth closed in silence", of_clips("mouth closed in silence"), least=0.90),
     Criterion("blinks, relative to true clips", blink_ratio, least=0.5, most=2.0),
 )
@@ -116,7 +119,7 @@ def check(measured: Measured) -> pd.DataFrame:
         estimate = criterion.estimate(measured)
         rows.append(
             {
-                "criterion": criterion.name,
+                "criterion": criterion.name.replace(CSIM_JUDGE, similarity_in(measured.frames)),
                 "value": estimate.value,
                 "ci_low": estimate.low,
                 "ci_high": estimate.high,

@@ -17,9 +17,10 @@ from talking_heads.experiments.diffused.ablation_settings import SettingName
 from talking_heads.experiments.diffused.ablation_table import of_first_seed, paired_differences, rows_of
 from talking_heads.experiments.diffused.claims import Evidence
 from talking_heads.experiments.diffused.clip_metrics import LMD, SOUND_CORRELATION
-from talking_heads.experiments.diffused.length import FLOW, SIMILARITY
+from talking_heads.experiments.diffused.length import FLOW
 from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, SDA, TRUE_MOTION
 from talking_heads.experiments.explanations import NotShown, interval_text, only_if
+from talking_heads.judges.faces import CSIM_JUDGE, similarity_in
 from talking_heads.metrics.statistics import mean_estimate
 
 TRUE_FLOW = f"true {FLOW}"
@@ -91,10 +92,11 @@ def grey_frames_lose_the_face(data: Evidence) -> str:
     """Claim 2: without the colours of the motion frames, less of the identity is kept."""
     names = [(settings.SOUND[grey], str(count)) for count in settings.COUNTS for grey in (True, False)]
     pairs = zip(names[::2], names[1::2], strict=True)
-    differences = np.concatenate([change(data, SIMILARITY, grey, colour) for grey, colour in pairs])
+    similarity = similarity_in(data.ablations)
+    differences = np.concatenate([change(data, similarity, grey, colour) for grey, colour in pairs])
     only_if(differences.mean() < 0)
     return (
-        f"With grey motion frames {SIMILARITY} changes by {differences.mean():+.3f}, averaged over all "
+        f"With grey motion frames {similarity} changes by {differences.mean():+.3f}, averaged over all "
         "numbers of embeddings, which suggests that the network takes part of the face from their colours. "
         "The common start was trained in colour, which also puts grey at a disadvantage."
     )
@@ -116,8 +118,9 @@ def lips_are_not_best_at_the_papers_weight(data: Evidence) -> str:
     """Claim 4: what every weight of the lip loss reaches."""
     best = min(LIP_WEIGHTS, key=lambda name: level(data, settings.LIPS, name, LMD))
     only_if(best != "0.2")
-    lips, faces = (levels_text(data, settings.LIPS, LIP_WEIGHTS, metric) for metric in (LMD, SIMILARITY))
-    return f"By λ_ls, LMD is {lips}, lowest at {best}, and {SIMILARITY} {faces}."
+    similarity = similarity_in(data.ablations)
+    lips, faces = (levels_text(data, settings.LIPS, LIP_WEIGHTS, metric) for metric in (LMD, similarity))
+    return f"By λ_ls, LMD is {lips}, lowest at {best}, and {similarity} {faces}."
 
 
 def more_steps_change_the_face(data: Evidence) -> str:
@@ -128,11 +131,11 @@ def more_steps_change_the_face(data: Evidence) -> str:
     only_if(measured)
     shared = set.intersection(*(set(rows["identity"]) for rows in measured.values()))
     common = data.ablations[data.ablations["identity"].isin(shared)]
-    on_shared = dataclasses.replace(data, ablations=common)
+    on_shared, similarity = dataclasses.replace(data, ablations=common), similarity_in(common)
     lips, faces = (
-        levels_text(on_shared, settings.STEPS, list(measured), metric) for metric in (LMD, SIMILARITY)
+        levels_text(on_shared, settings.STEPS, list(measured), metric) for metric in (LMD, similarity)
     )
-    return f"By denoising steps, on {len(shared)} identities, {SIMILARITY} is {faces}, and LMD {lips}."
+    return f"By denoising steps, on {len(shared)} identities, {similarity} is {faces}, and LMD {lips}."
 
 
 def heads_move_less_than_true_ones(data: Evidence) -> str:
@@ -159,13 +162,14 @@ def other_sound_is_followed_less(data: Evidence) -> str:
 
 def the_first_seconds_lose_most(data: Evidence) -> str:
     """Claim 8: more identity similarity is lost within the first ten seconds than after them."""
-    true = of_method(data, TRUE_MOTION, SIMILARITY).mean()
+    similarity = similarity_in(data.metrics)
+    true = of_method(data, TRUE_MOTION, similarity).mean()
     if data.length.empty:
         raise NotShown("long clips")
-    plain = data.length[data.length["remedy"] == length.NONE].groupby("part")[SIMILARITY].mean()
+    plain = data.length[data.length["remedy"] == length.NONE].groupby("part")[similarity].mean()
     only_if(true - plain.iloc[0] > plain.iloc[0] - plain.iloc[-1])
     return (
-        f"With true motion frames {SIMILARITY} is {true:.3f}; with generated ones it is {plain.iloc[0]:.3f} "
+        f"With true motion frames {similarity} is {true:.3f}; with generated ones it is {plain.iloc[0]:.3f} "
         f"in the first ten seconds and {plain.iloc[-1]:.3f} in the last: the larger "
         "part of the loss occurs early."
     )
@@ -210,7 +214,7 @@ def our_network_has_not_seen_the_corpus(data: Evidence) -> str:
     if data.plain_ablations.empty or rows_of(data.plain_ablations, trained).empty:
         raise NotShown("a short training on the plain corpus")
     rows, texts = of_first_seed(rows_of(data.plain_ablations, trained)), []
-    for metric in ("SSIM", SIMILARITY):
+    for metric in ("SSIM", CSIM_JUDGE):
         ours, sda = (claims.means(data.plain_metrics, method, metric).mean() for method in (OURS, SDA))
         only_if(rows[metric].mean() > ours)
         texts.append(f"{metric} from {ours:.3f} to {rows[metric].mean():.3f} ({SDA}: {sda:.3f})")

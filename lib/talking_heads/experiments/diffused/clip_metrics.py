@@ -1,7 +1,6 @@
 """Metrics of a generated talking clip against the true one: of each frame, and of the whole clip."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +9,8 @@ from talking_heads.data.sound import FPS
 from talking_heads.data.windows import head_speed
 from talking_heads.judges import lip_reading
 from talking_heads.judges import use as judges
+from talking_heads.judges.faces import Face
 from talking_heads.metrics import lip_sync
-from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import cpbd, mean_squared_error, psnr, ssim
 
@@ -20,18 +19,6 @@ LMD = "LMD, normalised"  # in interocular distances; the paper's, about 3, must 
 SOUND_CORRELATION = "mouth opening of the sound"  # correlation with the true mouth of the clip that is heard
 HEAD_MOTION = "head motion"  # mean speed of the nose, in interocular distances a second
 PER = "PER-judge"  # phoneme error rate, read from the lips; phonemes that look alike are one
-
-
-class Face(NamedTuple):
-    """What is found in the frames of a clip: landmarks (n, 68, 2) and identity features (n, d)."""
-
-    landmarks: np.ndarray
-    features: np.ndarray | None = None  # where a network knows such faces
-
-    @classmethod
-    def of(cls, images: np.ndarray, device: str | torch.device = "cpu") -> "Face":
-        """What the embedded judges find in images (n, S, S, 3) uint8 of procedural speakers."""
-        return cls(judges.find_landmarks(images, device), judges.identity_features(images, device))
 
 
 def pixel_metrics(images: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -63,7 +50,7 @@ def lip_reading_errors(
 def face_metrics(
     generated: Face, truth: Face, points: np.ndarray, silent: np.ndarray | None
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """LMD and CSIM-judge of each frame (n,), and the metrics of the whole clip.
+    """LMD and identity similarity of each frame (n,), and the metrics of the whole clip.
 
     Lips are compared with ``points`` (n, 68, 2), the true landmarks as exactly as they are known; the eyes
     with what is found in true frames. ``silent`` (n,) are the frames without sound, None where there is no
@@ -85,7 +72,7 @@ def face_metrics(
     of_clip["blinks a second"] = lip_sync.blinks(generated.landmarks) / n * FPS
     of_clip["true blinks a second"] = lip_sync.blinks(truth.landmarks) / n * FPS
     if generated.features is not None and truth.features is not None:
-        by_frame["CSIM-judge"] = similarity = cosine(generated.features, truth.features)
-        of_clip["CSIM-judge, first second"] = float(similarity[: lip_sync.SECOND].mean())
-        of_clip["CSIM-judge, last second"] = float(similarity[-lip_sync.SECOND :].mean())
+        by_frame[truth.similarity] = similarity = generated.similarity_to(truth)
+        of_clip[f"{truth.similarity}, first second"] = float(similarity[: lip_sync.SECOND].mean())
+        of_clip[f"{truth.similarity}, last second"] = float(similarity[-lip_sync.SECOND :].mean())
     return by_frame, of_clip

@@ -56,7 +56,7 @@ def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
 
     Raises what :func:`corpora.find` and :func:`corpora.store` do.
     """
-    if profile.data.source == "videos":
+    if profile.data.real:
         training, validation = _own_clips(profile, root, device, "meta", "validation")
         return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
     pool = talking_pool("training", profile.diffused, root / "pools", device)
@@ -72,7 +72,7 @@ def _own_clips(profile: Profile, root: Path, device: torch.device, *splits: str)
 
 def validation_clips(profile: Profile, root: Path, device: torch.device) -> TalkingClips:
     """The validation clips of a profile. Raises what :func:`clip_data` does."""
-    if profile.data.source == "videos":
+    if profile.data.real:
         return _own_clips(profile, root, device, "validation")[0]
     return PoolVideos(talking_pool("validation", profile.diffused, root / "pools", device))
 
@@ -81,6 +81,6 @@ def evaluation_clips(profile: Profile, root: Path, device: torch.device) -> Stor
     """The evaluation clips of a profile: the test split of its own videos, or rendered ones, prepared as real
     ones are. Raises what :func:`clip_data` does.
     """
-    if profile.data.source == "videos":
+    if profile.data.real:
         return _own_clips(profile, root, device, "test")[0]
     return StoreClips(evaluation_store(profile.diffused, root))

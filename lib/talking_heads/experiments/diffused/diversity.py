@@ -7,7 +7,7 @@ from talking_heads.data.landmarks import interocular
 from talking_heads.devices import in_threads
 from talking_heads.experiments.diffused import protocol
 from talking_heads.experiments.diffused.protocol import OTHER_SEED, OURS, Evaluation, Speaker
-from talking_heads.judges.use import find_landmarks
+from talking_heads.judges.faces import landmarks_of
 
 
 def head_track(landmarks: np.ndarray) -> np.ndarray:
@@ -30,14 +30,17 @@ def spread(evaluation: Evaluation) -> pd.DataFrame:
     """
     chosen = protocol.run(evaluation, [OURS, OTHER_SEED])
 
+    def track(images: np.ndarray, points: np.ndarray) -> np.ndarray:
+        real, device = evaluation.profile.data.real, evaluation.device
+        return head_track(landmarks_of(images, points, real=real, device=device))
+
     def measure(speaker: Speaker) -> dict[str, str | float]:
         generated = [np.load(evaluation.path(speaker, row)) for row in (OURS, OTHER_SEED)]
         numbers = np.arange(len(generated[0]))
-        true = [evaluation.clips.read(clip, numbers)[0] for clip in (speaker.number, speaker.other)]
-        seeds, clips = (
-            track_distance(*(head_track(find_landmarks(images, evaluation.device)) for images in pair))
-            for pair in (generated, true)
-        )
+        true = [evaluation.clips.read(clip, numbers) for clip in (speaker.number, speaker.other)]
+        points = true[0][1]
+        pairs = [(images, points) for images in generated], true
+        seeds, clips = (track_distance(*(track(*clip) for clip in pair)) for pair in pairs)
         return {"identity": speaker.identity, "between seeds": seeds, "between clips": clips}
 
     return pd.DataFrame(in_threads(measure, chosen, evaluation.device))

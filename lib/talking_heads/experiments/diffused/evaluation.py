@@ -47,7 +47,7 @@ def baselines_of(
             continue
         try:
             talker, key = load(profile, weights, results, device)
-        except ValueError as error:  # of another size, which must not stop the evaluation of ours
+        except (ValueError, FileNotFoundError) as error:  # does not stop the evaluation of ours
             print(f"  {row}: left out, {error}", flush=True)
         else:
             baselines[row] = protocol.Baseline(talker, key)

@@ -16,12 +16,10 @@ from talking_heads.devices import in_threads
 from talking_heads.experiments.diffused import clip_metrics, protocol, tables
 from talking_heads.experiments.diffused.ablation_settings import Setting
 from talking_heads.experiments.diffused.ablations import ablations_of
-from talking_heads.experiments.diffused.clip_metrics import Face
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker
 from talking_heads.files import replacing
-from talking_heads.judges.use import weights_digest
-from talking_heads.metrics.distances import cosine
+from talking_heads.judges.faces import networks_digest, similarity_in
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import sharpness
 from talking_heads.metrics.statistics import mean_estimate
@@ -31,17 +29,17 @@ from talking_heads.workbook.write_table import write_table
 VERSION = 1  # raised when the same clips give other values
 PARTS = 6  # of equal length, of a clip: the first and the last are compared
 RETURN_INTERVAL = 25  # frames after which the identity frame returns
-NONE, NOISE, RETURN, BOTH = "none", "noise on motion frames", "identity frame once a second", "both"
+NONE, NOISE, RETURN = "none", "noise on motion frames", "identity frame once a second"
 TRAINED, ROLLOUTS = "a short training alone", "self-rollouts in a short training"
 ROLLOUT_SHARE = 0.5  # of the batches of that training
-SIMILARITY, FLOW, SHARPNESS = "CSIM-judge", "flow of the head", "sharpness"
+FLOW, SHARPNESS = "flow of the head", "sharpness"
 # how far the last part may be from the first: a difference, or a ratio
 SIMILARITY_LIMIT, RATIO_LIMIT = 0.05, 1.2
 METRICS, TABLE = "length_metrics", "diffused_length"  # names of tables: by identity and part, and the changes
 
 
 def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
-    """Changes of a profile by remedy; the noise is as strong as the profile's, or 0.2.
+    """Changes of a profile by remedy, each alone; the noise is as strong as the profile's, or 0.2.
 
     Self-rollouts need a short training, as ablations do, which is measured alone, too. Profiles without
     ablations have neither.
@@ -56,7 +54,6 @@ def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
         NONE: sampling(0.0, 0),
         NOISE: sampling(noise, 0),
         RETURN: sampling(0.0, RETURN_INTERVAL),
-        BOTH: sampling(noise, RETURN_INTERVAL),
     }
     if profile.diffused.protocol.ablation_steps:
         found[TRAINED] = sampling(0.0, 0)
@@ -67,14 +64,13 @@ def remedies(profile: Profile) -> dict[str, Mapping[str, Any]]:
 def measure_clip(evaluation: Evaluation, speaker: Speaker) -> pd.DataFrame:
     """A row for each part of a generated clip.
 
-    Columns identity, part, CSIM-judge to the true frames of the same instants, flow of the head in pixels a
-    frame, and sharpness in grey levels a pixel.
+    Columns identity, part, identity similarity to the true frames of the same instants, flow of the head in
+    pixels a frame, and sharpness in grey levels a pixel.
     """
-    frames, (truth, _) = np.load(evaluation.path(speaker, OURS)), evaluation.truth(speaker)
-    face, true_face = (Face.of(images, evaluation.device) for images in (frames, truth))
-    assert face.features is not None and true_face.features is not None
+    frames, (truth, points) = np.load(evaluation.path(speaker, OURS)), evaluation.truth(speaker)
+    face, true_face = (evaluation.face(images, points) for images in (frames, truth))
     values = {
-        SIMILARITY: cosine(face.features, true_face.features)[1:],
+        face.similarity: face.similarity_to(true_face)[1:],
         FLOW: flow_by_region(frames, face.landmarks)["head"],
         SHARPNESS: sharpness(frames[1:]),
     }
@@ -100,7 +96,7 @@ def measure(
         else:
             evaluation, learner = evaluation_of(profile.override({**sizes, **changes}), *places), None
         version = digest(VERSION, PARTS, clip_metrics.VERSION)
-        path = evaluation.folder / f"length-{version}-{weights_digest()}.csv"
+        path = evaluation.folder / f"length-{version}-{networks_digest(profile.data.real)}.csv"
         if not path.exists():
             print(f"  {section.long_seconds:g} seconds, remedy: {remedy}", flush=True)
             if learner is not None:
@@ -116,15 +112,15 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """The change from the first part to the last, with each remedy: columns remedy, metric, first, last,
     change with its interval, limit, and whether the whole interval is within it.
 
-    The change of CSIM-judge is a difference, and may be a gain of any size; that of the others a ratio, whose
-    mean and interval are those of its logarithm.
+    The change of the identity similarity is a difference, and may be a gain of any size; that of the others a
+    ratio, whose mean and interval are those of its logarithm.
     """
-    table = []
+    table, similarity = [], similarity_in(rows)
     for remedy, of_remedy in rows.groupby("remedy", sort=False):
         parts = of_remedy.set_index(["identity", "part"]).drop(columns="remedy").unstack("part")
-        for metric in (SIMILARITY, FLOW, SHARPNESS):
+        for metric in (similarity, FLOW, SHARPNESS):
             first, last = (parts[metric][part].to_numpy() for part in (0, PARTS - 1))
-            if metric == SIMILARITY:
+            if metric == similarity:
                 estimate, low, high = mean_estimate(last - first), -SIMILARITY_LIMIT, np.inf
                 change = list(estimate[:3])
             else:
@@ -132,7 +128,7 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
                 change = [float(np.exp(value)) for value in estimate[:3]]
             row = {"remedy": remedy, "metric": metric, "first": first.mean(), "last": last.mean()}
             row |= dict(zip(("change", "ci_low", "ci_high"), change, strict=True))
-            row |= {"limit": SIMILARITY_LIMIT if metric == SIMILARITY else RATIO_LIMIT}
+            row |= {"limit": SIMILARITY_LIMIT if metric == similarity else RATIO_LIMIT}
             table.append(
                 row | {"within": bool(low < change[1] and change[2] < high), "n_identities": len(first)}
             )
@@ -152,7 +148,7 @@ def length(profile: Profile, weights: str, data: Path, results: Path, device: to
     table = changes(rows)
     caption = (
         f"Clips of {section.long_seconds:g} seconds: the last of {PARTS} equal parts against the first, "
-        "intervals over identities. CSIM-judge: difference; flow and sharpness: ratio."
+        "intervals over identities. Identity similarity: difference; flow and sharpness: ratio."
     )
     write_table(table, table.round(3), folder, TABLE, caption)
     return table

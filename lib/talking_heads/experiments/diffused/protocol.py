@@ -30,7 +30,6 @@ from talking_heads.diffused.training import encoder_digest
 from talking_heads.experiments.diffused.clip_metrics import (
     PER,
     SOUND_CORRELATION,
-    Face,
     face_metrics,
     lip_reading_errors,
     mean_flow,
@@ -38,6 +37,7 @@ from talking_heads.experiments.diffused.clip_metrics import (
 )
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
 from talking_heads.files import replacing
+from talking_heads.judges.faces import Face, require_networks
 from talking_heads.judges.lip_reading import visemes_of
 from talking_heads.metrics import lip_sync
 from talking_heads.shards import Shard
@@ -76,7 +76,7 @@ def speakers(clips: TalkingClips, profile: Profile) -> list[Speaker]:
     """
     section = profile.diffused.protocol
     chosen = choose_clips(clips, section.identities, frame_count(profile), profile.seed)
-    layout = profile.data.layout if profile.data.source == "videos" else ""
+    layout = profile.data.layout if profile.data.real else ""
 
     def differ(a: int, b: int) -> bool:
         first, second = (utterance_of(clips.name(number), layout) for number in (a, b))
@@ -162,12 +162,22 @@ class Evaluation:
         row has.
         """
         instants = np.arange(1, len(landmarks) + 1)
-        heard = self.clips.read(heard_clip(speaker, row), instants)[1]
+        heard = self.true_points(*self.clips.read(heard_clip(speaker, row), instants))
         return lip_sync.track_correlation(lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(heard))
+
+    def face(self, images: np.ndarray, points: np.ndarray) -> Face:
+        """What is found in images (n, S, S, 3) uint8 of faces at ``points`` (n, 68, 2)."""
+        return Face.of(images, points, real=self.profile.data.real, device=self.device)
+
+    def true_points(self, truth: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """The landmarks (n, 68, 2) of true frames to compare with: ``points``, which are exact, and of real
+        people those that are found as in generated frames, so that detectors do not differ.
+        """
+        return self.face(truth, points).landmarks if self.profile.data.real else points
 
     def visemes(self, speaker: Speaker) -> list[int] | None:
         """What a procedural speaker says; None for videos, of which it is not known."""
-        if self.profile.data.source == "videos":
+        if self.profile.data.real:
             return None
         return visemes_of(phonemes_of(speaker.identity, frame_count(self.profile) / FPS))
 
@@ -230,8 +240,8 @@ def run(
 class Measured(NamedTuple):
     """Metrics by frame, and metrics of whole clips; both have columns method and identity."""
 
-    frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, CPBD, LMD, CSIM-judge
-    # correlations of the mouth, PER-judge, closing in silence, blinks, CSIM-judge by second, optical flow
+    frames: pd.DataFrame  # frame, MSE, PSNR, SSIM, CPBD, LMD, identity similarity
+    # correlations of the mouth, PER-judge, closing in silence, blinks, similarity by second, optical flow
     clips: pd.DataFrame
 
     def by_identity(self) -> pd.DataFrame:
@@ -243,14 +253,16 @@ class Measured(NamedTuple):
 
 def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[str] | None = None) -> Measured:
     """Every metric of the generated clips, of all rows by default, from the second frame on: the first one
-    is given.
+    is given. Raises what :func:`require_networks` does.
     """
     rows = evaluation.rows if rows is None else rows
+    require_networks(evaluation.profile.data.real)
 
     def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
-        true_face, results = Face.of(truth, evaluation.device), []
-        of_truth, visemes = mean_flow(truth, points, "true flow"), evaluation.visemes(speaker)
+        true_face, results = evaluation.face(truth, points), []
+        exact = true_face.landmarks if evaluation.profile.data.real else points
+        of_truth, visemes = mean_flow(truth, exact, "true flow"), evaluation.visemes(speaker)
         if visemes is not None:
             errors = lip_reading_errors(truth, true_face.landmarks, visemes, evaluation.device)
             of_truth[f"true {PER}"] = errors
@@ -258,8 +270,8 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
             images = np.load(evaluation.path(speaker, row))[1:]
             sound = evaluation.clips.sound(heard_clip(speaker, row))
             silent = lip_sync.silent_frames(sound, len(truth) + 1)[1:]
-            face = Face.of(images, evaluation.device)
-            by_frame, of_clip = face_metrics(face, true_face, points, silent)
+            face = evaluation.face(images, points)
+            by_frame, of_clip = face_metrics(face, true_face, exact, silent)
             of_clip |= mean_flow(images, face.landmarks) | of_truth
             of_clip[SOUND_CORRELATION] = of_clip["mouth opening"]
             if heard_clip(speaker, row) != speaker.number:

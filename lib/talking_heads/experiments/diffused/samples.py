@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from talking_heads.data.sound import FPS, HOP
 from talking_heads.data.windows import TalkingClips
 from talking_heads.diffused.generation import Talker, clip_seeds
 from talking_heads.experiments.diffused.clips import choose_clips, embed_beginning
-from talking_heads.judges.use import find_landmarks, identity_features
-from talking_heads.metrics.distances import cosine
+from talking_heads.judges.faces import Face
 from talking_heads.metrics.images import mean_change
 from talking_heads.metrics.lip_sync import SECOND, STILL, mouth_opening, mouth_width, track_correlation
 
@@ -32,24 +32,34 @@ class Beginnings:
     sounds: Sequence[np.ndarray]  # (samples,) int16 each
     identity: Tensor  # (B, 3, S, S): the first frames
     audio: Tensor  # (B, n, 2 m_y + 1, A) motion audio embeddings
+    points: np.ndarray  # (B, n, 68, 2) landmarks
+    real: bool = False  # whether real people are shown
 
     @classmethod
     def read(
-        cls, clips: TalkingClips, encoder: nn.Module, count: int, frames: int, each_side: int, seed: int = 0
+        cls,
+        clips: TalkingClips,
+        encoder: nn.Module,
+        count: int,
+        frames: int,
+        each_side: int,
+        real: bool = False,
     ) -> "Beginnings":
-        """The beginnings of at most ``count`` clips (:func:`choose_clips`).
+        """The beginnings of at most ``count`` clips (:func:`choose_clips`), of ``real`` people or procedural
+        speakers.
 
         All have ``frames`` frames, or as many as ``count`` clips have, or as the longest clip of corpora with
         fewer clips. Embeddings are on the encoder's device.
         """
         lengths = sorted((clips.frame_count(number) for number in range(len(clips))), reverse=True)
         frames = min(frames, lengths[min(count, len(lengths)) - 1])
-        chosen = choose_clips(clips, count, frames, seed)
-        truth = np.stack([clips.read(number, np.arange(frames))[0] for number in chosen])
+        chosen = choose_clips(clips, count, frames, 0)
+        read = zip(*(clips.read(number, np.arange(frames)) for number in chosen), strict=True)
+        truth, points = (np.stack(parts) for parts in read)
         device = next(encoder.parameters()).device
         audio = [embed_beginning(encoder, clips, number, frames, each_side) for number in chosen]
         sounds = [clips.sound(number) for number in chosen]
-        return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio))
+        return cls(truth, sounds, to_tensor(truth[:, 0], device), torch.stack(audio), points, real)
 
     def talk(self, generator: Talker, seed: int = 0, **changes: Tensor) -> "Sample":
         """What a generator makes of these clips, beside the truth.
@@ -59,8 +69,8 @@ class Beginnings:
         seeds = clip_seeds(seed, range(len(self.frames)))
         conditions = {"identity": self.identity, "audio": self.audio} | changes
         frames = [to_image(frame) for frame in generator.talk(seeds=seeds, **conditions)]
-        truth = self.frames[:, : len(frames)]
-        return Sample(np.stack(frames, 1), truth, self.sounds, self.identity.device)
+        truth, points = (values[:, : len(frames)] for values in (self.frames, self.points))
+        return Sample(np.stack(frames, 1), truth, self.sounds, points, self.real, self.identity.device)
 
 
 @dataclass(frozen=True)
@@ -70,19 +80,30 @@ class Sample:
     generated: np.ndarray
     truth: np.ndarray
     sounds: Sequence[np.ndarray] = ()  # of the true clips, (samples,) int16
+    points: np.ndarray | None = None  # (B, n, 68, 2) true landmarks, which measuring real people needs
+    real: bool = False
     device: str | torch.device = "cpu"  # of the judges
+
+    def faces(self) -> list[tuple[Face, Face]]:
+        """What is found in generated and true frames of each clip. Raises what :meth:`Face.of` does."""
+        expected = [None] * len(self.truth) if self.points is None else self.points
+        find = partial(Face.of, real=self.real, device=self.device)
+        return [
+            (find(generated, points), find(truth, points))
+            for generated, truth, points in zip(self.generated, self.truth, expected, strict=True)
+        ]
 
     def scores(self) -> pd.DataFrame:
         """A row for each clip.
 
         Columns: correlations of the mouth's opening and width with the true ones, the amplitude of its
-        opening and the mean change between frames, both relative to the true clip's, and CSIM-judge in the
-        first and the last second.
+        opening and the mean change between frames, both relative to the true clip's, and the identity
+        similarity in the first and the last second. Raises what :meth:`faces` does.
         """
         rows = []
-        for frames, truth in zip(self.generated, self.truth, strict=True):
-            a, b = (find_landmarks(images, self.device) for images in (frames, truth))
-            similarity = self._similarity(frames, truth)
+        for (face, true_face), frames, truth in zip(self.faces(), self.generated, self.truth, strict=True):
+            a, b, name = face.landmarks, true_face.landmarks, face.similarity
+            similarity = face.similarity_to(true_face)
             opening, true_opening = mouth_opening(a), mouth_opening(b)
             rows.append(
                 {
@@ -90,26 +111,20 @@ class Sample:
                     "mouth width": track_correlation(mouth_width(a), mouth_width(b)),
                     "amplitude": float(opening.std() / max(true_opening.std(), STILL)),
                     "change": mean_change(frames) / max(mean_change(truth), STILL),
-                    "CSIM-judge, first second": float(similarity[:SECOND].mean()),
-                    "CSIM-judge, last second": float(similarity[-SECOND:].mean()),
+                    f"{name}, first second": float(similarity[:SECOND].mean()),
+                    f"{name}, last second": float(similarity[-SECOND:].mean()),
                 }
             )
         return pd.DataFrame(rows)
 
     def similarity_by_second(self) -> np.ndarray:
-        """CSIM-judge to the true frames, the mean over clips and over the frames of each whole second."""
-        similarity = np.mean(
-            [
-                self._similarity(frames, truth)
-                for frames, truth in zip(self.generated, self.truth, strict=True)
-            ],
-            0,
-        )
+        """Identity similarity to the true frames: means over clips and over the frames of each whole second.
+
+        Raises what :meth:`faces` does.
+        """
+        similarity = np.mean([face.similarity_to(truth) for face, truth in self.faces()], 0)
         seconds = max(1, len(similarity) // SECOND)
         return similarity[: seconds * SECOND].reshape(seconds, -1).mean(1)
-
-    def _similarity(self, frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        return cosine(*(identity_features(images, self.device) for images in (frames, truth)))
 
     def save_sheet(self, path: Path) -> None:
         """A contact sheet: true frames above generated ones, a pair of rows for each clip."""

@@ -19,15 +19,15 @@ from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sound import FPS
 from talking_heads.data.sources import discover, unusable, walk
 from talking_heads.data.video import VIDEO_SUFFIXES, VideoFile, open_video
-from talking_heads.experiments.diffused.clip_metrics import Face, face_metrics, pixel_metrics
+from talking_heads.experiments.diffused.clip_metrics import face_metrics, pixel_metrics
 from talking_heads.files import check_outputs, replacing
-from talking_heads.judges.use import weights_digest
-from talking_heads.metrics import lip_sync
+from talking_heads.judges.faces import Face, networks_digest
+from talking_heads.metrics import lip_sync, recogniser
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.statistics import identity_means, mean_estimate
 from talking_heads.progress import Progress
 
-VERSION = 2  # raised when the same videos give other values
+VERSION = 3  # raised when the same videos give other values
 FRAMES_AT_ONCE, BYTES_AT_ONCE = 64, 24_000_000  # of a video, at most
 LEAST_FRAMES = 2
 TOLERATED_FRAMES = 2  # by which lengths may differ without a note
@@ -117,7 +117,8 @@ class Scorer:
     """Compares videos.
 
     The landmarks of real faces are read from files beside the videos or detected; without either the lips are
-    not measured. Faces of ``procedural`` speakers are measured by the embedded judges.
+    not measured. Their identity similarity is CSIM-dlib, where dlib is installed. Faces of ``procedural``
+    speakers are measured by the embedded judges.
     """
 
     procedural: bool = False
@@ -128,8 +129,10 @@ class Scorer:
         """Changes with the videos, with the landmarks beside them, and with how these are found."""
         files = [pair.generated, pair.reference, find_sidecar(pair.generated), find_sidecar(pair.reference)]
         states = [(path.stat().st_size, path.stat().st_mtime_ns) if path else None for path in files]
-        faces = weights_digest() if self.procedural else self.detect and detector_name(self.detect)
-        return digest(VERSION, faces, pair.clip, states)
+        detector = self.detect and detector_name(self.detect)
+        real = not self.procedural
+        networks = networks_digest(real) if self.procedural or recogniser.is_installed() else ""
+        return digest(VERSION, networks, detector if real else "", pair.clip, states)
 
     def score(self, pair: Pair) -> dict[str, Any]:
         """The metrics of a clip, the number of its frames, that of frames with a face in both videos, and a
@@ -175,10 +178,10 @@ class Scorer:
         for first, images, truth in blocks(*videos, times):
             metrics.append(pd.DataFrame(pixel_metrics(images, truth)))
             if self.procedural:
-                faces = Face.of(images, self.device), Face.of(truth, self.device)
+                faces = Face.of(images, device=self.device), Face.of(truth, device=self.device)
             elif output and true:
                 shown = slice(first, first + len(images))
-                faces = Face(output.landmarks[shown]), Face(true.landmarks[shown])
+                faces = real_face(images, output.landmarks[shown]), real_face(truth, true.landmarks[shown])
             else:
                 continue
             seen.append(faces)
@@ -259,12 +262,24 @@ def landmarks_at(opened: Opened, times: np.ndarray, reference: VideoFile) -> Fac
     return Face(opened.points[opened.video.shown_at(times)] * scale)
 
 
+def real_face(images: np.ndarray, landmarks: np.ndarray) -> Face:
+    """Landmarks (n, 68, 2) of real people in images (n, H, W, 3) uint8, with identity features where dlib is
+    installed; both are NaN where there is no face.
+    """
+    if not recogniser.is_installed():
+        return Face(landmarks)
+    found = np.isfinite(landmarks).all((1, 2))
+    features = np.full((len(images), recogniser.FEATURES), np.nan)
+    if found.any():
+        features[found] = recogniser.face_features(images[found], landmarks[found])
+    return Face(landmarks, features, recogniser.CSIM)
+
+
 def concatenate(faces: Sequence[Face]) -> Face:
     """Faces of several blocks."""
     features = [face.features for face in faces if face.features is not None]
-    return Face(
-        np.concatenate([face.landmarks for face in faces]), np.concatenate(features) if features else None
-    )
+    landmarks = np.concatenate([face.landmarks for face in faces])
+    return Face(landmarks, np.concatenate(features) if features else None, faces[0].similarity)
 
 
 def metrics_of_faces(
@@ -277,7 +292,8 @@ def metrics_of_faces(
         return {}
 
     def selected(face: Face) -> Face:
-        return Face(face.landmarks[usable], None if face.features is None else face.features[usable])
+        features = None if face.features is None else face.features[usable]
+        return Face(face.landmarks[usable], features, face.similarity)
 
     silent = None if silent is None else silent[usable]
     by_frame, of_clip = face_metrics(selected(generated), selected(truth), points[usable], silent)

@@ -15,11 +15,12 @@ from talking_heads.experiments.diffused.clips import validation_clips
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, frame_count, measure, run
 from talking_heads.experiments.diffused.tables import OF_CLIPS
 from talking_heads.experiments.diffused.weights import load_model, run_id
+from talking_heads.judges.faces import SIMILARITIES, similarity_metric
 from talking_heads.metrics.statistics import mean_estimate
 
 SAMPLERS, STEPS = ("ddpm", "ddim", "dpm_solver"), (5, 10, 20)
 GUIDANCES, MOTION_NOISES = (1.0, 1.5, 2.0, 3.0), (0.0, 0.05, 0.1, 0.2)
-METRICS = (LMD, "SSIM", "PSNR", "CSIM-judge", *OF_CLIPS)
+METRICS = (LMD, "SSIM", "PSNR", *SIMILARITIES, *OF_CLIPS)
 
 
 def settings(profile: Profile) -> Iterator[Profile]:
@@ -53,6 +54,7 @@ def search(profile: Profile, weights: str, data: Path, results: Path, device: to
     path, runs = folder / "tables/sampling_search.csv", folder / "runs/validation"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
+    similarity = similarity_metric(profile.data.real)
     for changed in settings(profile):
         generator = replace(model.generator, section=changed.diffused)
         evaluation = Evaluation(changed, clips, generator, model.encoder, key, runs, device)
@@ -64,12 +66,12 @@ def search(profile: Profile, weights: str, data: Path, results: Path, device: to
         row["seconds"] = float("nan") if resumed else seconds
         for metric in METRICS:
             table = measured.clips if metric in measured.clips else measured.frames
-            if metric not in table:  # such as PER-judge, where what is said is not known
+            if metric not in table:  # such as PER-judge of real people
                 continue
             estimate = mean_estimate(table.groupby("identity")[metric].mean().dropna().to_numpy())
             row |= {metric: estimate.value, f"{metric}, low": estimate.low, f"{metric}, high": estimate.high}
         rows.append(row)
         pd.DataFrame(rows).to_csv(path, index=False, float_format="%.5g")
-        shown = {name: round(row[name], 3) for name in ("mouth opening", "mouth width", LMD, "CSIM-judge")}
+        shown = {name: round(row[name], 3) for name in ("mouth opening", "mouth width", LMD, similarity)}
         print(f"  {changed.diffused.sampling.model_dump()}: {shown}", flush=True)
     return pd.DataFrame(rows)

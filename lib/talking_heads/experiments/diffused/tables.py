@@ -16,6 +16,7 @@ from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
 from talking_heads.experiments.reference import is_plain, measured_table
 from talking_heads.files import replacing
+from talking_heads.judges.faces import SIMILARITIES
 from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
 
@@ -28,8 +29,7 @@ OF_CLIPS = (
     "mouth closed in silence",
     "blinks a second",
     "true blinks a second",
-    "CSIM-judge, first second",
-    "CSIM-judge, last second",
+    *(f"{name}, {second} second" for name in SIMILARITIES for second in ("first", "last")),
     "flow of the head",
     "true flow of the head",
 )
@@ -96,7 +96,7 @@ def plain_table1(profile: Profile, results: Path) -> pd.DataFrame:
     They are those of ``results/laptop-plain``, or of the committed reference (:func:`measured_table`); empty
     where neither has them.
     """
-    if profile.data.source != "speakers" or is_plain(profile):
+    if profile.data.real or is_plain(profile):
         return pd.DataFrame()
     plain = load(PLAIN_PROFILE)
     rows = measured_table(TABLE1_FILE, plain, results)
@@ -110,7 +110,7 @@ def table3(measured: Measured, profile: Profile) -> pd.DataFrame:
     motion frames are grey.
     """
     conditions = profile.diffused.conditions
-    here = _rows(measured, (*TABLE3, "CSIM-judge", *OF_CLIPS), profile)
+    here = _rows(measured, (*TABLE3, *SIMILARITIES, *OF_CLIPS), profile)
     of_diffusion = here["method"].isin(ROWS)  # the baselines have neither
     here["audio_windows"] = pd.Series(conditions.audio_windows, here.index, object).where(of_diffusion)
     here["motion_grey"] = pd.Series(conditions.motion_grey, here.index, object).where(of_diffusion)
@@ -158,7 +158,7 @@ def scored_rows(folder: Path, metrics: Sequence[str]) -> pd.DataFrame:
 
 def corpus_name(profile: Profile) -> str:
     """The corpus of a profile, by the paper's name where it is one of the paper's."""
-    if profile.data.source == "speakers":
+    if not profile.data.real:
         return "procedural speakers" + (", plain" if is_plain(profile) else "")
     return CORPUS_OF_LAYOUT.get(profile.data.layout, "own videos")
 
@@ -169,7 +169,7 @@ def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.Da
     rows = []
     for metric in metrics:
         if metric not in measured.clips and metric not in measured.frames:
-            continue  # such as PER-judge, where what is said is not known
+            continue  # such as PER-judge of real people
         values = measured.clips if metric in measured.clips else measured.frames
         ours = _means(values, OURS, metric)
         if not np.isfinite(ours).any():  # such as CPBD of small frames

@@ -43,6 +43,15 @@ def quick(section: Diffused) -> Diffused:
     return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
 
 
+def mean_scores(sample: Sample) -> dict[str, float]:
+    """The mean scores of clips; none of real people where dlib is missing, which no training needs."""
+    try:
+        return sample.scores().mean().to_dict()
+    except FileNotFoundError as error:
+        print(f"  samples are not scored: {error}", flush=True)
+        return {}
+
+
 class TalkingRun(RecordedTraining):
     """A training on talking clips; its validation clips are watched."""
 
@@ -56,7 +65,7 @@ class TalkingRun(RecordedTraining):
         device: torch.device,
         workers: int | None = None,
     ):
-        self.validation, name = data.validation, self.kind.variant
+        self.profile, self.validation, name = profile, data.validation, self.kind.variant
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
         workers = worker_count(workers, device, distributed.ranks())
         learner = self.kind(profile, data.training, self.encoder, device, workers)
@@ -74,17 +83,6 @@ class DiffusionRun(TalkingRun):
     """The training of the denoising network."""
 
     kind = DiffusionLearner
-
-    def __init__(
-        self,
-        profile: Profile,
-        data: ClipData,
-        runs: Path,
-        device: torch.device,
-        workers: int | None = None,
-    ):
-        super().__init__(profile, data, runs, device, workers)
-        self.profile = profile
 
     @cached_property
     def windows(self) -> list[Windows]:
@@ -124,12 +122,13 @@ class DiffusionRun(TalkingRun):
         sample, name = self.talk(generator, TALKING, TALKED), f"step{self.learner.step:06d}"
         sample.save_sheet(self.folder / f"{name}.png")
         sample.save_clip(self.folder / f"{name}.mp4")
-        return sample.scores().mean().to_dict()
+        return mean_scores(sample)
 
     def talk(self, generator: Generator, clips: int, frames: int) -> Sample:
         """The beginnings of validation clips (:meth:`Beginnings.read`), from their first frames and sound."""
         each_side = self.profile.diffused.conditions.audio_windows
-        truth = Beginnings.read(self.validation, self.encoder, clips, frames, each_side)
+        real = self.profile.data.real
+        truth = Beginnings.read(self.validation, self.encoder, clips, frames, each_side, real)
         return truth.talk(generator)
 
     @contextmanager
@@ -171,7 +170,8 @@ class SdaRun(TalkingRun):
     def truth(self) -> Beginnings:
         """The beginnings of validation clips."""
         each_side = self.learner.section.conditions.audio_windows
-        return Beginnings.read(self.validation, self.encoder, TALKING, TALKED, each_side)
+        real = self.profile.data.real
+        return Beginnings.read(self.validation, self.encoder, TALKING, TALKED, each_side, real)
 
     @torch.no_grad()
     def watch(self, learner: SdaLearner) -> dict[str, float]:
@@ -181,7 +181,7 @@ class SdaRun(TalkingRun):
         generator.train()
         error = np.abs(sample.generated.astype(np.float32) - sample.truth)
         sample.save_sheet(self.folder / f"step{learner.step:06d}.png")
-        return {"validation": float(error.mean()), **sample.scores().mean().to_dict()}
+        return {"validation": float(error.mean()), **mean_scores(sample)}
 
 
 class LandmarkRun(TalkingRun):

@@ -15,8 +15,6 @@ from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.claim_measurements import Measurements, end_of
 from talking_heads.metrics.statistics import correlation
 
-SIMILARITY = "CSIM-judge"
-
 
 def training_frames_are_overfitted(data: Measurements) -> str:
     """Claim 1: fine-tuning fits the training frames more than it improves held-out frames."""
@@ -25,19 +23,19 @@ def training_frames_are_overfitted(data: Measurements) -> str:
     pair, t = (methods.AFTER, methods.BEFORE), data.evidence.shots[0]
     return (
         f"At T = {data.evidence.t} fine-tuning lowers L′_CNT on the training frames from {loss.iloc[0]:.2f} "
-        f"to {loss.iloc[-1]:.2f}. On held-out frames it gains {data.difference(SIMILARITY, *pair)} in "
-        f"CSIM-judge and {data.difference('SSIM', *pair)} in SSIM; at T = {t} it gains "
-        f"{data.difference(SIMILARITY, *pair, t)} and {data.difference('SSIM', *pair, t)}."
+        f"to {loss.iloc[-1]:.2f}. On held-out frames it gains {data.difference(data.similarity, *pair)} in "
+        f"{data.similarity} and {data.difference('SSIM', *pair)} in SSIM; at T = {t} it gains "
+        f"{data.difference(data.similarity, *pair, t)} and {data.difference('SSIM', *pair, t)}."
     )
 
 
 def gains_diminish_with_t(data: Measurements) -> str:
     """Claim 2: additional frames contribute less at a larger T."""
     few, middle, many = data.evidence.shots
-    at_few, at_middle, at_many = (data.mean(methods.OURS, SIMILARITY, t) for t in data.evidence.shots)
+    at_few, at_middle, at_many = (data.mean(methods.OURS, data.similarity, t) for t in data.evidence.shots)
     only_if(at_many - at_middle < at_middle - at_few)
     sentences = ["Additional frames contribute less at a larger T."]
-    for metric in (SIMILARITY, "SSIM"):
+    for metric in (data.similarity, "SSIM"):
         first = data.gain_by_frames(metric, methods.OURS, few, middle)
         second = data.gain_by_frames(metric, methods.OURS, middle, many)
         sentences.append(
@@ -49,12 +47,12 @@ def gains_diminish_with_t(data: Measurements) -> str:
 def fine_tuning_outweighs_longer_training(data: Measurements) -> str:
     """Claim 3: at the smallest T, FT is behind FF before fine-tuning and ahead after it."""
     few, many = data.evidence.shots[0], data.evidence.shots[-1]
-    before = data.mean(methods.BEFORE, SIMILARITY, few)
-    fine_tuned = [data.mean(methods.AFTER, SIMILARITY, t) for t in (few, many)]
-    feed_forward = [data.mean(methods.FEED_FORWARD, SIMILARITY, t) for t in (few, many)]
+    before = data.mean(methods.BEFORE, data.similarity, few)
+    fine_tuned = [data.mean(methods.AFTER, data.similarity, t) for t in (few, many)]
+    feed_forward = [data.mean(methods.FEED_FORWARD, data.similarity, t) for t in (few, many)]
     only_if(fine_tuned[0] > feed_forward[0] > before)
     return (
-        f"Between T = {few} and {many} the CSIM-judge of FF changes from {feed_forward[0]:.3f} to "
+        f"Between T = {few} and {many} the {data.similarity} of FF changes from {feed_forward[0]:.3f} to "
         f"{feed_forward[1]:.3f}, that of FT from {fine_tuned[0]:.3f} to {fine_tuned[1]:.3f}. At T = {few} "
         f"FT has {before:.3f} before fine-tuning, below FF, and is above FF after it: already on the fewest "
         "frames fine-tuning gains more than FF's longer training."
@@ -82,34 +80,37 @@ def repaired_by_fine_tuning(data: Measurements, row: str) -> str:
         f"After {steps[0] - 1} of {ablation.index[-1]} steps it reaches the start of the full model, and it "
         f"ends at {end_of(ablation):.2f} against {end_of(full):.2f}. Fine-tuning adapts all of G, not only "
         "ψ′, and makes up for more than half of the wrong start. The remaining difference to the full "
-        f"model is {data.difference(SIMILARITY, row, methods.OURS)} in CSIM-judge and "
+        f"model is {data.difference(data.similarity, row, methods.OURS)} in {data.similarity} and "
         f"{data.difference('SSIM', row, methods.OURS)} in SSIM."
     )
 
 
 def feed_forward_images_are_poor(data: Measurements) -> str:
     """Claim 4: the images before fine-tuning are less similar than another frame of the identity."""
-    feed_forward = data.mean(methods.OURS_BEFORE, SIMILARITY)
-    nearest = data.mean(methods.NEAREST, SIMILARITY)
+    feed_forward = data.mean(methods.OURS_BEFORE, data.similarity)
+    nearest = data.mean(methods.NEAREST, data.similarity)
     only_if(feed_forward < nearest)
     return (
         "The claim compares with weak images, those of the small corpus's model before fine-tuning: their "
-        f"CSIM-judge is {feed_forward:.2f}, where a training frame of the same identity in another pose has "
-        f"{nearest:.2f}."
+        f"{data.similarity} is {feed_forward:.2f}, where a training frame of the same identity in another "
+        f"pose has {nearest:.2f}."
     )
 
 
 def normal_psi_breaks_the_pose(data: Measurements) -> str:
-    """Claim 5: a ψ̂ of the wrong scale fails in pose, although its CSIM-judge is high enough."""
+    """Claim 5: a ψ̂ of the wrong scale fails in pose, although its identity similarity is high enough."""
     error, full_error = (data.mean(name, "landmark error") for name in (methods.NORMAL_PSI, methods.OURS))
     ssim, full_ssim = (data.mean(name, "SSIM") for name in (methods.NORMAL_PSI, methods.OURS))
-    similarity, full_similarity = (data.mean(name, SIMILARITY) for name in (methods.NORMAL_PSI, methods.OURS))
-    only_if(error > 1.5 * full_error and similarity > data.mean(methods.OURS_BEFORE, SIMILARITY))
+    similarity, full_similarity = (
+        data.mean(name, data.similarity) for name in (methods.NORMAL_PSI, methods.OURS)
+    )
+    only_if(error > 1.5 * full_error and similarity > data.mean(methods.OURS_BEFORE, data.similarity))
     return (
         f"The row {methods.NORMAL_PSI}, which has the wrong scale, is not repaired: its landmark error is "
         f"{error:.3f} against {full_error:.3f} of the full model, its SSIM {ssim:.2f} against "
-        f"{full_ssim:.2f}. Its CSIM-judge, {similarity:.2f} against {full_similarity:.2f}, is nevertheless "
-        "above that of the images before fine-tuning: CSIM-judge alone does not measure plausibility."
+        f"{full_ssim:.2f}. Its {data.similarity}, {similarity:.2f} against {full_similarity:.2f}, is "
+        f"nevertheless above that of the images before fine-tuning: {data.similarity} alone does not measure "
+        "plausibility."
     )
 
 
@@ -130,10 +131,11 @@ def discriminator_barely_separates(data: Measurements) -> str:
 
 def discriminator_start_has_little_effect(data: Measurements) -> str:
     """Claims 6 and 7: D′ separates little from a random w′ on, and L′_ADV as a whole changes little."""
+    change = data.difference(data.similarity, methods.NO_ADVERSARIAL, methods.OURS)
     return (
         f"With a random w′, D′ {weak_separation(data, methods.NO_MATCH_ONE_SHOT)} Fine-tuning without "
-        f"L′_ADV changes CSIM-judge by {data.difference(SIMILARITY, methods.NO_ADVERSARIAL, methods.OURS)}; "
-        "the start of D′ has an effect through this term alone."
+        f"L′_ADV changes {data.similarity} by {change}; the start of D′ has an effect through this term "
+        "alone."
     )
 
 
@@ -201,13 +203,13 @@ def distance_follows_similarity(data: Measurements) -> str:
 def pix2pixhd_has_no_embedder(data: Measurements) -> str:
     """Claim 9: Pix2pixHD learns an identity from the T frames only."""
     few, many = data.evidence.shots[0], data.evidence.shots[-1]
-    pix2pixhd = [data.mean(methods.PIX2PIXHD, SIMILARITY, t) for t in (few, many)]
-    ours = [data.mean(methods.OURS, SIMILARITY, t) for t in (few, many)]
+    pix2pixhd = [data.mean(methods.PIX2PIXHD, data.similarity, t) for t in (few, many)]
+    ours = [data.mean(methods.OURS, data.similarity, t) for t in (few, many)]
     only_if(pix2pixhd[0] < ours[0])
     return (
         "Pix2pixHD has no embedder: it learns an identity from the T frames only, with more steps per "
-        f"epoch at a larger T. Its CSIM-judge is {pix2pixhd[0]:.3f} (ours {ours[0]:.3f}) at T = {few} and "
-        f"{pix2pixhd[1]:.3f} (ours {ours[1]:.3f}) at T = {many}."
+        f"epoch at a larger T. Its {data.similarity} is {pix2pixhd[0]:.3f} (ours {ours[0]:.3f}) at T = {few} "
+        f"and {pix2pixhd[1]:.3f} (ours {ours[1]:.3f}) at T = {many}."
     )
 
 
@@ -253,13 +255,13 @@ def inference_times_are_close(data: Measurements) -> str:
 
 def fine_tuning_evens_out_corpora(data: Measurements) -> str:
     """Claim 12: the lead of the large corpus shrinks with fine-tuning."""
-    before, ours_before = (data.mean(name, SIMILARITY) for name in (methods.BEFORE, methods.OURS_BEFORE))
-    after, ours = (data.mean(name, SIMILARITY) for name in (methods.AFTER, methods.OURS))
+    before, ours_before = (data.mean(name, data.similarity) for name in (methods.BEFORE, methods.OURS_BEFORE))
+    after, ours = (data.mean(name, data.similarity) for name in (methods.AFTER, methods.OURS))
     only_if(before - ours_before > after - ours)
     return (
-        "The model of the large corpus leads in CSIM-judge by "
-        f"{data.difference(SIMILARITY, methods.BEFORE, methods.OURS_BEFORE)} before fine-tuning and by "
-        f"{data.difference(SIMILARITY, methods.AFTER, methods.OURS)} after it: fine-tuning reduces the "
+        f"The model of the large corpus leads in {data.similarity} by "
+        f"{data.difference(data.similarity, methods.BEFORE, methods.OURS_BEFORE)} before fine-tuning and by "
+        f"{data.difference(data.similarity, methods.AFTER, methods.OURS)} after it: fine-tuning reduces the "
         "effect of the corpus."
     )
 
@@ -288,19 +290,19 @@ def sharpness_and_similarity_by_method(data: Measurements) -> str:
     baselines = (methods.X2FACE, methods.PIX2PIXHD)
     ours = (methods.OURS_BEFORE, methods.OURS, methods.FEED_FORWARD, methods.AFTER)
     texts = [
-        f"{name} {data.mean(name, 'sharpness'):.2f}, {data.mean(name, SIMILARITY):.3f}"
+        f"{name} {data.mean(name, 'sharpness'):.2f}, {data.mean(name, data.similarity):.3f}"
         for name in (*baselines, *ours)
     ]
-    return f"Sharpness and CSIM-judge by method: {'; '.join(texts)}."
+    return f"Sharpness and {data.similarity} by method: {'; '.join(texts)}."
 
 
 def far_poses_are_harder(data: Measurements) -> str:
     """Claim 15: the fine-tuned model is worse on far poses than on near ones."""
-    head, frame = (data.by_pose_distance(name, SIMILARITY) for name in (methods.AFTER, methods.NEAREST))
+    head, frame = (data.by_pose_distance(name, data.similarity) for name in (methods.AFTER, methods.NEAREST))
     only_if(head.far < head.near)
     return (
-        f"CSIM-judge on frames near to the T frames and far from them: {methods.AFTER} {head.near:.3f} and "
-        f"{head.far:.3f}; {methods.NEAREST} {frame.near:.3f} and {frame.far:.3f}."
+        f"{data.similarity} on frames near to the T frames and far from them: {methods.AFTER} "
+        f"{head.near:.3f} and {head.far:.3f}; {methods.NEAREST} {frame.near:.3f} and {frame.far:.3f}."
     )
 
 

@@ -43,7 +43,12 @@ class Measurements:
 
     evidence: Evidence
     losses: Mapping[str, pd.DataFrame]  # as of :func:`protocol.tuning_logs`
-    judge_error: float  # landmark error of the judge on true frames
+    judge_error: float  # landmark error of the judge on true frames; NaN of real people
+
+    @property
+    def similarity(self) -> str:
+        """The name of the identity similarity."""
+        return self.evidence.similarity_metric
 
     def mean(self, method: str, metric: str, t: int | None = None) -> float:
         """Mean of a metric over identities."""
@@ -108,14 +113,18 @@ def end_of(loss: "pd.Series[float]") -> float:
     return float(loss.iloc[-LAST_STEPS:].mean())
 
 
-def collect(evidence: Evidence, cells: Sequence[Path], device: str | torch.device = "cpu") -> Measurements:
+def collect(
+    evidence: Evidence, cells: Sequence[Path], device: str | torch.device = "cpu", *, real: bool = False
+) -> Measurements:
     """Read from the cells of the middle T what the explanations need."""
     paths = [path for path in cells if Cell.of(path).t == evidence.t]
     errors = []
     for path in paths:
-        if Cell.of(path).seed == 0:
+        if Cell.of(path).seed == 0 and not real:
             with opened_cell(path) as cell:
                 landmarks = judges.find_landmarks(cell["truth"], device)
                 errors.append(landmark_error(landmarks, cell["points"]).mean())
     fine_tuned = (methods.AFTER, methods.OURS, *methods.ABLATIONS)
-    return Measurements(evidence, tuning_logs(paths, fine_tuned), float(np.mean(errors)))
+    return Measurements(
+        evidence, tuning_logs(paths, fine_tuned), float(np.mean(errors)) if errors else np.nan
+    )

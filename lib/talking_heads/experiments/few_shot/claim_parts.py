@@ -1,8 +1,8 @@
 """The comparisons that claims consist of: positive where the claim holds, with an interval and a p-value.
 
-Differences are paired by identity. The identity similarity is CSIM where ArcFace is available and CSIM-judge
-elsewhere; the Fréchet distance is FID where Inception is available and FD-judge elsewhere. The name of a part
-states what was measured.
+Differences are paired by identity. The identity similarity is CSIM where ArcFace is available; elsewhere it
+is CSIM-judge, or CSIM-dlib of real people. The Fréchet distance is FID where Inception is available and
+FD-judge elsewhere; real people have no other. The name of a part states what was measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
 from talking_heads.experiments.few_shot.paper_numbers import orient, paper_value
 from talking_heads.experiments.few_shot.protocol import Features, per_identity
-from talking_heads.experiments.few_shot.tables import frechet_of_halves
+from talking_heads.experiments.few_shot.tables import FACES_COMMAND, frechet_of_halves
+from talking_heads.judges.faces import CSIM_JUDGE, similarity_metric
 from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed, samples_without_one
 from talking_heads.metrics.statistics import (
     Estimate,
@@ -50,8 +51,15 @@ class Evidence:
     timings: pd.DataFrame | None = None
     stability: pd.DataFrame | None = None  # as of :func:`stability.stability`
     shots: tuple[int, ...] = (1, 8, 32)
-    similarity_metric: str = "CSIM-judge"  # a column of ``frames``
+    similarity_metric: str = CSIM_JUDGE  # a column of ``frames``
     distance_metric: str = "FD-judge"  # the name of the Fréchet distance of ``features``
+
+
+def metric_names(real: bool) -> tuple[str, str]:
+    """The identity similarity and the Fréchet distance of procedural speakers, or of ``real`` people, before
+    :func:`use_paper_metrics`.
+    """
+    return similarity_metric(real), "FID" if real else "FD-judge"
 
 
 class Setting(NamedTuple):
@@ -77,7 +85,7 @@ def steps_of_t(evidence: Evidence) -> list[tuple[int, int]]:
 def use_paper_metrics(evidence: Evidence, paper: PaperMetrics) -> Evidence:
     """The evidence with CSIM as identity similarity and FID as Fréchet distance.
 
-    Each replaces the judges' metric only where it was measured for every method and T of the frames.
+    Each replaces the other metric only where it was measured for every method and T of the frames.
     """
     keys = set(zip(evidence.frames["method"], evidence.frames["T"], strict=True))
     if keys <= set(paper.csim):
@@ -89,6 +97,13 @@ def use_paper_metrics(evidence: Evidence, paper: PaperMetrics) -> Evidence:
     if keys <= set(paper.inception):
         evidence = replace(evidence, features=paper.inception, distance_metric="FID")
     return evidence
+
+
+def missing_measurement(evidence: Evidence, metric: str, setting: Setting) -> str:
+    """Why a metric of a setting has no values: dlib is missing, so that it was measured nowhere, or the
+    setting was not run.
+    """
+    return FACES_COMMAND if evidence.frames[metric].isna().all() else str(setting)
 
 
 # -- paired differences -----------------------------------------------------------------------------
@@ -104,7 +119,7 @@ def compare_metric(evidence: Evidence, metric: str, first: Setting, second: Sett
     for setting in (first, second):
         values = per_identity(evidence.frames, setting.method, setting.t, metric)
         if values.empty:
-            return Part(name, missing=str(setting))
+            return Part(name, missing=missing_measurement(evidence, metric, setting))
         means.append(pd.Series(orient(metric, values.to_numpy()), values.index))
     return Part(name, paired_by_identity(*means))
 
@@ -153,7 +168,7 @@ def compare_distance(evidence: Evidence, first: Setting, second: Setting) -> Par
     name = f"{evidence.distance_metric}: {first}, against {second}"
     for setting in (first, second):
         if setting not in evidence.features:
-            return Part(name, missing=str(setting))
+            return Part(name, missing=str(setting) if evidence.features else "Inception's features")
     pair = [evidence.features[first], evidence.features[second]]
     groups = jackknife_groups(pair)
     dimension = pair[0].true.shape[1]
@@ -265,9 +280,9 @@ def compare_far_poses(evidence: Evidence, metric: str, method: str) -> Part:
     name, means = f"{metric} on far poses: {method} against {methods.NEAREST}", []
     far = far_frames(frame_means(evidence, methods.NEAREST))
     for setting in settings_at(evidence.t, method, methods.NEAREST):
-        values = frame_means(evidence, setting.method)[metric]
+        values = frame_means(evidence, setting.method)[metric].dropna()
         if values.empty:
-            return Part(name, missing=str(setting))
+            return Part(name, missing=missing_measurement(evidence, metric, setting))
         by_identity = values.reindex(far.index[far]).groupby("identity").mean()
         means.append(pd.Series(orient(metric, by_identity.to_numpy()), by_identity.index))
     return Part(name, paired_by_identity(*means))
@@ -287,7 +302,8 @@ def correlate_with_sharpness(evidence: Evidence) -> Part:
     correlations = np.array([correlation(*table.to_numpy().T) for table in tables])
     correlations = correlations[np.isfinite(correlations)]
     if not len(correlations):
-        return Part(name, missing=f"{FEWEST_METHODS} methods")
+        unmeasured = evidence.frames[metric].isna().all()
+        return Part(name, missing=FACES_COMMAND if unmeasured else f"{FEWEST_METHODS} methods")
     return Part(name, mean_estimate(-correlations))
 
 

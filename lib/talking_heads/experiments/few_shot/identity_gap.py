@@ -16,12 +16,12 @@ from talking_heads.config import Profile
 from talking_heads.data.frames import Frames
 from talking_heads.few_shot.fine_tuning import FineTuning, fine_tune, steps_per_epoch
 from talking_heads.few_shot.head import Head, generate
-from talking_heads.judges.use import identity_features
+from talking_heads.judges.faces import features_of, similarity_metric
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import ssim
 
 EPOCHS = (0, 1, 2, 5, 10, 20, 40)
-METRICS = {"SSIM": "tab:blue", "CSIM-judge": "tab:orange"}  # with the colours of their curves
+COLOURS = ("tab:blue", "tab:orange")  # of SSIM and of the identity similarity
 TICKS = 12  # epochs labelled below a curve, at most
 
 
@@ -32,11 +32,12 @@ class ScoreCurve:
     a few milliseconds.
     """
 
-    def __init__(self):
+    def __init__(self, metrics: Sequence[str]):
         self.canvas = FigureCanvasAgg(Figure(figsize=(4.2, 1.7), dpi=100))
         self.axes = axes = self.canvas.figure.add_axes((0.11, 0.24, 0.86, 0.62))
-        self.lines = {name: axes.plot([], [], color=METRICS[name], label=name)[0] for name in METRICS}
-        self.marks = {name: axes.plot([], [], "o", color=METRICS[name], animated=True)[0] for name in METRICS}
+        colours = dict(zip(metrics, COLOURS, strict=False))
+        self.lines = {name: axes.plot([], [], color=c, label=name)[0] for name, c in colours.items()}
+        self.marks = {name: axes.plot([], [], "o", color=c, animated=True)[0] for name, c in colours.items()}
         self.rule = axes.axvline(0, color="0.6", linestyle="--", linewidth=1, animated=True)
         axes.set_xlabel("epoch", fontsize=7, labelpad=1)
         axes.tick_params(labelsize=7)
@@ -77,6 +78,7 @@ class FineTuningHistory:
 
     train: Frames  # T frames
     test: Frames  # n frames
+    real: bool = False  # whether they show a real person
     images: dict[int, np.ndarray] = field(default_factory=dict)  # generated, (n, S, S, 3) uint8, by epoch
     scores: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # (n,), by epoch and metric
     heads: dict[int, Head] = field(default_factory=dict)  # by epoch
@@ -93,13 +95,14 @@ class FineTuningHistory:
 
     def add(self, epoch: int, head: Head) -> None:
         """Evaluate a head on the held-out frames, and keep a copy of it."""
-        device = self.test.x.device
+        device, points = self.test.x.device, self.test.points[:, :68]
         generated, truth = generate(head, self.test.y), self.test.images
-        similarity = cosine(identity_features(generated, device), identity_features(truth, device))
-        self.scores[epoch] = {
-            "SSIM": np.array([ssim(a, b) for a, b in zip(generated, truth, strict=True)]),
-            "CSIM-judge": similarity,
-        }
+        self.scores[epoch] = {"SSIM": np.array([ssim(a, b) for a, b in zip(generated, truth, strict=True)])}
+        features, true = (
+            features_of(images, points, real=self.real, device=device) for images in (generated, truth)
+        )
+        if features is not None and true is not None:
+            self.scores[epoch][similarity_metric(self.real)] = cosine(features, true)
         self.heads[epoch] = copy.deepcopy(head)
         self.images[epoch] = generated
 
@@ -129,7 +132,7 @@ class FineTuningHistory:
         return ["", "", self._caption(frame, 0), self._caption(frame, epoch), "", ""]
 
     def _caption(self, frame: int, epoch: int) -> str:
-        return ", ".join(f"{metric} {self.scores[epoch][metric][frame]:.3f}" for metric in METRICS)
+        return ", ".join(f"{metric} {self.scores[epoch][metric][frame]:.3f}" for metric in self.scores[epoch])
 
     def curve(self, epoch: int) -> bytes:
         """Mean scores over epochs as a PNG image, with ``epoch`` marked."""
@@ -137,7 +140,7 @@ class FineTuningHistory:
 
     @cached_property
     def _curve(self) -> ScoreCurve:
-        return ScoreCurve()
+        return ScoreCurve(list(self.mean_scores()))
 
 
 def record_fine_tuning(
@@ -146,16 +149,19 @@ def record_fine_tuning(
     test: Frames,
     epochs: Sequence[int] = EPOCHS,
     watch: Callable[[int, FineTuningHistory], bool | None] | None = None,
+    real: bool | None = None,
 ) -> FineTuningHistory:
     """Run a fine-tuning on the frames ``train`` and evaluate it on ``test`` after each of ``epochs``.
 
     ``tuning`` comes from :func:`fine_tuning.set_up`. ``watch(epoch, history)`` is called after each
     evaluation; it stops the run by returning True. Raises ValueError where ``epochs`` lacks 0, the
     feed-forward head.
+
+    ``real`` states that the frames show a real person; by default they are those of the profile's corpus.
     """
     if 0 not in epochs:
         raise ValueError(f"the epochs {list(epochs)} lack 0, the feed-forward head")
-    history = FineTuningHistory(train, test)
+    history = FineTuningHistory(train, test, tuning.profile.data.real if real is None else real)
     steps = steps_per_epoch(len(train.x), tuning.profile.few_shot.fine_tuning.batch)
 
     def evaluate(step: int, tuning: FineTuning) -> bool | None:

@@ -39,7 +39,7 @@ def paper_value(method: str, t: int, metric: str) -> float:
 
 def corpus_name(profile: Profile) -> str:
     """The corpus of a profile, in words."""
-    if profile.data.source == "speakers":
+    if not profile.data.real:
         return "procedural speakers"
     return {"voxceleb1": "VoxCeleb1", "voxceleb2": "VoxCeleb2"}.get(profile.data.layout, "own videos")
 

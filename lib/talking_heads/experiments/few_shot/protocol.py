@@ -40,8 +40,8 @@ from talking_heads.experiments.few_shot.methods import (
 from talking_heads.few_shot import fine_tuning
 from talking_heads.few_shot.baselines import training as baselines
 from talking_heads.files import replacing
-from talking_heads.judges import use as judges
-from talking_heads.metrics.distances import cosine
+from talking_heads.judges.faces import Face
+from talking_heads.metrics import recogniser
 from talking_heads.metrics.images import sharpness, ssim
 from talking_heads.metrics.landmarks import landmark_error
 from talking_heads.nn.perceptual import embedded_digest
@@ -321,33 +321,58 @@ def pose_distance(train: Frames, test: Frames) -> np.ndarray:
 
 # -- metrics ----------------------------------------------------------------------------------------
 class Judged(NamedTuple):
-    """Frames (n, S, S, 3) uint8 with the judges' identity features (n, 128) and landmarks (n, 68, 2)."""
+    """Frames (n, S, S, 3) uint8 with what is found in their faces."""
 
     images: np.ndarray
-    features: np.ndarray
-    landmarks: np.ndarray
+    face: Face
+
+    @property
+    def features(self) -> np.ndarray:
+        """Identity features (n, d)."""
+        assert self.face.features is not None
+        return self.face.features
+
+    def true_points(self, points: np.ndarray, *, real: bool) -> np.ndarray:
+        """The landmarks (n, 68, 2) of these true frames to compare with: ``points``, which are exact, and of
+        ``real`` people those that are found as in generated frames, so that detectors do not differ.
+        """
+        return self.face.landmarks if real else points
 
     @classmethod
-    def of(cls, images: np.ndarray, device: str | torch.device = "cpu") -> "Judged":
-        """Frames as the judges see them."""
-        return cls(images, judges.identity_features(images, device), judges.find_landmarks(images, device))
+    def of(
+        cls, images: np.ndarray, points: np.ndarray, *, real: bool = False, device: str | torch.device = "cpu"
+    ) -> "Judged":
+        """Frames (n, S, S, 3) uint8 of faces at ``points`` (n, 68, 2), with NaN for what is found in ``real``
+        people where dlib is missing.
+        """
+        if real and not recogniser.is_installed():
+            return cls(images, Face.unknown(len(images)))
+        return cls(images, Face.of(images, points, real=real, device=device))
 
 
 def compare(generated: Judged, truth: Judged, points: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric (n,) of generated frames against true ones, whose landmarks are ``points`` (n, 68, 2)."""
+    """Every metric (n,) of generated frames against true ones, whose landmarks are ``points`` (n, 68, 2):
+    exact ones, or those that are found in the same way (:meth:`Judged.true_points`).
+    """
     return {
         "SSIM": np.array([ssim(a, b) for a, b in zip(generated.images, truth.images, strict=True)]),
-        "CSIM-judge": cosine(generated.features, truth.features),
-        "landmark error": landmark_error(generated.landmarks, points),
+        generated.face.similarity: generated.face.similarity_to(truth.face),
+        "landmark error": landmark_error(generated.face.landmarks, points),
         "sharpness": sharpness(generated.images) / sharpness(truth.images),
     }
 
 
 def scores(
-    images: np.ndarray, truth: np.ndarray, points: np.ndarray, device: str | torch.device = "cpu"
+    images: np.ndarray,
+    truth: np.ndarray,
+    points: np.ndarray,
+    *,
+    real: bool = False,
+    device: str | torch.device = "cpu",
 ) -> dict[str, np.ndarray]:
     """:func:`compare` of frames (n, S, S, 3) uint8."""
-    return compare(Judged.of(images, device), Judged.of(truth, device), points)
+    generated, true = (Judged.of(frames, points, real=real, device=device) for frames in (images, truth))
+    return compare(generated, true, true.true_points(points, real=real))
 
 
 class Features(NamedTuple):
@@ -365,10 +390,10 @@ def measured_in(cell: Mapping[str, np.ndarray], names: Sequence[str], seed: int)
 
 
 def measure(
-    paths: Sequence[Path], names: Sequence[str], device: str | torch.device = "cpu"
+    paths: Sequence[Path], names: Sequence[str], device: str | torch.device = "cpu", *, real: bool = False
 ) -> tuple[pd.DataFrame, dict[tuple[str, int], Features]]:
     """One row for every method, T, identity, video, seed and held-out frame; and the judge's features by
-    (method, T).
+    (method, T), none of ``real`` people.
 
     Methods that do not depend on the seed are measured once, and so are true frames.
     """
@@ -379,20 +404,25 @@ def measure(
     def measure_video(cells: list[Path]) -> list[tuple[pd.DataFrame, Features]]:
         truth, results = None, []
         for path in cells:
-            truth, measured = measure_cell(path, names, truth, device)
+            truth, measured = measure_cell(path, names, truth, device, real=real)
             results += measured
         return results
 
     measured = list(chain.from_iterable(devices.in_threads(measure_video, by_video.values(), device)))
     features: dict[tuple[str, int], list[Features]] = {}
-    for rows, frame_features in measured:
+    for rows, frame_features in () if real else measured:
         features.setdefault((rows["method"].iloc[0], rows["T"].iloc[0]), []).append(frame_features)
     frames = pd.concat([rows for rows, _ in measured], ignore_index=True)
     return frames, {key: concatenate(parts) for key, parts in features.items()}
 
 
 def measure_cell(
-    path: Path, names: Sequence[str], truth: Judged | None, device: str | torch.device = "cpu"
+    path: Path,
+    names: Sequence[str],
+    truth: Judged | None,
+    device: str | torch.device = "cpu",
+    *,
+    real: bool = False,
 ) -> tuple[Judged, list[tuple[pd.DataFrame, Features]]]:
     """The true frames of a cell, and for every method its rows and features.
 
@@ -402,11 +432,12 @@ def measure_cell(
     with opened_cell(path) as cell:
         points = cell["points"]
         if truth is None or not np.array_equal(truth.images, cell["truth"]):
-            truth = Judged.of(cell["truth"], device)
-        true_mouth, true_eyes = openings(points)
+            truth = Judged.of(cell["truth"], points, real=real, device=device)
+        true_points = truth.true_points(points, real=real)
+        true_mouth, true_eyes = openings(true_points)
         for method in measured_in(cell, names, which.seed):
-            generated = Judged.of(cell[method], device)
-            mouth, eyes = openings(generated.landmarks)
+            generated = Judged.of(cell[method], points, real=real, device=device)
+            mouth, eyes = openings(generated.face.landmarks)
             row = {
                 "method": method,
                 "T": which.t,
@@ -414,7 +445,7 @@ def measure_cell(
                 "video": which.video,
                 "seed": which.seed,
                 "frame": np.arange(len(points)),
-                **compare(generated, truth, points),
+                **compare(generated, truth, true_points),
                 "pose distance": cell["pose distance"],
                 "mouth": mouth,
                 "true mouth": true_mouth,
@@ -492,6 +523,8 @@ def fakes(
 
 
 def per_identity(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:
-    """A metric's mean for each identity (over frames and seeds), sorted by identity."""
-    rows = frames[(frames["method"] == method) & (frames["T"] == t)]
+    """A metric's mean for each identity (over frames and seeds), sorted by identity; none where it was not
+    measured.
+    """
+    rows = frames[(frames["method"] == method) & (frames["T"] == t) & frames[metric].notna()]
     return rows.groupby("identity")[metric].mean().sort_index()

@@ -8,19 +8,20 @@ import torch
 
 from talking_heads.animation.animate import detector_for, halves, learn, source_frames
 from talking_heads.config import Profile
+from talking_heads.experiments.few_shot.protocol import Judged, compare
 from talking_heads.few_shot.baselines.trivial import nearest_frames
 from talking_heads.few_shot.head import feed_forward
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.metrics import recogniser
-from talking_heads.metrics.distances import cosine
-from talking_heads.metrics.images import ssim
+
+METRICS = ("SSIM", recogniser.CSIM, "landmark error")
 
 
 def heads_by_shots(
     path: Path, nets: Networks, profile: Profile, device: torch.device, folder: Path
 ) -> pd.DataFrame:
     """SSIM on held-out frames of a clip's second half, before and after fine-tuning, for every T; and the
-    identity similarity CSIM-dlib where its network is installed.
+    identity similarity CSIM-dlib and the landmark error where dlib is installed.
 
     A row for each metric and T. The nearest training frame stands beside the heads: a clip that hardly moves
     is easy. Heads are kept in ``folder``. Raises ValueError, naming the clip, where it is too short, and what
@@ -32,8 +33,8 @@ def heads_by_shots(
     if len(first.images) < most:
         raise ValueError(f"{path}: {len(frames.images)} usable frames, {2 * most} are needed")
     order = np.random.default_rng(profile.seed).permutation(len(first.images))
-    truth, points = rest.images, rest.points[:, :68]
-    features = recogniser.face_features(truth, points) if recogniser.is_installed() else None
+    points = rest.points[:, :68]
+    truth = Judged.of(rest.images, points, real=True, device=device)
     rows: dict[tuple[str, int], dict[str, float]] = {}
     for t in profile.protocol.shots:
         few = first.select(order[:t])
@@ -44,14 +45,12 @@ def heads_by_shots(
             "before": feed_forward(nets, few.to(device), rest.y.to(device)),
             "after": head.drive(rest.points),
         }
-        rows["SSIM", t] = {
-            name: float(np.mean([ssim(a, b) for a, b in zip(images, truth, strict=True)]))
-            for name, images in generated.items()
-        }
-        if features is not None:
-            rows[recogniser.CSIM, t] = {
-                name: float(cosine(recogniser.face_features(images, points), features).mean())
-                for name, images in generated.items()
-            }
+        for name, images in generated.items():
+            metrics = compare(
+                Judged.of(images, points, real=True, device=device), truth, truth.face.landmarks
+            )
+            for metric, values in metrics.items():
+                if metric in METRICS and np.isfinite(values).all():
+                    rows.setdefault((metric, t), {})[name] = float(values.mean())
     table = pd.DataFrame(rows).T.rename_axis(["metric", "T"])
-    return table.sort_index(level="metric", ascending=False, sort_remaining=False)
+    return table.reindex([metric for metric in METRICS if metric in table.index.levels[0]], level="metric")

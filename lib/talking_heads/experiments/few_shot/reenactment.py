@@ -18,6 +18,7 @@ from talking_heads.data.speakers.clips import Clip, ClipSettings, make_clip
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.networks.build import Networks
+from talking_heads.judges.faces import features_of, similarity_metric
 from talking_heads.judges.use import gaze_error, identity_features
 from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.images import ssim
@@ -32,20 +33,27 @@ def rank_drivers(
     tracks: Mapping[str, np.ndarray],
     frames: int = 12,
     device: str | torch.device = "cpu",
+    *,
+    real: bool = False,
 ) -> pd.Series:
-    """CSIM-judge between the source frame and the frames that each driver's track generates, best first.
+    """CSIM-judge, of ``real`` people CSIM-dlib, between the source frame and the frames that each driver's
+    track generates, best first; NaN where dlib is needed and missing.
 
     ``tracks`` are landmarks (n, 68, 2) without adaptation; ``frames`` frames of each, evenly spaced, are
     used. The paper ranks drivers in the same way, to find faces of similar geometry (section 4.3).
     """
-    source = identity_features(head.images[:1], device)
+    source = features_of(head.images[:1], head.points[:1, :68], real=real, device=device)
     similarity = {}
     for name, track in tracks.items():
         count = min(frames, len(track))
         numbers = np.linspace(0, len(track) - 1, count).round().astype(int)
-        generated = identity_features(head.drive(track[numbers]), device)
-        similarity[name] = float((generated @ source[0]).mean())
-    return pd.Series(similarity, name="CSIM-judge").sort_values(ascending=False)
+        frames_of_driver = head.drive(track[numbers])
+        generated = features_of(frames_of_driver, track[numbers], real=real, device=device)
+        if source is None or generated is None:
+            similarity[name] = float("nan")
+        else:
+            similarity[name] = float(cosine(generated, source).mean())
+    return pd.Series(similarity, name=similarity_metric(real)).sort_values(ascending=False)
 
 
 def render_performance(

@@ -3,7 +3,7 @@
 ``python -m talking_heads search`` reads no identity of the evaluation set. The table has a row for each
 choice of rates and number of epochs: the metrics on held-out frames, whether mouth and eyes still follow the
 landmarks, and whether D' still tells real from generated frames. The first row has the highest mean of
-``SELECTED_BY``.
+``SELECTED_BY`` and of the identity similarity.
 """
 
 import json
@@ -28,7 +28,7 @@ from talking_heads.few_shot.fine_tuning import FineTuning, fine_tune, set_up, st
 from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import sha256
-from talking_heads.judges.use import find_landmarks
+from talking_heads.judges.faces import Face, networks_digest, similarity_metric
 from talking_heads.metrics.statistics import correlation
 from talking_heads.nn.perceptual import make_extractors
 from talking_heads.nn.weight_files import load_weights
@@ -45,7 +45,7 @@ COLUMNS = {RATE: "tune_rate", D_RATE: "tune_discriminator_rate", PIX2PIXHD_RATE:
 EPOCHS = (0, 10, 20, 40)
 IDENTITIES = 12
 OPENINGS = ("mouth", "eyes")
-SELECTED_BY = ("SSIM", "CSIM-judge", "mouth correlation", "eyes correlation")
+SELECTED_BY = ("SSIM", "mouth correlation", "eyes correlation")  # and by identity similarity
 
 
 @dataclass
@@ -104,6 +104,11 @@ class Search:
     results: Path
     device: torch.device
 
+    @property
+    def real(self) -> bool:
+        """Whether the identities are real people."""
+        return self.profile.data.real
+
     def run(self, choices: Sequence[dict[str, float]]) -> pd.DataFrame:
         """One row for every choice of rates and number of epochs, best first."""
         store = corpora.store(self.profile, self.root, "validation")
@@ -137,10 +142,14 @@ class Search:
 
     def _log(self, store: Any) -> Path:
         cells = protocol.cells_in(Path(), store, self.profile).name
-        name = f"search_{self.method}_T{self.t}_{self.key}_{cells}.jsonl"
+        measured = f"_{networks_digest(True)}" if self.real else ""
+        name = f"search_{self.method}_T{self.t}_{self.key}_{cells}{measured}.jsonl"
         path = Path(self.results) / self.profile.name / "runs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _judged(self, images: np.ndarray, points: np.ndarray) -> protocol.Judged:
+        return protocol.Judged(images, Face.of(images, points, real=self.real, device=self.device))
 
     def _rows(
         self, choice: dict[str, float], identity: str, train: Frames, test: Frames, extractors: Sequence
@@ -149,9 +158,12 @@ class Search:
         profile = self.profile.override({**choice, "few_shot.fine_tuning.epochs": max(EPOCHS)})
         rates = {COLUMNS[name]: value for name, value in choice.items()}
         rows = []
+        truth = self._judged(test.images, test.points)
+        points = truth.true_points(test.points, real=self.real)
         for snapshot in tune(self.nets, train, test, profile, extractors):
-            scores = protocol.scores(snapshot.images, test.images, test.points, self.device)
-            generated, true = openings(find_landmarks(snapshot.images, self.device)), openings(test.points)
+            judged = self._judged(snapshot.images, test.points)
+            scores = protocol.compare(judged, truth, points)
+            generated, true = openings(judged.face.landmarks), openings(points)
             rows.append(
                 {
                     "person": identity,
@@ -167,9 +179,10 @@ class Search:
     def _table(self, rows: list[dict], names: Sequence[str]) -> pd.DataFrame:
         groups = pd.DataFrame(rows).groupby([*names, "epochs"])
         table = groups.mean(numeric_only=True)
+        selected_by = [*SELECTED_BY, similarity_metric(self.real)]
         for i, opening in enumerate(OPENINGS):
             table[f"{opening} correlation"] = groups["openings"].agg(_correlation_of(i))
-        table = table.assign(T=self.t, weights=self.key, wanted=table[list(SELECTED_BY)].mean(axis=1))
+        table = table.assign(T=self.t, weights=self.key, wanted=table[selected_by].mean(axis=1))
         return table.reset_index().sort_values("wanted", ascending=False)
 
 

@@ -55,7 +55,8 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
 
     Returns the stages; the table is written to ``folder``. Raises what the stages do.
     """
-    small, stopwatch = profile.override(SMALL), Stopwatch(device)
+    data = {"data.source": "speakers" if clips is None else "videos"}  # whatever the profile's own corpus is
+    small, stopwatch = profile.override({**SMALL, **data}), Stopwatch(device)
     with stopwatch.stage("prepare"):
         if clips is None:
             clips = folder / "videos"
@@ -77,7 +78,8 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
         rows = methods.ours(learner.nets, "untrained", small, extractors, methods.BEFORE, methods.AFTER)
         rows += methods.trivial()
         cells = protocol.run_cells(folder / "cells", store, small, rows, small.protocol.shots, device)
-        frames, features = protocol.measure(cells, [method.name for method in rows], device)
+        names = [method.name for method in rows]
+        frames, features = protocol.measure(cells, names, device, real=small.data.real)
         table = tables.table1(tables.Measured(frames, features), small, "smoke test")
         shown = tables.add_arrows(tables.wide_table(table))
         caption = f"A smoke test of {profile.name}: two steps of training, no result."

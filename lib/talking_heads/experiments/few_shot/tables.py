@@ -22,7 +22,8 @@ from talking_heads.experiments.few_shot.paper_numbers import (
 from talking_heads.experiments.few_shot.protocol import Features, per_identity
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
 from talking_heads.few_shot.networks.build import build_networks
-from talking_heads.metrics import distances
+from talking_heads.judges.faces import CSIM_JUDGE, similarity_metric
+from talking_heads.metrics import distances, recogniser
 from talking_heads.metrics.statistics import Estimate, correlation, jackknife, mean_estimate, per_seed
 
 VERSION = 1  # of Table 1's statistics: raised when the same frames give other values or intervals
@@ -51,7 +52,8 @@ METRICS = [
     "USER",
     "FD-judge",
     "KD-judge x 1000",
-    "CSIM-judge",
+    CSIM_JUDGE,
+    recogniser.CSIM,
     "USER-proxy",
     "landmark error",
     "mouth correlation",
@@ -64,11 +66,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "landmark error": (0, np.inf),
     "SSIM": (-1, 1),
     "CSIM": (-1, 1),
-    "CSIM-judge": (-1, 1),
+    CSIM_JUDGE: (-1, 1),
+    recogniser.CSIM: (-1, 1),
     "mouth correlation": (-1, 1),
     "eyes correlation": (-1, 1),
 }
-MEANS = ("SSIM", "CSIM-judge", "landmark error")  # over identities
+ONLY_DRAWN = ("FD-judge", "KD-judge x 1000", CSIM_JUDGE)  # metrics of procedural speakers
 OPENINGS = ("mouth", "eyes")
 # metrics of networks that are fetched, and the commands that fetch them
 FETCH_COMMANDS = {
@@ -76,9 +79,16 @@ FETCH_COMMANDS = {
     "KID": "weights fetch inception",
     "CSIM": "weights fetch arcface and pip install onnxruntime",
 }
+FACES_COMMAND = "./run_all.sh --with faces"  # of what dlib measures in real people
 INCEPTION_FEATURES = 2048
 NAN = float("nan")
 NO_ESTIMATE = Estimate(NAN, NAN, NAN)
+
+
+def metrics_of(profile: Profile) -> list[str]:
+    """The metrics of Table 1, without those that do not apply to a profile's identities."""
+    left_out = ONLY_DRAWN if profile.data.real else (recogniser.CSIM,)
+    return [metric for metric in METRICS if metric not in left_out]
 
 
 # -- Table 1 ----------------------------------------------------------------------------------------
@@ -165,9 +175,9 @@ class MethodRows:
         if self.frames.empty:
             return self.missing(profile)
         return [
-            *self.means(),
+            *self.means(profile.data.real),
             *self.correlations(),
-            *self.judge_distances(),
+            *([] if profile.data.real else self.judge_distances()),
             *self.observer(),
             *self.fetched_networks(),
             *self.user_study(),
@@ -180,13 +190,16 @@ class MethodRows:
             needs = "profile laptop-full, or this T in protocol.small_shots"
         else:
             needs = "the method's weights"
-        return [self._row(metric, needs=needs) for metric in METRICS]
+        return [self._row(metric, needs=needs) for metric in metrics_of(profile)]
 
-    def means(self) -> list[Row]:
+    def means(self, real: bool) -> list[Row]:
         """Means over identities."""
         rows = []
-        for metric in MEANS:
+        for metric in ("SSIM", similarity_metric(real), "landmark error"):
             means = per_identity(self.frames, self.method, self.t, metric).to_numpy()
+            if not len(means):
+                rows.append(self._row(metric, needs=FACES_COMMAND))
+                continue
             seed_means = self.frames.groupby("seed")[metric].mean()
             rows.append(self._row(metric, mean_estimate(means), seed_sd=float(seed_means.std())))
         return rows
@@ -196,6 +209,9 @@ class MethodRows:
         rows = []
         for opening in OPENINGS:
             columns = [opening, f"true {opening}"]
+            if self.frames[opening].isna().all():
+                rows.append(self._row(f"{opening} correlation", needs=FACES_COMMAND))
+                continue
             by_identity = [part[columns].to_numpy() for _, part in self.frames.groupby("identity")]
             by_seed = [part[columns].to_numpy() for _, part in self.frames.groupby("seed")]
             estimate = pooled_estimate(correlation_of_columns, by_identity)

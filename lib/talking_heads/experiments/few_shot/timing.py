@@ -272,7 +272,8 @@ def measured_rows(
     for case in cases:
         if (case.method, case.phase, case.t) in done:
             continue
-        prediction = expected[case.method, case.phase, case.t] / case.steps
+        whole = expected[case.method, case.phase, case.t]
+        prediction = whole / case.steps
         step = case.method, case.phase, case.batch
         if step not in measured:
             repetitions = 1 if prediction > LONG * seconds else 100
@@ -286,7 +287,7 @@ def measured_rows(
         note = "" if case.steps == 1 else f"{case.steps} times {measured_steps}"
         total = once.median + steps.median
         row = f"{case.method} {case.phase} T = {case.t}"
-        print(f"  {row}: predicted {prediction:.3g} s, took {total:.3g} s", flush=True)
+        print(f"  {row}: predicted {whole:.3g} s, took {total:.3g} s", flush=True)
         yield {
             "method": case.method,
             "phase": case.phase,
