@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat import v4
 from processes import context, start, wait_until
 from talking_heads import config
 from talking_heads.experiments.run import Places
 from talking_heads.experiments.run import make_run as make_profile_run
-from talking_heads.workbook import executed, pages, runner, stages
+from talking_heads.workbook import executed, figures, pages, runner, stages
 from talking_heads.workbook.report import Report, markdown_table
 from talking_heads.workbook.runner import Run
 from talking_heads.workbook.stages import Chapter, Outcome
@@ -415,6 +416,24 @@ def test_the_report_marks_what_is_of_an_earlier_run(tmp_path):
         page = report.write(config.load("smoke"), tmp_path, "cpu").read_text()
         assert page.count(f">Of an earlier run (05_comparison: {status}). ") == count
         assert "Four &amp; five" in page
+
+
+def test_the_report_begins_with_verdicts_and_has_clips_that_play(tmp_path):
+    for name in ("figures/claims.png", "figures/figure4.png", "clips/head.mp4", "tables/table1.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("A caption\n\n| a |\n|---|\n| 1 |\n")
+    report = Report("A title", (), {"head": "A head"}, "weights", ("claims",))
+    page = report.write(config.load("smoke"), tmp_path, "cpu").read_text()
+    places = [page.index(text) for text in ('id="claims"', 'src="clips/head.mp4', 'id="figure4"', "<details")]
+    assert places == sorted(places) and "<figcaption>A head<" in page
+
+
+def test_a_figure_of_verdicts_has_a_field_for_every_part():
+    parts = [(1, "First", "yes", "yes"), (1, "First", "not run: x", "yes"), (2, "Second", "no", "no")]
+    table = pd.DataFrame(parts, columns=["id", "claim", "part holds", "holds"])
+    axis = figures.verdicts(table).axes[0]
+    assert len(axis.patches) == 3 and [text.get_text() for text in axis.texts] == ["yes", "no"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["1. First", "2. Second"]
 
 
 def test_tables_are_in_the_order_of_the_chapters_and_repeat_nothing(tmp_path):

@@ -14,7 +14,7 @@ from talking_heads.data import corpora
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import choose
 from talking_heads.experiments.benchmark import LARGE, TABLE
-from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERSIONS
+from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERDICTS, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
 from talking_heads.experiments.diffused.tables import PLAIN_PROFILE
@@ -220,7 +220,8 @@ def run_profile(profile: Profile, options: Options, places: Places) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     report_line = partial(print, flush=True)
     outcomes = runner.run_chapters(run, options.only, report_line, options.rerun)
-    report = Report(TITLE, CHAPTERS, CAPTIONS, describe_weights(profile, weights, places.results))
+    described = describe_weights(profile, weights, places.results)
+    report = Report(TITLE, CHAPTERS, CAPTIONS, described, VERDICTS)
     page = report.write(profile, run.results, run.parameters["device"])
     table = run.results / "tables" / "table1.md"
     if table.exists():

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 PIXELS = 96  # of a picture in a sheet, at least
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
+VERDICTS = {"yes": "tab:green", "undecided": "0.75", "no": "tab:red", "not run": "white"}  # and their colours
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
@@ -76,6 +78,28 @@ def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
         axis.plot(value[~measured], names[~measured], "s", ms=4, mfc="none", label="paper")
     axis.tick_params(axis="y", labelsize=6)
     axis.set_ylim(len(dict.fromkeys(names)) - 0.5, -0.5)
+
+
+def verdicts(table: pd.DataFrame) -> Figure:
+    """A bar for each claim of a table of claims, with a field for each part in the colour of its verdict, and
+    the verdict of the claim beside it.
+    """
+    claims = list(table.groupby("id", sort=False))
+    figure, axis = plt.subplots(figsize=(9.5, 0.28 * len(claims) + 0.7), layout="constrained")
+    for row, (_, parts) in enumerate(claims):
+        kinds = sorted(parts["part holds"].str.partition(":")[0], key=list(VERDICTS).index)
+        for number, kind in enumerate(kinds):
+            field = {"left": number / len(kinds), "width": 1 / len(kinds), "color": VERDICTS[kind]}
+            axis.barh(row, **field, height=0.7, edgecolor="0.4", linewidth=0.5)
+        axis.text(1.02, row, parts["holds"].iloc[0].partition(":")[0], va="center", fontsize=8)
+    names = [f"{number}. {parts['claim'].iloc[0]}" for number, parts in claims]
+    axis.set_yticks(range(len(claims)), names, fontsize=7)
+    axis.tick_params(length=0)
+    axis.set(xticks=[], xlim=(0, 1), ylim=(len(claims) - 0.5, -0.5))
+    axis.spines[:].set_visible(False)
+    boxes = [Patch(facecolor=colour, edgecolor="0.4", label=kind) for kind, colour in VERDICTS.items()]
+    figure.legend(handles=boxes, title="parts", loc="outside lower right", ncols=len(boxes), fontsize=7)
+    return figure
 
 
 def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smooth: int = 25) -> Figure:

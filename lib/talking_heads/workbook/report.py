@@ -1,4 +1,6 @@
-"""The report: every table, figure and chapter of a results folder on one page that needs no network."""
+"""The report: verdicts, clips, figures, chapters and tables of a results folder on one page that needs no
+network.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -20,17 +22,18 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass
 class Report:
-    """What a report shows beside the results: its title, the chapters, captions of figures, and what the
-    weights are.
+    """What a report shows beside the results: its title, the chapters, captions of figures and clips, what
+    the weights are, and the names of the figures with which it begins.
     """
 
     title: str
     chapters: Sequence[Chapter]
     captions: Mapping[str, str]
     weights: str
+    verdicts: Sequence[str] = ()
 
     def promised_by(self) -> dict[str, str]:
-        """The chapter that promises each table and figure, in the order of the chapters."""
+        """The chapter that promises each table, figure and clip, in the order of the chapters."""
         return {Path(p).stem: chapter.name for chapter in self.chapters for p in chapter.promises}
 
     def sorted_files(self, folder: Path, ending: str) -> list[Path]:
@@ -43,15 +46,16 @@ class Report:
     def write(self, profile: Profile, results: Path, device: str | torch.device) -> Path:
         """``index.html`` of ``results`` = results/<profile>."""
         outcomes, promised_by = read_status(results), self.promised_by()
-        tables, figures = [], []
+        tables, figures, clips = [], [], []
         for path in self.sorted_files(results / "tables", ".md"):
             text, table = markdown_table(path)
             stale = earlier_run(promised_by.get(path.stem), outcomes)
             tables.append((path.stem, stale + text, Markup(table)))
         for path in self.sorted_files(results / "figures", ".png"):
-            stale = earlier_run(promised_by.get(path.stem), outcomes)
-            caption = self.captions.get(path.stem, path.stem)
-            figures.append((path.stem, stale + caption, base64.b64encode(path.read_bytes()).decode()))
+            caption = self._caption(path, outcomes)
+            figures.append((path.stem, caption, base64.b64encode(path.read_bytes()).decode()))
+        for path in self.sorted_files(results / "clips", ".mp4"):
+            clips.append((path.relative_to(results).as_posix(), self._caption(path, outcomes)))
         environment = jinja2.Environment(autoescape=True)
         page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title,
@@ -60,11 +64,17 @@ class Report:
             commit=commit(),
             weights=self.weights,
             tables=tables,
-            figures=figures,
+            verdicts=[figure for figure in figures if figure[0] in self.verdicts],
+            figures=[figure for figure in figures if figure[0] not in self.verdicts],
+            clips=clips,
             chapters=[(chapter, outcomes.get(chapter.name)) for chapter in self.chapters],
         )
         write_text(results / "index.html", page)
         return results / "index.html"
+
+    def _caption(self, path: Path, outcomes: Mapping[str, Outcome]) -> str:
+        stale = earlier_run(self.promised_by().get(path.stem), outcomes)
+        return stale + self.captions.get(path.stem, path.stem.replace("_", " "))
 
 
 def markdown_table(path: Path) -> tuple[str, str]:

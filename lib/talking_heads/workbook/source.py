@@ -1,10 +1,12 @@
-"""Library code on the page of a notebook."""
+"""Library code and diagrams on the page of a notebook."""
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
-from IPython.display import Code
+from IPython.display import HTML, Code
 
+DIAGRAMS = Path(__file__).with_name("diagrams")
 FONT = "font-family: var(--jp-code-font-family, monospace); font-size: var(--jp-code-font-size, 13px)"
 
 
@@ -18,3 +20,12 @@ class Source(Code):
 def source(*functions: Callable) -> Source:
     """The source of functions or classes, highlighted."""
     return Source("\n\n".join(inspect.getsource(function) for function in functions), language="python")
+
+
+def diagram(name: str) -> HTML:
+    """A diagram of ``workbook/diagrams``, in the colour of the text.
+
+    Raises FileNotFoundError where there is none of this name.
+    """
+    svg = (DIAGRAMS / f"{name}.svg").read_text(encoding="utf-8")
+    return HTML(f'<div style="max-width: 900px">{svg}</div>')

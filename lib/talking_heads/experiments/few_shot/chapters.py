@@ -23,6 +23,7 @@ VERSIONS = {
 }
 
 CAPTIONS = {
+    "claims": "The claims of Zakharov et al. 2019: verdicts of their parts, and of each claim",
     "start_here": "A talking head from the reference weights",
     "speakers": "The corpus: one row an identity, other clothes and light in every video",
     "landmarks": "Frames, landmarks and landmark images",
@@ -40,6 +41,9 @@ CAPTIONS = {
     "figure12": "As the paper's Figure 12: two identities at every T, large corpus",
     "figure13": "As the paper's Figure 13: many identities, large corpus",
     "stability": "Short trainings with and without L_FM",
+    "puppeteering": "A head driven by another identity, with adapted landmarks",
+    "same_person": "A head driven by another video of the same identity",
+    "sixteen": "A head of sixteen frames",
     "figure1": "As the paper's Figure 1: driven by the same identity and by another one",
     "figure5": "As the paper's Figure 5: one-shot heads driven by other identities",
     "figure7": "As the paper's Figure 7: more of them",
@@ -129,7 +133,7 @@ CHAPTERS = (
         "08_claims",
         "which of the paper's claims hold here",
         ("05_comparison", "06_ablations", "07_timing"),
-        ("tables/claims.csv", "tables/explanations.csv", "tables/blur.csv"),
+        ("tables/claims.csv", "tables/explanations.csv", "tables/blur.csv", "figures/claims.png"),
         0.9,
     ),
     Chapter(
