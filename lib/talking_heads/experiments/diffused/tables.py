@@ -230,7 +230,7 @@ def result_line(table: pd.DataFrame, metrics: Sequence[str]) -> str:
     ours = table[(table["method"] == OURS) & table["metric"].isin(metrics)]
     here, paper = (ours[ours["source"] == source] for source in ("here", "paper"))
     for name in {"audio_windows", "motion_grey"} & set(table):
-        paper = paper[paper[name].astype(str) == str(here[name].iloc[0])]
+        paper = paper[paper[name].astype(float) == float(here[name].iloc[0])]
     reported = [f"{row.metric} {row.value:g} ({row.corpus})" for row in paper.itertuples()]
     measured = [
         f"{row.metric} {with_interval(row.value, row.ci_low, row.ci_high)}" for row in here.itertuples()
