@@ -578,7 +578,7 @@ def pip(command: str, *words: str | Path) -> None:
 def test_the_wheel_contains_every_file_of_the_package(wheel):
     package = ROOT / "lib/talking_heads"
     paths = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path.suffix for path in paths} == {".py", ".yaml", ".safetensors", ".csv", ".html"}
+    assert {path.suffix for path in paths} == {".py", ".yaml", ".safetensors", ".csv", ".html", ".svg"}
     for pattern in DATA_FILES:
         assert list(package.glob(pattern)), f"{pattern}: no such files"
     names = set(zipfile.ZipFile(wheel).namelist())

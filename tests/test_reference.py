@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from talking_heads import config
-from talking_heads.experiments.diffused import ablation_table, acceptance
+from talking_heads.experiments.diffused import ablation_table, acceptance, length
 from talking_heads.experiments.diffused.ablation_settings import BLINK_RATE, DISTILLED, HEAD_MOTION, STEPS
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
+from talking_heads.experiments.diffused.length import FLOW, SHARPNESS
 from talking_heads.experiments.diffused.weights import COMMANDS, load_model, load_predictor
 from talking_heads.experiments.explanations import NO_CAUSE
 from talking_heads.experiments.few_shot import methods
@@ -222,6 +223,17 @@ def test_heads_blink_when_they_are_asked_to(ablated):
     rates = {name: ablated.loc[BLINK_RATE, name, "blinks a second"]["value"] for name in ("0", "0.4", "0.8")}
     true = ablated.loc[BLINK_RATE, "0.4", "true blinks a second"]["value"]
     assert 0.5 <= rates["0.4"] / true <= 2 and rates["0"] < 0.05 * true and rates["0.8"] > rates["0.4"]
+
+
+@pytest.mark.parametrize(
+    "metric, low, high", [("CSIM-judge", -0.05, 1), (FLOW, 1 / 1.2, 1.2), (SHARPNESS, 1 / 1.2, 1.2)]
+)
+def test_a_minute_with_noise_on_the_motion_frames_keeps_identity_motion_and_sharpness(metric, low, high):
+    """On average over identities, from the first ten seconds to the last; without noise identity is lost."""
+    changes = length.changes(pd.read_csv(REFERENCE / "tables/length_metrics.csv"))
+    change = changes.set_index(["remedy", "metric"])["change"]
+    assert low <= change[length.NOISE, metric] <= high
+    assert change[length.NONE, "CSIM-judge"] < -0.05
 
 
 SILENT_MOUTHS = [(STEPS, DISTILLED), (HEAD_MOTION, "0.5"), (HEAD_MOTION, "1"), (HEAD_MOTION, "2")]
