@@ -173,7 +173,7 @@ def open_video(path: Path) -> VideoFile:
     times = clock - clock[0]
     fps, constant = frame_rate(times, header.rate)
     notes = [
-        *(_damage_notes(scan) or _truncation_notes(scan, header, fps)),
+        *_fault_notes(scan, header, fps),
         *_size_notes(np.array(scan.intact), usable, scaled, size),
         *_picture_notes(scan, header.shape),
         *_rate_notes(times, fps, timed, constant),
@@ -243,6 +243,17 @@ def _frame_times(scan: Scan, header: _Header) -> tuple[np.ndarray, bool]:
     if times is not None:
         return times, True
     return np.arange(len(scan.times)) / (header.rate or ASSUMED_RATE), False
+
+
+def _fault_notes(scan: Scan, header: _Header, fps: float) -> list[str]:
+    """What is damaged or missing.
+
+    With one thread FFmpeg reports the last packet of a truncated file as damaged, with several it drops it.
+    """
+    damage, truncation = _damage_notes(scan), _truncation_notes(scan, header, fps)
+    if not scan.fatal_error and scan.packets < header.frames:
+        return [*truncation, *damage]
+    return damage or truncation
 
 
 def _damage_notes(scan: Scan) -> list[str]:
