@@ -49,6 +49,12 @@ class Face(NamedTuple):
         assert self.features is not None and truth.features is not None
         return cosine(self.features, truth.features)
 
+    def true_points(self, points: np.ndarray) -> np.ndarray:
+        """The landmarks (n, 68, 2) of these true frames to compare with: ``points``, which are exact, and of
+        real people those that are found as in generated frames, so that detectors do not differ.
+        """
+        return points if self.similarity == CSIM_JUDGE else self.landmarks
+
     @classmethod
     def unknown(cls, count: int) -> "Face":
         """NaN for real people where dlib is missing."""

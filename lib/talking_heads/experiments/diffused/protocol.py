@@ -162,18 +162,14 @@ class Evaluation:
         row has.
         """
         instants = np.arange(1, len(landmarks) + 1)
-        heard = self.true_points(*self.clips.read(heard_clip(speaker, row), instants))
+        truth, heard = self.clips.read(heard_clip(speaker, row), instants)
+        if self.profile.data.real:
+            heard = self.face(truth, heard).true_points(heard)
         return lip_sync.track_correlation(lip_sync.mouth_opening(landmarks), lip_sync.mouth_opening(heard))
 
     def face(self, images: np.ndarray, points: np.ndarray) -> Face:
         """What is found in images (n, S, S, 3) uint8 of faces at ``points`` (n, 68, 2)."""
         return Face.of(images, points, real=self.profile.data.real, device=self.device)
-
-    def true_points(self, truth: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """The landmarks (n, 68, 2) of true frames to compare with: ``points``, which are exact, and of real
-        people those that are found as in generated frames, so that detectors do not differ.
-        """
-        return self.face(truth, points).landmarks if self.profile.data.real else points
 
     def visemes(self, speaker: Speaker) -> list[int] | None:
         """What a procedural speaker says; None for videos, of which it is not known."""
@@ -261,7 +257,7 @@ def measure(evaluation: Evaluation, chosen: Sequence[Speaker], rows: Sequence[st
     def measure_speaker(speaker: Speaker) -> list[tuple[pd.DataFrame, dict]]:
         truth, points = (values[1:] for values in evaluation.truth(speaker))
         true_face, results = evaluation.face(truth, points), []
-        exact = true_face.landmarks if evaluation.profile.data.real else points
+        exact = true_face.true_points(points)
         of_truth, visemes = mean_flow(truth, exact, "true flow"), evaluation.visemes(speaker)
         if visemes is not None:
             errors = lip_reading_errors(truth, true_face.landmarks, visemes, evaluation.device)

@@ -332,12 +332,6 @@ class Judged(NamedTuple):
         assert self.face.features is not None
         return self.face.features
 
-    def true_points(self, points: np.ndarray, *, real: bool) -> np.ndarray:
-        """The landmarks (n, 68, 2) of these true frames to compare with: ``points``, which are exact, and of
-        ``real`` people those that are found as in generated frames, so that detectors do not differ.
-        """
-        return self.face.landmarks if real else points
-
     @classmethod
     def of(
         cls, images: np.ndarray, points: np.ndarray, *, real: bool = False, device: str | torch.device = "cpu"
@@ -352,7 +346,7 @@ class Judged(NamedTuple):
 
 def compare(generated: Judged, truth: Judged, points: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric (n,) of generated frames against true ones, whose landmarks are ``points`` (n, 68, 2):
-    exact ones, or those that are found in the same way (:meth:`Judged.true_points`).
+    exact ones, or those that are found in the same way (:meth:`Face.true_points`).
     """
     return {
         "SSIM": np.array([ssim(a, b) for a, b in zip(generated.images, truth.images, strict=True)]),
@@ -372,7 +366,7 @@ def scores(
 ) -> dict[str, np.ndarray]:
     """:func:`compare` of frames (n, S, S, 3) uint8."""
     generated, true = (Judged.of(frames, points, real=real, device=device) for frames in (images, truth))
-    return compare(generated, true, true.true_points(points, real=real))
+    return compare(generated, true, true.face.true_points(points))
 
 
 class Features(NamedTuple):
@@ -433,7 +427,7 @@ def measure_cell(
         points = cell["points"]
         if truth is None or not np.array_equal(truth.images, cell["truth"]):
             truth = Judged.of(cell["truth"], points, real=real, device=device)
-        true_points = truth.true_points(points, real=real)
+        true_points = truth.face.true_points(points)
         true_mouth, true_eyes = openings(true_points)
         for method in measured_in(cell, names, which.seed):
             generated = Judged.of(cell[method], points, real=real, device=device)

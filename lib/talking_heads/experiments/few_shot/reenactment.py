@@ -43,16 +43,16 @@ def rank_drivers(
     used. The paper ranks drivers in the same way, to find faces of similar geometry (section 4.3).
     """
     source = features_of(head.images[:1], head.points[:1, :68], real=real, device=device)
+    if source is None:
+        return pd.Series(float("nan"), list(tracks), name=similarity_metric(real))
     similarity = {}
     for name, track in tracks.items():
         count = min(frames, len(track))
         numbers = np.linspace(0, len(track) - 1, count).round().astype(int)
         frames_of_driver = head.drive(track[numbers])
         generated = features_of(frames_of_driver, track[numbers], real=real, device=device)
-        if source is None or generated is None:
-            similarity[name] = float("nan")
-        else:
-            similarity[name] = float(cosine(generated, source).mean())
+        assert generated is not None
+        similarity[name] = float(cosine(generated, source).mean())
     return pd.Series(similarity, name=similarity_metric(real)).sort_values(ascending=False)
 
 

@@ -159,7 +159,7 @@ class Search:
         rates = {COLUMNS[name]: value for name, value in choice.items()}
         rows = []
         truth = self._judged(test.images, test.points)
-        points = truth.true_points(test.points, real=self.real)
+        points = truth.face.true_points(test.points)
         for snapshot in tune(self.nets, train, test, profile, extractors):
             judged = self._judged(snapshot.images, test.points)
             scores = protocol.compare(judged, truth, points)
