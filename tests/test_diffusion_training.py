@@ -19,7 +19,7 @@ from talking_heads.diffused import model
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
-from talking_heads.diffused.generation import Generator, lookahead_seconds, stream
+from talking_heads.diffused.generation import Generator, latency_seconds, stream
 from talking_heads.diffused.losses import min_snr_weight
 from talking_heads.diffused.sampling import SAMPLERS
 from talking_heads.diffused.training import DiffusionLearner, model_key, noised_motion
@@ -601,14 +601,14 @@ def test_a_stream_gives_the_frames_of_the_whole_clip(profile, sizes):
     frames = []
     for k, frame in enumerate(stream(generator, encoder, identity, chunks(), seed=4)):
         frames.append(frame)
-        needed = k * 640 + round(lookahead_seconds(section) * 16_000)
+        needed = k * 640 + round(latency_seconds(section) * 16_000)
         assert given[0] >= min(needed, len(sound))
         if sizes == [640]:
             assert given[0] - needed < 640 or given[0] == len(sound)
     assert len(frames) == len(expected) == 16
     for a, b in zip(frames, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-    assert lookahead_seconds(section) == pytest.approx(0.18)
+    assert latency_seconds(section) == pytest.approx(0.18)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -21,7 +21,7 @@ from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.video import LiveWriter
 from talking_heads.data.windows import PEAK
 from talking_heads.devices import choose
-from talking_heads.diffused.generation import Generator, lookahead_seconds, stream
+from talking_heads.diffused.generation import Generator, latency_seconds, stream
 from talking_heads.files import Interrupted, check_outputs, try_outputs
 
 STANDARD_INPUT = Path("-")
@@ -99,7 +99,7 @@ def speak_live(
     face = find_face(request, profile.diffused.clips.image_size, profile.diffused.clips.alignment, device)
     generator, encoder, _ = load_model(device)
     identity = to_tensor(face.image[None], device)
-    print(f"a frame needs the sound of the {lookahead_seconds(profile.diffused):.2f} s after it", flush=True)
+    print(f"a frame needs the sound of the {latency_seconds(profile.diffused):.2f} s after it", flush=True)
     if request.sound == STANDARD_INPUT:
         return _write(request, face.card, (generator, encoder), identity, chunks(standard_input.read))
     with request.sound.open("rb") as file:

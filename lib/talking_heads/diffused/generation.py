@@ -140,7 +140,7 @@ def clip_seeds(seed: int, numbers: Iterable[int]) -> list[int]:
     return [seed * SEED_STRIDE + number for number in numbers]
 
 
-def lookahead_seconds(section: Diffused) -> float:
+def latency_seconds(section: Diffused) -> float:
     """Seconds of sound after the instant of a frame that its generation needs."""
     return section.conditions.audio_windows / FPS + LENGTH / 2 / SOUND_RATE
 
@@ -148,7 +148,7 @@ def lookahead_seconds(section: Diffused) -> float:
 def stream(
     generator: Generator, encoder: nn.Module, identity: Tensor, chunks: Iterable[np.ndarray], seed: int = 0
 ) -> Iterator[Tensor]:
-    """Frames (1, 3, H, W) while the sound goes in, each :func:`lookahead_seconds` after its instant.
+    """Frames (1, 3, H, W) while the sound goes in, each :func:`latency_seconds` after its instant.
 
     ``chunks`` are samples (n,) int16 at 16 kHz, of any length, as loud as the training clips. The frames are
     those of :meth:`Generator.talk` for the whole sound, of which no more is kept than the next frame needs.

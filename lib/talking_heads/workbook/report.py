@@ -47,15 +47,18 @@ class Report:
         """``index.html`` of ``results`` = results/<profile>."""
         outcomes, promised_by = read_status(results), self.promised_by()
         tables, figures, clips = [], [], []
+
+        def caption(path: Path, text: str = "") -> str:
+            text = text or self.captions.get(path.stem, path.stem.replace("_", " "))
+            return earlier_run(promised_by.get(path.stem), outcomes) + text
+
         for path in self.sorted_files(results / "tables", ".md"):
             text, table = markdown_table(path)
-            stale = earlier_run(promised_by.get(path.stem), outcomes)
-            tables.append((path.stem, stale + text, Markup(table)))
+            tables.append((path.stem, caption(path, text), Markup(table)))
         for path in self.sorted_files(results / "figures", ".png"):
-            caption = self._caption(path, outcomes)
-            figures.append((path.stem, caption, base64.b64encode(path.read_bytes()).decode()))
+            figures.append((path.stem, caption(path), base64.b64encode(path.read_bytes()).decode()))
         for path in self.sorted_files(results / "clips", ".mp4"):
-            clips.append((path.relative_to(results).as_posix(), self._caption(path, outcomes)))
+            clips.append((path.relative_to(results).as_posix(), caption(path)))
         environment = jinja2.Environment(autoescape=True)
         page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             title=self.title,
@@ -71,10 +74,6 @@ class Report:
         )
         write_text(results / "index.html", page)
         return results / "index.html"
-
-    def _caption(self, path: Path, outcomes: Mapping[str, Outcome]) -> str:
-        stale = earlier_run(self.promised_by().get(path.stem), outcomes)
-        return stale + self.captions.get(path.stem, path.stem.replace("_", " "))
 
 
 def markdown_table(path: Path) -> tuple[str, str]:

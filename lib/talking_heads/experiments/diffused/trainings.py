@@ -78,6 +78,11 @@ class TalkingRun(RecordedTraining):
         }
         super().__init__(name, learner, runs / name, device, metadata)
 
+    def beginnings(self, clips: int, frames: int) -> Beginnings:
+        """The beginnings of validation clips (:meth:`Beginnings.read`)."""
+        each_side, real = self.profile.diffused.conditions.audio_windows, self.profile.data.real
+        return Beginnings.read(self.validation, self.encoder, clips, frames, each_side, real)
+
 
 class DiffusionRun(TalkingRun):
     """The training of the denoising network."""
@@ -125,11 +130,8 @@ class DiffusionRun(TalkingRun):
         return mean_scores(sample)
 
     def talk(self, generator: Generator, clips: int, frames: int) -> Sample:
-        """The beginnings of validation clips (:meth:`Beginnings.read`), from their first frames and sound."""
-        each_side = self.profile.diffused.conditions.audio_windows
-        real = self.profile.data.real
-        truth = Beginnings.read(self.validation, self.encoder, clips, frames, each_side, real)
-        return truth.talk(generator)
+        """The beginnings of validation clips, from their first frames and sound."""
+        return self.beginnings(clips, frames).talk(generator)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -169,9 +171,7 @@ class SdaRun(TalkingRun):
     @cached_property
     def truth(self) -> Beginnings:
         """The beginnings of validation clips."""
-        each_side = self.learner.section.conditions.audio_windows
-        real = self.profile.data.real
-        return Beginnings.read(self.validation, self.encoder, TALKING, TALKED, each_side, real)
+        return self.beginnings(TALKING, TALKED)
 
     @torch.no_grad()
     def watch(self, learner: SdaLearner) -> dict[str, float]:
