@@ -107,6 +107,7 @@ FITTING = {  # one needs the other; an empty one has no other value
     "diffused.clips.image_size": 64,
     "diffused.network.unshuffle": 4,
     "diffused.network.attention": [1],
+    "protocol.chapters": ["00"],
 }
 
 

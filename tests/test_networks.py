@@ -12,7 +12,7 @@ from talking_heads import config
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
 from talking_heads.few_shot.networks.blocks import AdaptiveInstanceNorm, InstanceNorm, ResidualBlock, sum_pool
-from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.few_shot.networks.build import build_networks, grow
 from talking_heads.few_shot.networks.discriminator import FineTunedDiscriminator
 from talking_heads.nn.attention import SelfAttention
 from talking_heads.nn.perceptual import embedded_extractor
@@ -185,6 +185,37 @@ def test_folded_weights_give_the_same_frames(profile):
         expected = g.synthesise(y, psi)
         torch.testing.assert_close(fold(g).synthesise(y, psi), expected)
     assert not any(parametrize.is_parametrized(m) for m in g.modules())
+
+
+DEEPER = {
+    "embedder_channels": [8, 8, 16, 16],
+    "embedder_attention": 4,
+    "discriminator_channels": [8, 8, 16, 16],
+    "discriminator_attention": 4,
+    "generator_down": [8, 8, 16],
+    "generator_up": [16, 8, 8],
+    "generator_attention_down": 3,
+}
+
+
+def test_grown_networks_begin_with_the_smaller_ones_inside():
+    section = config.load("smoke").few_shot.networks
+    smaller, large = build_networks(section, 2), build_networks(section.model_copy(update=DEEPER), 2)
+    outer = large.generator.up[2].conv1.weight.clone()
+    grow(large, smaller)
+    a, b, e = smaller.generator, large.generator, torch.randn(3, section.embedding)
+    h = torch.randn(3, 16, 8, 8)
+    for block, same in [*zip(a.middle, b.middle, strict=True), *zip(a.up, b.up, strict=False)]:
+        expected = block(h, a.project(e))
+        torch.testing.assert_close(same(h, b.project(e)), expected)
+        h = expected
+    x = torch.randn(3, 16, 8, 8)
+    for network in (lambda nets: nets.embedder, lambda nets: nets.discriminator.convnet):
+        old, new = network(smaller).stack, network(large).stack
+        torch.testing.assert_close(new.blocks[-1](x), old.blocks[-1](x))
+        torch.testing.assert_close(new.attention(x), old.attention(x))
+    assert torch.equal(b.up[2].conv1.weight, outer), "outer levels are not touched"
+    assert torch.equal(large.discriminator.w0, smaller.discriminator.w0)
 
 
 # -- precision --------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class Losses(Section):
 
     extractors: tuple[
         str, ...
-    ]  # "vgg19", "vggface", "attributes", "people"; "attributes@eyes" crops the eyes
+    ]  # "vgg19", "vggface", "attributes", "people"; "attributes@eyes" crops the eyes, "@twice" enlarges
     content_weights: tuple[Amount, ...]  # one for each extractor
     adversarial_weight: Amount
     feature_matching_weight: Amount
@@ -138,7 +138,9 @@ class Trainings(Section):
     """What is trained, and for how long on the small corpus and in a chapter."""
 
     variants: tuple[Variant, ...]
-    reference_weights: bool  # whether the committed weights fit this profile
+    reference_weights: bool  # whether committed weights fit this profile
+    reference_part: str  # the folder among the committed results that has them; "" for the main one
+    start_profile: str  # whose reference weights a training starts from, one level deeper; "" for none
     pool: bool  # whether meta-learn trains on identities rendered for it, not on the profile's corpus
     small_share: Share  # of the identities, as the small corpus; 1 where the corpus is the paper's small one
     small_steps: Count
@@ -374,6 +376,7 @@ class Protocol(Section):
     observer_steps: Count  # of training the observers of USER-proxy and Turing-proxy; 0 for none
     stability_steps: Count  # of the trainings with and without L_FM
     stability_seeds: Count  # of each; 0 shows the reference's
+    chapters: tuple[str, ...]  # by number, as in "04"; empty for all that the corpus is for
     jobs: bool  # whether jobs prepare, train, evaluate and measure, and chapters read what they left
 
 

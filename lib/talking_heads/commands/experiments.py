@@ -167,16 +167,14 @@ def keep(args: argparse.Namespace) -> None:
     from talking_heads.experiments.few_shot import keep as few_shot
     from talking_heads.experiments.run import Places, make_run
 
-    profile = config.load(args.profile)
-    runs = args.results / profile.name / "runs" / "reference"
+    profile, device = config.load(args.profile), choose(args.device)
     if args.variant == "diffusion":
-        criteria = keep_diffusion(profile, args.data, args.results, choose(args.device))
+        criteria = keep_diffusion(profile, args.data, args.results, device)
         print(criteria.round(3).to_string(index=False))
     elif args.variant in (*EXTRAS, *BASELINES):
         print(f"kept as {keep_weights(profile, args.variant, args.results)}")
     elif args.variant:
-        command = f"python -m talking_heads meta-learn --variant {args.variant}"
-        print(f"kept as {reference.keep_training(args.variant, runs / f'meta-{args.variant}', command)}")
+        print(f"kept as {few_shot.keep_weights(profile, args.variant, args.data, args.results, device)}")
     elif reference.is_plain(profile):
         print(f"kept in {keep_plain_tables(profile, args.results)}")
     else:

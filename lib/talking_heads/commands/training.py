@@ -51,7 +51,8 @@ def meta_learn(args: argparse.Namespace) -> int:
     with distributed.process_group(choose(args.device)) as device:
         data = trainings.training_data(profile, args.data, device)
         runs = trainings.runs_folder(profile, args.results)
-        run = trainings.TrainingRun(profile, args.variant, data, runs, device, command, args.workers)
+        start = trainings.start_weights(profile, args.variant, args.results)
+        run = trainings.TrainingRun(profile, args.variant, data, runs, device, command, args.workers, start)
         if run.finished:
             print(f"{args.variant}: at its end already, weights in {run.exported}")
             return 0

@@ -86,10 +86,12 @@ def describe_weights(profile: Profile, weights: str, results: Path) -> str:
 
 
 def chapters_of(profile: Profile) -> tuple[Chapter, ...]:
-    """The chapters of a profile: of both systems, or of the one that its corpus or its jobs are for.
+    """The chapters of a profile: those that it names, of both systems, or of the one that its corpus is for.
 
     Ablations and claims on the plain corpus are read by the profiles of the diverse one.
     """
+    if profile.protocol.chapters:
+        return tuple(c for c in CHAPTERS if c.name[:2] in profile.protocol.chapters)
     if is_plain(profile):
         return tuple(c for c in diffused_chapters.CHAPTERS if c.name < "24")
     if profile.data.layout in TALKING_LAYOUTS:
@@ -128,7 +130,7 @@ def make_run(
         if usable:
             paths = diffusion.available(profile, weights, places.results)
             inputs_of = {chapter.name: paths for chapter in chapters if chapter.diffusion}
-        stems = [COMMITTED / "weights" / variant for variant in section.variants]
+        stems = [COMMITTED / section.reference_part / "weights" / variant for variant in section.variants]
         inputs = [stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json")]
     elif section.reference_weights:  # nothing that was committed, not even the judges
         environment["TALKING_HEADS_OWN_JUDGES"] = str((results / "runs" / "judges").resolve())

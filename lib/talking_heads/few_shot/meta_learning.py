@@ -23,7 +23,7 @@ from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
-from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.few_shot.networks.build import Networks, build_networks, grow
 from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
@@ -217,6 +217,12 @@ class MetaLearner:
         self.settings = training_settings(profile)
         self.step, self.content_steps = 0, section.content_steps
         self.total = total_steps(profile, self.dataset) * (2 if variant == "ff" else 1)
+
+    def grow(self, smaller: Networks) -> None:
+        """Start from trained networks with fewer levels: :func:`grow`."""
+        grow(self.nets, smaller)
+        self.ema[0].load_state_dict(self.nets.embedder.state_dict())
+        self.ema[1].load_state_dict(self.nets.generator.state_dict())
 
     @property
     def key(self) -> str:

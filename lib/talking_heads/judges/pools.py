@@ -9,6 +9,7 @@ from talking_heads.data.sound import FPS
 from talking_heads.data.speakers.clips import speaker
 from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
 from talking_heads.data.speakers.traits import NAMES, VOICE, unit_vector
+from talking_heads.nn.feature_networks import SIDE
 
 SEED = 1
 # the identities of the pools are distinct, and distinct from those of every profile's corpus
@@ -22,9 +23,10 @@ POOLS: dict[str, dict[str, Any]] = {
 VISIBLE = [number for number, name in enumerate(NAMES) if name not in VOICE]
 
 
-def pool(name: str, folder: Path) -> Pool:
-    """A pool of ``POOLS`` at 64², rendered below ``folder`` where it is missing."""
-    return make_pool(folder / name, PoolSettings(seed=SEED, size=64, **POOLS[name]))
+def pool(name: str, folder: Path, size: int = SIDE) -> Pool:
+    """A pool of ``POOLS``, rendered below ``folder`` where it is missing; ``size`` is its frames' side."""
+    place = folder / (name if size == SIDE else f"{name}-{size}")
+    return make_pool(place, PoolSettings(seed=SEED, size=size, **POOLS[name]))
 
 
 def trait_table(name: str) -> np.ndarray:

@@ -25,6 +25,8 @@ VGG_DEPTHS = {"vgg19": (2, 2, 4, 4, 4), "vggface": (2, 2, 3, 3, 3)}
 TAPS = {"vgg19": (1, 6, 11, 20, 29), "vggface": (1, 6, 11, 18, 25)}
 # where the eyes are in 98 % of all frames: rows and columns of the crop, in sixty-fourths of its side
 EYES, ZOOM = (21, 41, 10, 54), 2
+# what an embedded network sees in place of the frame at 64²: crops in sixty-fourths, enlarged by ZOOM
+REGIONS: dict[str, tuple[int, ...]] = {"": (), "eyes": EYES, "twice": (0, SIDE, 0, SIDE)}
 
 
 @dataclass(frozen=True)
@@ -134,15 +136,15 @@ def vgg_extractor(name: str, path: Path, weight: float, precision: str = "fp32")
 def embedded_extractor(name: str, weight: float, precision: str = "fp32") -> Extractor:
     """An embedded feature network: "attributes" in place of VGG19, "people" in place of VGGFace.
 
-    "attributes@eyes" sees the eyes alone. Gains make frames of two identities differ by 1 in each layer:
-    without them the deepest layer would count more than all others together.
+    "attributes@eyes" sees the eyes alone, "attributes@twice" the frame at 128², with its detail. Gains make
+    frames of two identities differ by 1 in each layer: without them the deepest layer would count more than
+    all others together.
     """
     network, _, region = name.partition("@")
     state, metadata = load_weights(WEIGHTS / f"{network}.safetensors")
     net = {"attributes": AttributeNet, "people": PersonNet}[network](len(state["head.3.bias"]))
     net.load_state_dict(state)
-    window = {"": (), "eyes": EYES}[region]
-    preprocessing = Preprocessing(2.0, (1.0, 1.0, 1.0), embedded=True, window=window)
+    preprocessing = Preprocessing(2.0, (1.0, 1.0, 1.0), embedded=True, window=REGIONS[region])
     return Extractor(net.features, tuple(net.taps), weight, preprocessing, metadata["gains"], precision)
 
 

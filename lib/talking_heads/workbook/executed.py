@@ -88,7 +88,7 @@ def publish(executed: Path, folder: Path, name: str) -> None:
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
     nbformat.write(notebook, executed)
-    write_text(folder / f"{name}.html", to_html(notebook))
+    write_text(folder / f"{name}.html", to_html(notebook, folder))
     executed.replace(folder / f"{name}.ipynb")
 
 

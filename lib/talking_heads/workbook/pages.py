@@ -1,6 +1,8 @@
 """Executed notebooks as HTML pages that need neither a kernel nor a network."""
 
+import os
 import re
+from pathlib import Path
 
 import nbformat
 from jinja2 import pass_context
@@ -16,6 +18,7 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 """
 INJECTED = "injected-parameters"  # papermill's tag of the cell that overrides the parameters
 CHAPTER_LINK = re.compile(r"(\]\(\d\d_\w+)\.ipynb")  # in Markdown, to a notebook in the same folder
+DOCS_LINK = re.compile(r"\]\(\.\./docs/")  # to the documentation beside the notebooks
 
 
 class FormulaRenderer(IPythonRenderer):
@@ -54,10 +57,13 @@ class PageExporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def to_html(notebook: nbformat.NotebookNode) -> str:
+def to_html(notebook: nbformat.NotebookNode, folder: Path) -> str:
     """The page of an executed notebook, whose cells are changed: panels become a line of text, links to
     chapters links to pages, and of two cells of parameters the one that was executed last stays.
+
+    Links to the documentation lead there from ``folder``, where the page is written.
     """
+    docs = Path(os.path.relpath("docs", folder)).as_posix()
     notebook.metadata.pop("widgets", None)  # a page has no kernel to answer them
     tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
     if any(INJECTED in of_cell for of_cell in tags):
@@ -65,7 +71,7 @@ def to_html(notebook: nbformat.NotebookNode) -> str:
         notebook.cells = [cell for cell, of_cell in kept if "parameters" not in of_cell]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = CHAPTER_LINK.sub(r"\1.html", cell.source)
+            cell.source = DOCS_LINK.sub(f"]({docs}/", CHAPTER_LINK.sub(r"\1.html", cell.source))
         for output in cell.get("outputs", []):
             if WIDGET in output.get("data", {}):
                 output["data"] = {"text/html": PANEL}

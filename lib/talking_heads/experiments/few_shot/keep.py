@@ -6,9 +6,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from talking_heads.experiments.few_shot.weights import digest_of, weights_keys
-from talking_heads.experiments.reference import COMMITTED
+import torch
+
+from talking_heads import config
+from talking_heads.config import Profile
+from talking_heads.experiments.few_shot import portraits
+from talking_heads.experiments.few_shot.trainings import runs_folder
+from talking_heads.experiments.few_shot.weights import digest_of, load_networks, weights_keys
+from talking_heads.experiments.reference import COMMITTED, keep_training
+from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.files import write_text
+from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.runner import Run, plan
 
@@ -50,6 +58,24 @@ def keep(run: Run, more: Mapping[str, str]) -> Path:
     write_text(target / "weights.json", json.dumps(provenance, indent=1))
     write_text(target / "records.jsonl", "".join(f"{row}\n" for row in rows))
     return target
+
+
+def keep_weights(profile: Profile, variant: str, data: Path, results: Path, device: torch.device) -> Path:
+    """Copy a profile's own weights of a training to its reference; returns the file.
+
+    Beside weights that grew from those of a smaller profile stands how their heads compare with its heads.
+    Raises what :func:`check_finished` does.
+    """
+    command = f"python -m talking_heads meta-learn --profile {profile.name} --variant {variant}"
+    folder, section = runs_folder(profile, results) / f"meta-{variant}", profile.few_shot.trainings
+    kept = keep_training(variant, folder, command, reference=COMMITTED / section.reference_part)
+    if section.start_profile:
+        nets = restore_networks(profile, load_weights(kept)[0], device)
+        smaller = load_networks(config.load(section.start_profile), variant, "reference", results, device)[0]
+        table = portraits.criteria(profile, nets, smaller, data, device)
+        table.to_csv(kept.with_name(f"{variant}_criteria.csv"), index=False, float_format="%.5g")
+        print(table.round(4).to_string(index=False))
+    return kept
 
 
 def _page_of_links(report: Path, figures: Path) -> str:

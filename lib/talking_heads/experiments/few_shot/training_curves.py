@@ -17,9 +17,11 @@ LAST = 10  # thinned rows at a training's end
 
 def curves(profile: Profile, weights: str, results: Path) -> dict[str, list[dict]]:
     """Thinned logs of the trainings behind the weights, by variant."""
-    variants = profile.few_shot.trainings.variants
+    section = profile.few_shot.trainings
+    variants = section.variants
     if weights == "reference":
-        files = {variant: COMMITTED / "weights" / f"{variant}.json" for variant in variants}
+        folder = COMMITTED / section.reference_part / "weights"
+        files = {variant: folder / f"{variant}.json" for variant in variants}
         return {v: json.loads(path.read_text(encoding="utf-8")) for v, path in files.items() if path.exists()}
     runs = Path(results) / profile.name / "runs"
     logs = {variant: runs / f"meta-{variant}" / LOG for variant in variants}

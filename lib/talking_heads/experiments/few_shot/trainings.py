@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from talking_heads import config
 from talking_heads.animation import face_shape
 from talking_heads.config import Profile, digest
 from talking_heads.data import corpora
@@ -34,15 +35,18 @@ from talking_heads.data.frames import to_image
 from talking_heads.data.loader import worker_count
 from talking_heads.data.speakers.pool import LiveVideos, PoolSettings
 from talking_heads.data.store import Store
+from talking_heads.experiments.few_shot.weights import weights_path
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.baselines.training import BaselineLearner
 from talking_heads.few_shot.meta_learning import MetaLearner
-from talking_heads.files import write_text
+from talking_heads.few_shot.networks.build import restore_networks
+from talking_heads.files import sha256, write_text
 from talking_heads.judges.pools import POOLS, SEED, pool
 from talking_heads.judges.training import MINUTES, train_judges
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.perceptual import embedded_digest, make_extractors
+from talking_heads.nn.weight_files import load_weights
 from talking_heads.provenance import commit
 from talking_heads.training import distributed, lineage, loop
 from talking_heads.training.alarms import Collapsed
@@ -123,11 +127,12 @@ class TrainingData:
 
 def reference_data(profile: Profile, root: Path, device: torch.device) -> TrainingData:
     """The identities of the reference weights, who belong to no profile's corpus."""
-    validation = PoolVideos(pool("verification_test", root / "pools"))
+    size = profile.data.image_size
+    validation = PoolVideos(pool("verification_test", root / "pools", size))
     if device.type != "cuda":
-        videos = PoolVideos(pool("features", root / "pools"))
+        videos = PoolVideos(pool("features", root / "pools", size))
         return TrainingData(videos, validation, {"seed": SEED, **POOLS["features"]})
-    changed = {"people": LIVE_IDENTITIES, "frames": LIVE_FRAMES, "size": profile.data.image_size}
+    changed = {"people": LIVE_IDENTITIES, "frames": LIVE_FRAMES, "size": size}
     live = LiveVideos(PoolSettings(seed=SEED, **{**POOLS["features"], **changed}), device)
     first = live.settings.first
     origin = {"seed": SEED, "first": first, "people": LIVE_IDENTITIES, "rendered": "as training goes"}
@@ -154,6 +159,15 @@ def training_data(profile: Profile, root: Path, device: torch.device) -> Trainin
     return corpus_data(profile, root)
 
 
+def start_weights(profile: Profile, name: str, results: Path) -> Path | None:
+    """The committed weights that a variant's networks grow from, None where they start from nothing.
+
+    Raises FileNotFoundError as :func:`reference_weights` does.
+    """
+    start = profile.few_shot.trainings.start_profile
+    return weights_path(config.load(start), name, "reference", results) if start else None
+
+
 def runs_folder(profile: Profile, results: Path) -> Path:
     """Where ``meta-learn`` trains. Chapters find there what was trained on the profile's own corpus."""
     runs = Path(results) / profile.name / "runs"
@@ -161,7 +175,10 @@ def runs_folder(profile: Profile, results: Path) -> Path:
 
 
 class TrainingRun(RecordedTraining):
-    """The training of a variant; validation episodes are watched."""
+    """The training of a variant; validation episodes are watched.
+
+    ``start`` are weights of the profile's ``start_profile``, from which its networks grow.
+    """
 
     def __init__(
         self,
@@ -172,6 +189,7 @@ class TrainingRun(RecordedTraining):
         device: torch.device,
         command: str = "",
         workers: int | None = None,
+        start: Path | None = None,
     ):
         training, changed = TRAININGS[name], settings(profile, name)
         fraction = changed.few_shot.trainings.small_share if training.small else 1.0
@@ -193,6 +211,10 @@ class TrainingRun(RecordedTraining):
             "extractors": {n: embedded_digest(n) for n in changed.few_shot.losses.extractors},
             "about": training.description,
         }
+        if start:
+            smaller = config.load(profile.few_shot.trainings.start_profile)
+            learner.grow(restore_networks(smaller, load_weights(start)[0], device))
+            learner.settings["started from"] = metadata["started_from"] = sha256(start)[:12]
         super().__init__(name, learner, runs / f"meta-{name}", device, metadata)
         with distributed.main_first():
             self._share_content_steps(runs)

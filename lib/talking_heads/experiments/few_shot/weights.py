@@ -29,7 +29,7 @@ def weights_path(profile: Profile, variant: str, weights: str, results: Path) ->
     if weights == "reference":
         if not profile.few_shot.trainings.reference_weights:
             raise ValueError(f"profile {profile.name} has no reference weights; use --weights scratch")
-        return reference_weights(variant, results)
+        return reference_weights(variant, results, profile.few_shot.trainings.reference_part)
     path = Path(results) / profile.name / "runs" / f"meta-{variant}" / "weights.safetensors"
     if not path.exists():
         raise FileNotFoundError(
