@@ -15,6 +15,7 @@ from talking_heads.experiments.diffused.clip_metrics import LMD, PER, SOUND_CORR
 from talking_heads.experiments.diffused.protocol import FROZEN, OTHER_SOUND, OURS, SDA, TRUE_MOTION
 from talking_heads.judges.faces import CSIM_JUDGE
 from talking_heads.metrics.clip_observer import VOTES
+from talking_heads.metrics.turing_test import TRUE_CLIPS
 
 IDENTITIES = 12
 FLOW = {"0": 3.0, "1": 1.5, "2": 1.1, "3": 1.1}  # of the head, by motion frames
@@ -86,15 +87,31 @@ def make_evidence(sign=1.0, noise=0.002):
     metrics, ablations = pd.DataFrame(evaluated), pd.DataFrame(rows)
     grey = ablations["ablation"] == SOUND[True]  # on the plain corpus, it is worse than colour
     worse = {LMD: ablations[LMD] + sign * 0.1 * grey, "SSIM": ablations["SSIM"] - sign * 0.1 * grey}
+    mouth = generalisation.ANIMATED
+    faces = [
+        {"identity": face, "voice": f"voice {k}", "outside": face == "avatar", mouth: value, "found": 1.0}
+        for face, value in (("id1", 0.7), ("id2", 0.8), ("avatar", 0.75 if sign > 0 else 0.2))
+        for k in range(6)
+    ]
     return Evidence(
-        metrics,
-        ablations,
-        pd.DataFrame(long),
-        pd.DataFrame(votes).assign(control=0.1),
-        pd.DataFrame(spread),
-        pd.DataFrame(voices),
-        metrics,
-        ablations.assign(**worse),
+        metrics=metrics,
+        ablations=ablations,
+        length=pd.DataFrame(long),
+        proxy=pd.DataFrame(votes).assign(control=0.1),
+        people=votes_of_people(0.55 if sign > 0 else 0.2),
+        spread=pd.DataFrame(spread),
+        voices=pd.DataFrame(voices),
+        faces=pd.DataFrame(faces).assign(**{mouth: lambda rows: rows[mouth] + noise * rng.normal(size=18)}),
+        plain_metrics=metrics,
+        plain_ablations=ablations.assign(**worse),
+    )
+
+
+def votes_of_people(ours, half=0.05):
+    """Shares of votes *real* in percent, as in Table 2; half of true clips pass for real."""
+    rows = {"method": [OURS, TRUE_CLIPS], "real": [100 * ours, 50.0]}
+    return pd.DataFrame(rows).assign(
+        ci_low=lambda r: r["real"] - 100 * half, ci_high=lambda r: r["real"] + 100 * half
     )
 
 
@@ -179,6 +196,21 @@ def test_observers_that_have_learned_nothing_decide_nothing():
     assert verdicts(claims.evaluate(dataclasses.replace(evidence, proxy=blind)))[9] == "undecided"
 
 
+def test_people_decide_with_observers_where_they_have_voted():
+    evidence = make_evidence()
+    parts = [
+        part.name for part in claims.clips_pass_for_real(dataclasses.replace(evidence, people=pd.DataFrame()))
+    ]
+    assert len(parts) == 2 and not any(name.startswith(claims.PEOPLE) for name in parts)
+    for share, half, verdict in ((0.55, 0.05, "yes"), (0.45, 0.2, "undecided"), (0.2, 0.05, "no")):
+        votes = dataclasses.replace(evidence, people=votes_of_people(share, half))
+        assert verdicts(claims.evaluate(votes))[9] == verdict
+    part = claims.votes_of_people(votes_of_people(0.45))[0]
+    assert part.estimate.value == pytest.approx(0.05)
+    assert part.estimate.high - part.estimate.value == pytest.approx(0.05 * 2**0.5)
+    assert claim_causes.decided_on(9, part.name) == "people"
+
+
 def test_lips_that_ignore_the_sound_follow_no_voice():
     metrics = make_evidence().metrics.assign(**{SOUND_CORRELATION: 0.0, "mouth opening": 0.0})
     evidence = dataclasses.replace(make_evidence(), metrics=metrics)
@@ -236,6 +268,9 @@ def test_every_no_and_undecided_is_explained():
     assert re.search(r"by 0\.(79|80)\d for the clip's own sound and by 0\.(29|30)", why[7])
     assert "the larger part of the loss occurs early" in why[8]
     assert "vote real for 20% of the generated clips, 50% of the true ones and 10% of" in why[9]
+    assert (
+        "of what is said by 0.20 (avatar; a face in 100% of the frames), and by 0.75 on faces of" in why[12]
+    )
     assert "their flow is 0.200 pixels a frame, ours 0.600, that of true clips 0.800." in why[10]
 
 
@@ -250,6 +285,28 @@ def test_a_network_that_has_not_seen_the_plain_corpus_may_lose_because_of_that()
     evidence.plain_ablations.loc[own, "SSIM"] = 0.1
     with pytest.raises(explanations.NotShown):
         cause(evidence)
+
+
+def test_ssim_that_falls_with_the_identity_is_no_matter_of_lips():
+    evidence, grey = make_evidence(), SOUND[True]
+    cause = claim_causes.more_sound_loses_the_face
+    with pytest.raises(explanations.NotShown):  # two embeddings have the highest SSIM
+        cause(evidence)
+    none = (evidence.ablations["ablation"] == grey) & (evidence.ablations["setting"] == "0")
+    evidence.ablations.loc[none, ["SSIM", CSIM_JUDGE]] = 0.99
+    assert cause(evidence).startswith("By the number of embeddings: SSIM 0.990 (0), ")
+    evidence.ablations.loc[none, CSIM_JUDGE] = 0.1
+    with pytest.raises(explanations.NotShown):
+        cause(evidence)
+
+
+def test_blind_observers_are_named_as_the_cause():
+    evidence = make_evidence()
+    cause = claim_causes.observers_have_learned_nothing
+    with pytest.raises(explanations.NotShown):
+        cause(evidence)
+    evidence.proxy["control"] = 0.6
+    assert "60% of the fakes that they learned from and for 50% of the true clips" in cause(evidence)
 
 
 def test_settings_that_differ_no_more_than_seeds_are_not_ranked():

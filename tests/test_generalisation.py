@@ -17,7 +17,7 @@ from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.claims import verdicts
 from talking_heads.experiments.diffused import claim_causes, claims, generalisation
 from talking_heads.experiments.diffused.weights import Model
-from talking_heads.metrics import lip_sync
+from talking_heads.metrics import lip_sync, recogniser
 
 installed = pytest.mark.skipif(not espeak.is_installed(), reason="espeak-ng is not installed")
 
@@ -132,6 +132,36 @@ def test_voices_are_measured_with_the_mouths_of_what_they_say():
     assert len(table) == 2 * len(generalisation.METRICS) and (table["n_identities"] == 2).all()
     mean = rows[rows["voice"] == "other"]["mouth width"].mean()
     assert table.set_index(["voice", "metric"])["value"]["other", "mouth width"] == pytest.approx(mean)
+
+
+def test_faces_are_measured_by_what_a_detector_finds(monkeypatch):
+    """The detector of the test finds the mouth open as far as the frame is bright, in no dark frames."""
+
+    def detect(frames):
+        points = np.zeros((len(frames), 68, 2), np.float32)
+        points[:, 36], points[:, 45] = (0, 0), (10, 0)  # outer corners of the eyes
+        points[:, 65:68, 1] = np.array([frame.mean() for frame in frames])[:, None] / 255  # lower inner lip
+        points[[frame.max() == 0 for frame in frames]] = np.nan
+        return points, np.ones(len(frames), int)
+
+    monkeypatch.setattr(recogniser, "landmark_network", lambda: detect)
+    said = [Segment("_", 0, 0.4), Segment("a", 0.4, 0.8), Segment("m", 0.8, 1.2)]
+    voice, jaw = (
+        generalisation.Voice("v", np.zeros(0, np.int16), said),
+        mouth_track(said, np.arange(30) / 25, 1.0),
+    )
+    bright = (255 * (0.2 + 0.8 * jaw["jaw_open"])).astype(np.uint8)[:, None, None, None]
+    follows = np.broadcast_to(bright, (30, 32, 32, 3))
+    clips = {"id1": [follows], "avatar": [np.roll(follows, 7, 0)], "wall": [np.zeros_like(follows)]}
+    rows = generalisation.measure_faces(clips, [voice], ["avatar", "wall"]).set_index("identity")
+    assert rows[generalisation.ANIMATED]["id1"] > 0.99 > 0.9 > rows[generalisation.ANIMATED]["avatar"]
+    assert rows.loc["wall", [generalisation.ANIMATED, "found"]].tolist() == [0, 0]
+    assert rows["outside"].tolist() == [False, True, True]
+
+
+def test_faces_are_not_measured_without_dlib():
+    with pytest.raises(FileNotFoundError, match="faces"):
+        generalisation.measure_faces({}, [], [])
 
 
 def test_the_reader_hears_the_jaw_of_a_voice_of_the_corpus():

@@ -48,6 +48,7 @@ OTHER_FILES = {
     "clips/astronaut.png",
     "clips/astronaut.png.npz",
     "tables/voices.csv",
+    "tables/outside_faces.csv",
     "tables/diffused_figure6.csv",
     "tables/diffused_figure6.md",
     "tables/diffused_figure6.tex",

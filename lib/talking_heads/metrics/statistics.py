@@ -79,6 +79,13 @@ def _student(value: float, deviation: float, freedom: int) -> Estimate:
     return Estimate(value, value - half, value + half, p)
 
 
+def normal_estimate(value: float, half: float) -> Estimate:
+    """An estimate from half of the width of its interval, with the p-value of a normal distribution."""
+    deviation = half / stats.norm.ppf((1 + LEVEL) / 2)
+    p = float(2 * stats.norm.sf(abs(value) / deviation)) if deviation > 0 else float(value == 0)
+    return Estimate(value, value - half, value + half, p)
+
+
 def per_seed(statistic: Statistic) -> Statistic:
     """The mean over fine-tuning seeds of a statistic of rows (n, k); the last column of its rows is the seed.
 

@@ -2,7 +2,7 @@
 
 from talking_heads.diffused import audio_pretraining, training
 from talking_heads.diffused.baselines import training as baselines
-from talking_heads.experiments.diffused import claims, clip_metrics, generalisation, protocol
+from talking_heads.experiments.diffused import claims, clip_metrics, diversity, generalisation, protocol
 from talking_heads.experiments.diffused.ablation_table import FIGURE5, METRICS, TABLE
 from talking_heads.experiments.diffused.generalisation import TABLE as VOICES
 from talking_heads.experiments.diffused.length import METRICS as LENGTH
@@ -60,7 +60,7 @@ VERDICTS = ("claims", "explanations")  # tables of chapter 25
 REFERENCE_TABLES = {
     "23_table_of_talking_faces": (METRICS,),
     "24_motion_and_lips": (METRICS,),
-    "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES),
+    "25_claims_of_diffusion": (METRICS, LENGTH, VOTES, VOICES, generalisation.FACES),
 }
 PLAIN_TABLES = {  # as these, of the plain corpus
     "23_table_of_talking_faces": (TABLE1_FILE,),
@@ -172,6 +172,7 @@ CHAPTERS = (
         ("23_table_of_talking_faces", "24_motion_and_lips"),
         (
             "figures/diffused_claims.png",
+            f"tables/{diversity.METRICS}.csv",
             *(f"tables/diffused_{name}.{kind}" for name in VERDICTS for kind in ("csv", "md", "tex")),
         ),
         0.8,

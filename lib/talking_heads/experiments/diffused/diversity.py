@@ -9,6 +9,8 @@ from talking_heads.experiments.diffused import protocol
 from talking_heads.experiments.diffused.protocol import OTHER_SEED, OURS, Evaluation, Speaker
 from talking_heads.judges.faces import landmarks_of
 
+METRICS = "seed_spread"  # name of the table of single identities
+
 
 def head_track(landmarks: np.ndarray) -> np.ndarray:
     """Displacement (n, 2) of a head from its first frame, in interocular distances; landmarks (n, 68, 2)."""
