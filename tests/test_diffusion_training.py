@@ -15,7 +15,7 @@ from talking_heads.__main__ import main
 from talking_heads.data import video
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.windows import LENGTH, WindowDataset, WindowSettings, neighbours
-from talking_heads.diffused import model
+from talking_heads.diffused import model, training
 from talking_heads.diffused.audio_encoder import WaveformEncoder, build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.diffusion import cosine_schedule
@@ -90,7 +90,8 @@ def test_the_log_has_every_term_by_quartile_of_time(begin, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / loop.LOG).read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(8))
     names = {f"{term}_q{quarter}" for term in ("simple", "lips", "vlb") for quarter in range(1, 5)}
-    assert set().union(*rows) == names | {"step", "simple", "lips", "vlb", "output_spread", "grad_norm"}
+    spreads = {"output_spread", "x_0_spread"}
+    assert set().union(*rows) == names | spreads | {"step", "simple", "lips", "vlb", "grad_norm"}
 
 
 def test_gradients_of_the_parts_of_a_batch_are_those_of_the_batch(begin):
@@ -187,6 +188,23 @@ def test_a_network_that_outputs_the_same_for_all_raises_an_alarm(begin, tmp_path
     learner = begin({"training.learning_rate": 0.0, "training.steps": 200})
     with pytest.raises(Collapsed, match="for 100 steps all generated frames are equal"):
         loop.train(learner, tmp_path)
+
+
+def test_a_network_that_ignores_its_conditions_raises_an_alarm(begin, tmp_path, monkeypatch):
+    """Provoked by a network that estimates the same frame from every noise; its outputs differ."""
+    learner = begin({"training.steps": 200, "diffusion.prediction": "velocity"})
+    weight = next(learner.unet.parameters())
+
+    def estimate_grey(unet, x_t, t, conditions, grey):
+        alpha_bar = learner.schedule.alpha_bar[t].float()[:, None, None, None]
+        velocity = (alpha_bar.sqrt() * x_t) / (1 - alpha_bar).sqrt()  # x_0 is 0
+        return torch.cat([velocity + 0 * weight.sum(), torch.zeros_like(velocity)], 1)
+
+    monkeypatch.setattr(training, "predict", estimate_grey)
+    with pytest.raises(Collapsed, match="estimated from noise are equal, whatever the conditions"):
+        loop.train(learner, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / loop.LOG).read_text().splitlines()]
+    assert all(row["output_spread"] > 1e-3 and row["x_0_spread"] < 0.01 for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,10 @@ def test_a_photograph_speaks(files, profile, models):
     face = load_identity(files / "out.mp4.face")
     assert face.image.shape == (32, 32, 3)
     assert face.card == {"person": "ada", "kind": "procedural speaker", "origin": "ada.png"}
+    plain = speak.speak(request(files, out=files / "plain.mp4", mark=False), profile, models, "cpu")
+    with_mark, without = (np.stack(video.read(path).frames).astype(int) for path in (out, plain))
+    difference = np.abs(with_mark - without)
+    assert difference[:, -24:, :80].mean() > 8 > difference[:, :200].mean()
 
 
 def test_a_kept_face_speaks_in_the_same_way(files, profile, models):

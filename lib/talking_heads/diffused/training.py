@@ -13,7 +13,7 @@ from talking_heads.config import Diffused, Profile, Sampling, digest
 from talking_heads.data.loader import Batches
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
-from talking_heads.diffused.diffusion import cosine_schedule, q_sample, training_target
+from talking_heads.diffused.diffusion import cosine_schedule, interpret, q_sample, training_target
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.losses import lip_loss, min_snr_weight, simple_loss, variational_bound
 from talking_heads.diffused.model import (
@@ -216,6 +216,11 @@ class DiffusionLearner:
         row = self._row(drawn, {"simple": simple, "lips": lips, "vlb": bound})
         if len(x_0) > 1:  # else there is nothing to compare with
             row["output_spread"] = predicted.detach().std(0).mean()
+            late = drawn.topk(max(2, len(drawn) // 4)).indices.to(
+                self.device
+            )  # hardly anything of x_0 is left
+            frames = interpret(self.schedule, output.detach(), x_t, t, diffusion.prediction).x_0
+            row["x_0_spread"] = frames[late].std(0).mean() / x_0[late].std(0).mean().clamp(min=1e-3)
         return each.mean(), row
 
     def conditions(self, windows: Windows, generator: torch.Generator) -> Conditions:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 LEAD = 20.0  # of D's scores of real frames over those of generated ones; beyond it G learns nothing
+LEAST_SPREAD = 0.02  # of the estimates of x_0 at high noise, relative to the true frames
 SAME = 1e-6  # difference of scores that count as equal
 
 
@@ -39,6 +40,11 @@ class Alarm:
             )
         if self._always(_outputs_are_equal):
             raise Collapsed(f"{during} all generated frames are equal; lower learning_rate")
+        if self._always(_estimates_are_equal):
+            raise Collapsed(
+                f"{during} the frames that are estimated from noise are equal, whatever the conditions; "
+                "lower learning_rate"
+            )
 
     def _always(self, condition: Callable[[dict[str, float]], bool]) -> bool:
         return all(condition(row) for row in self.history)
@@ -54,3 +60,7 @@ def _discriminator_wins(row: dict[str, float]) -> bool:
 
 def _outputs_are_equal(row: dict[str, float]) -> bool:
     return row.get("output_spread", math.inf) < 1e-3
+
+
+def _estimates_are_equal(row: dict[str, float]) -> bool:
+    return row.get("x_0_spread", math.inf) < LEAST_SPREAD
