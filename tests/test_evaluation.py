@@ -41,7 +41,7 @@ from talking_heads.experiments.few_shot import (
     trainings,
 )
 from talking_heads.experiments.few_shot.claim_parts import Evidence, metric_names, use_paper_metrics
-from talking_heads.experiments.few_shot.figures import comparison, select_cells
+from talking_heads.experiments.few_shot.figures import comparison, metrics_by_shots, select_cells
 from talking_heads.experiments.few_shot.weights import LoadedWeights
 from talking_heads.few_shot.baselines import trivial
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
@@ -1300,4 +1300,30 @@ def test_estimates_are_drawn_from_the_top_with_intervals_where_they_were_measure
     assert low.tolist() == pytest.approx([0.4, 0.1]) and high.tolist() == pytest.approx([0.6, 0.4])
     (hollow,) = (line for line in axis.lines if line.get_markerfacecolor() == "none")
     assert hollow.get_xdata().tolist() == [0.7]
+    plt.close(figure)
+
+
+def test_table_1_beside_the_paper_as_lines_and_as_a_figure():
+    rows = [("X2Face", 8, 0.8, 0.7, 0.9, 0.73), ("Ours-FF", 8, 0.7, 0.6, 0.8, 0.64)]
+    rows += [("Ours-FF", 1, 0.6, 0.5, 0.7, 0.61), (methods.NEAREST, 8, 0.5, np.nan, np.nan, np.nan)]
+    columns = ["method", "T", "value", "ci_low", "ci_high", "paper_value"]
+    table = pd.DataFrame(rows, columns=columns).assign(metric="SSIM", verdict="not comparable")
+    line = (
+        "Paper: SSIM of X2Face, T = 8: 0.73 (VoxCeleb1). Here: 0.800 [0.700, 0.900]. Verdict: not comparable."
+    )
+    assert tables.paper_lines(table, "SSIM", 8)[0] == line
+    assert len(tables.paper_lines(table, "SSIM", 8)) == 2, "the paper has no trivial baselines"
+    small, large = metrics_by_shots(table, ["SSIM"]).axes
+    assert [label.get_text() for label in large.get_xticklabels()] == ["1", "8"]
+    bars = {len(container.lines[2][0].get_segments()) for container in large.containers}
+    assert bars == {0, 1, 2}, "intervals of two T, of one, and of methods that were not run"
+    assert small.get_ylabel() == "small corpus"
+    plt.close("all")
+
+
+def test_difference_maps_have_a_sign():
+    truth = np.full((2, 4, 4, 3), 100, np.uint8)
+    figure = figures.difference_maps([truth + 20, truth - 20], truth, ["brighter", "darker"])
+    values = [axis.images[0].get_array().mean() for axis in figure.axes[:4]]
+    assert values == [20, 20, -20, -20]
     plt.close(figure)

@@ -212,6 +212,7 @@ def test_a_run_resumes_with_what_is_missing(tmp_path):
 def test_published_copies_have_no_progress_and_pages_show_formulas_and_link_to_pages(tmp_path):
     text = r"with $a < b$: $$x_t \sim \mathcal{N}(0, 1) \tag{2}$$ [02](02_networks.ipynb), `$OUT`"
     text += " [terms](../docs/glossary.md#k)"
+    text += "\n\n<details><summary>Solution</summary>\n\n```python\nfolded = 1\n```\n</details>"
     printed = "  4/24 identities rendered, 70 frames/s\nkept 1/2\n  ft step 3/60, cnt 2.1, 0.4 s a step\n"
     outputs = [v4.new_output("stream", text=part) for part in (printed, "  x: 1/2 frames, 0.1 min left\n")]
     parameters = v4.new_code_cell("profile = 'a'", metadata={"tags": ["parameters"]})
@@ -225,6 +226,8 @@ def test_published_copies_have_no_progress_and_pages_show_formulas_and_link_to_p
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page.count("<math") == 2 and "$a" not in page and "<code>$OUT</code>" in page
     assert 'href="02_networks.html"' in page and "'b'" in page and "'a'" not in page
+    solution = re.search(r"<details>.*?</details>", page, re.DOTALL)
+    assert solution and "folded" in solution[0]
     link = re.search(r'href="([^"]*glossary.md)#k"', page)
     assert link and (tmp_path / link[1]).resolve() == Path("docs/glossary.md").resolve()
 

@@ -1,8 +1,11 @@
 """A head as a web page: its parts in Python, and the page in a browser."""
 
+import copy
 import json
+import os
 import re
 import subprocess
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from talking_heads.__main__ import main
 from talking_heads.animation import web_page
 from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import keep_head, load_head
+from talking_heads.commands import animation
+from talking_heads.data import video
 from talking_heads.data.landmarks import draw
+from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.metrics.images import ssim
@@ -28,6 +34,14 @@ DRAWN = "Number(document.body.dataset.frames || 0) > 0"
 def head_file(profile, few, untrained_head, tmp_path_factory):
     """A kept head, which was not trained."""
     return keep_head(tmp_path_factory.mktemp("heads") / "ada.head", untrained_head, few, profile, CARD)
+
+
+def another(head):
+    """A head that generates other frames."""
+    other = copy.deepcopy(head)
+    with torch.no_grad():
+        other.head.psi.neg_()
+    return other
 
 
 @pytest.fixture
@@ -121,6 +135,28 @@ def test_before_its_fine_tuning_a_head_is_the_meta_learned_one(profile, few, hea
     assert np.abs(before.drive(few.points).astype(int) - head.drive(few.points)).max() <= 3
 
 
+def test_the_command_writes_a_page_with_before_and_track(head_file, tmp_path, monkeypatch):
+    """From a kept head and a driver with landmarks beside it."""
+    pytest.importorskip("onnxruntime")
+    runtime = {name: tmp_path / name for name in web_page.RUNTIME}
+    for path in runtime.values():
+        path.write_bytes(b"the runtime")
+    monkeypatch.setattr(web_page, "find_runtime", lambda folder=None: runtime)
+    monkeypatch.setattr(animation, "meta_learned", lambda *_: lambda: (None, {"commit": CARD["weights"]}))
+    monkeypatch.setattr(web_page, "before_fine_tuning", lambda head, *_: another(head))
+    clip, driver = make_clip(ClipSettings(0, 5, 0, 10, 25.0, 64)), tmp_path / "driver.mp4"
+    video.write(driver, clip.frames, clip.fps, clip.sound)
+    np.savez(tmp_path / "driver.npz", landmarks=clip.landmarks)
+    words = ["--before", "--driver", str(driver), "--profile", "smoke"]
+    out = tmp_path / "ada.html"
+    assert main(["export", "--head", str(head_file), "--to", "web", "--out", str(out), *words]) == 0
+    contents = json.loads(
+        re.search(r'id="contents">(.*?)</script>', out.read_text())[1].replace("<\\/", "</")
+    )
+    assert len(contents["networks"]) == 2 and len(contents["track"]["points"]) == 10
+    assert contents["track"]["sound"] and contents["networks"][0] != contents["networks"][1]
+
+
 # -- in a browser -----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def runtime():
@@ -138,9 +174,10 @@ def page(head_file, few, runtime, tmp_path_factory):
     if not CHROMIUM:
         pytest.skip("no Chromium")
     head, out = load_head(head_file), tmp_path_factory.mktemp("page") / "ada.html"
+    before = another(head)
     track = web_page.Track(np.repeat(few.points, 25, 0), 25.0, np.zeros(64_000), 16_000)
-    web_page.write_page(head, out, head, track, runtime=runtime)
-    with open_browser() as browser, open_page(browser.new_context()) as (page, log):
+    web_page.write_page(head, out, before, track, runtime=runtime)
+    with open_browser() as browser, open_page(browser.new_context(has_touch=True)) as (page, log):
         page.goto(out.as_uri())
         page.wait_for_function(DRAWN)
         yield page, log
@@ -165,6 +202,25 @@ def test_the_browser_generates_the_frames_of_the_head(page, head_file):
     log.assert_quiet(("file:", "blob:"))
 
 
+def touch(view, positions):
+    """A finger that moves through positions of the page."""
+    session = view.context.new_cdp_session(view)
+    for number, (x, y) in enumerate(positions):
+        kind = "touchMove" if number else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_brows_rise_on_the_page(page):
+    view, _ = page
+    view.evaluate("page.set('brows', 0)")
+    rest = np.array(view.evaluate("page.landmarks()"))
+    view.evaluate("page.set('brows', 0.1)")
+    moved = rest[:, 1] - np.array(view.evaluate("page.landmarks()"))[:, 1]
+    assert moved[web_page.BROWS].min() > 0.4 > 2 * abs(moved[web_page.EYES].mean())
+    view.evaluate("page.set('brows', 0)")
+
+
 def test_keys_drag_and_the_space_bar_move_the_head(page):
     view, _ = page
     view.evaluate("document.getElementById('reset').click()")
@@ -177,6 +233,8 @@ def test_keys_drag_and_the_space_bar_move_the_head(page):
     view.mouse.move(box["x"] + 140, box["y"] + 100)
     view.mouse.up()
     assert view.evaluate("Number(document.getElementById('turn').value)") == pytest.approx(12, abs=1)
+    touch(view, [(box["x"] + 100, box["y"] + 100), (box["x"] + 60, box["y"] + 100)])
+    assert view.evaluate("Number(document.getElementById('turn').value)") == pytest.approx(2, abs=1)
     view.keyboard.press(" ")
     assert view.locator("#play").inner_text() == "Stop"
     view.wait_for_function("document.getElementById('sound').currentTime > 0.2")
@@ -184,18 +242,44 @@ def test_keys_drag_and_the_space_bar_move_the_head(page):
     assert view.locator("#play").inner_text() == "Play"
 
 
-def test_before_and_after_are_side_by_side(page):
+def picture_of(view, split):
+    """The canvas (side, side, 3) with the head before its fine-tuning to the left of ``split``."""
+    view.evaluate(f"document.getElementById('split').value = {split}; {REDRAW}")
+    view.wait_for_function(DRAWN)
+    context = "document.getElementById('view').getContext('2d')"
+    side = view.evaluate(f"{context}.canvas.width")
+    pixels = view.evaluate(f"Array.from({context}.getImageData(0, 0, {side}, {side}).data)")
+    return np.array(pixels, np.uint8).reshape(side, side, 4)[..., :3].astype(int)
+
+
+def test_before_and_after_are_side_by_side_and_marked(page):
     view, _ = page
     assert view.locator("#gap").is_visible()
-    for split in (0, 1):
-        view.evaluate(f"document.getElementById('split').value = {split}; {REDRAW}")
-        view.wait_for_function(DRAWN)
+    after, both, before = (picture_of(view, split) for split in (0, 0.5, 1))
+    half, marked = len(both) // 2, len(both) - 40  # the mark is in the last rows, at the left
+    assert np.abs(before - after).mean() > 5
+    assert np.array_equal(both[:marked, : half - 2], before[:marked, : half - 2])
+    assert np.array_equal(both[:marked, half + 2 :], after[:marked, half + 2 :])
+    corners = [picture[marked:, :100] for picture in (before, after)]
+    white = (corners[0].min(-1) > 250) & (corners[1].min(-1) > 250)
+    assert white.sum() > 50, "the same letters in both pictures"
     assert "frames a second" in view.locator("#state").inner_text()
+
+
+@contextmanager
+def on_one_core():
+    """Processes that start within have one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.timing
 def test_a_head_of_64_pixels_plays_at_15_frames_a_second(runtime, tmp_path, few):
-    """In headless Chromium, with one thread."""
+    """In headless Chromium, on one core; drawing, network and picture."""
     profile = config.load("laptop")
     nets = build_networks(profile.few_shot.networks, 1)
     head = Head(nets.generator, torch.zeros(1, profile.few_shot.networks.embedding)).eval()
@@ -204,7 +288,7 @@ def test_a_head_of_64_pixels_plays_at_15_frames_a_second(runtime, tmp_path, few)
     sized = type(clip)(large, 2 * clip.points, clip.x, clip.y)
     path = keep_head(tmp_path / "a.head", head, sized, profile, CARD | {"T": 1})
     page = web_page.write_page(load_head(path), tmp_path / "a.html", runtime=runtime)
-    with open_browser() as browser, open_page(browser.new_context()) as (view, _):
+    with on_one_core(), open_browser() as browser, open_page(browser.new_context()) as (view, _):
         view.goto(page.as_uri())
         for _ in range(20):
             view.evaluate(REDRAW)

@@ -168,6 +168,27 @@ def test_a_head_trained_with_pupils_follows_sliders(head):
     assert panel.result.value != frontal
 
 
+def test_an_engine_computes_the_frames_of_the_chosen_head(head, monkeypatch):
+    computed = []
+
+    def fake_engine(chosen, name):
+        computed.append(name)
+        return dataclasses.replace(chosen, network=lambda y: torch.ones(len(y), *y.shape[1:]))
+
+    monkeypatch.setattr(panels, "with_engine", fake_engine)
+    monkeypatch.setattr(panels, "check_engine", lambda name: None)
+    panel = panels.DrivePanel(head, engine="auto")
+    white = panel.result.value
+    panel.sliders["yaw"].value = 25
+    assert panel.result.value == white and computed == ["auto"], "set up once"
+    assert panels.DrivePanel(head).result.value != white and computed == ["auto"]
+
+
+def test_an_unknown_engine_is_refused(head):
+    with pytest.raises(ValueError, match="'fast' is no engine"):
+        panels.DrivePanel(head, engine="fast")
+
+
 @pytest.mark.timing
 def test_a_head_of_the_laptop_profile_reaches_ten_frames_per_second(few, tmp_path, slowness):
     laptop = config.load("laptop")

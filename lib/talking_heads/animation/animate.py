@@ -110,7 +110,7 @@ def animate(
                 "origin": ", ".join(photo.name for photo in photos),
                 "weights": metadata["commit"],
             }
-            if detect is not None:
+            if detect is not None and not all(map(find_sidecar, photos)):  # not for the driver alone
                 card["landmarks"] = detector_name(detect)
             head = learn(nets, few, profile, keep, card)
         else:

@@ -46,13 +46,41 @@ def explain(
     ``causes`` by claim are called with ``data``. ``n_identities`` has the claims whose intervals are over
     identities.
     """
-    rows = []
+    rows, reasons = [], {}
     for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
         number, claim, verdict = parts[["id", "claim", "holds"]].iloc[0]
         found = find_causes(causes[number], data) or [NO_CAUSE]
         described = describe_parts(parts, n_identities.get(number))
-        rows.append([number, claim, verdict, " ".join([described, describe_weakest(parts), *found])])
-    return pd.DataFrame(rows, columns=COLUMNS)
+        reasons[number] = [described, describe_weakest(parts), *found]
+        rows.append([number, claim, verdict, " ".join(reasons[number])])
+    explanations = pd.DataFrame(rows, columns=COLUMNS)
+    explanations.attrs["reasons"] = reasons
+    return explanations
+
+
+def as_list(explanations: pd.DataFrame) -> str:
+    """A table of :func:`explain` as a Markdown list: a claim, and below it a point for each reason."""
+    lines = []
+    for row in explanations.itertuples():
+        lines.append(f"* **{row.id}. {row.claim}: {row.holds}.**")
+        lines += [f"    * {reason}" for reason in explanations.attrs["reasons"][row.id]]
+    return "\n".join(lines) or "Every claim that was run holds."
+
+
+def result_line(parts: pd.DataFrame) -> str:
+    """What the paper states, what was measured here, and the verdict.
+
+    ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`.
+    """
+    claim, where, verdict = parts[["claim", "where", "holds"]].iloc[0]
+    counts = parts["part holds"].str.partition(":")[0].value_counts()
+    here = ", ".join(f"{kind} {counts[kind]}" for kind in VERDICT_TEXTS if kind in counts)
+    here = f"{here} of {len(parts)} parts" if len(parts) > 1 else parts["part"].iloc[0]
+    if len(measured := parts.dropna(subset=["estimate"])):
+        weakest = weakest_part(measured)
+        estimate = interval_text(*weakest[["estimate", "ci_low", "ci_high"]])
+        here += f"; weakest: {weakest['part']}: {estimate}" if len(parts) > 1 else f": {estimate}"
+    return f"Paper: {claim} (section {where}). Here: {here}. Verdict: {verdict}."
 
 
 def find_causes(causes: Sequence[Cause], data: Any) -> list[str]:
@@ -114,9 +142,14 @@ def count_text(count: int) -> str:
 
 
 def describe_weakest(parts: pd.DataFrame) -> str:
+    """The name and the estimate of :func:`weakest_part`."""
+    name, *estimate = weakest_part(parts)[["part", "estimate", "ci_low", "ci_high"]]
+    return f"Weakest part, relative to the width of its interval: {name}, {interval_text(*estimate)}."
+
+
+def weakest_part(parts: pd.DataFrame) -> pd.Series:
     """The part whose estimate is lowest relative to the width of its interval."""
     parts = parts.dropna(subset=["estimate"])
     width = (parts["ci_high"] - parts["ci_low"]).replace(0, np.nan)
     ratio = (parts["estimate"] / width).fillna(parts["estimate"])
-    name, *estimate = parts[["part", "estimate", "ci_low", "ci_high"]].iloc[int(ratio.argmin())]
-    return f"Weakest part, relative to the width of its interval: {name}, {interval_text(*estimate)}."
+    return parts.iloc[int(ratio.argmin())]

@@ -12,6 +12,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from talking_heads.animation.animate import write_photograph
+from talking_heads.animation.engines import PYTORCH, check_engine, with_engine
 from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import KeptHead
 from talking_heads.data.prepare_video import read_source
@@ -129,12 +130,16 @@ class GapPanel(widgets.VBox):
 class DrivePanel(widgets.VBox):
     """A head driven live, by sliders for its pose or by landmarks that can be dragged.
 
-    ``heads`` is one head, or heads by name and epoch, of which one is chosen. The panel shows the frame rate:
-    from the event through landmarks and canvas to the generated frame.
+    ``heads`` is one head, or heads by name and epoch, of which one is chosen; ``engine`` computes it, see
+    :func:`with_engine`. The panel shows the frame rate: from the event through landmarks and canvas to the
+    generated frame.
     """
 
-    def __init__(self, heads: KeptHead | Mapping[str, Mapping[int, KeptHead]]):
+    def __init__(self, heads: KeptHead | Mapping[str, Mapping[int, KeptHead]], engine: str = PYTORCH):
+        check_engine(engine)
         self.heads = {"": {0: heads}} if isinstance(heads, KeptHead) else heads
+        self.engine = engine
+        self.computed: dict[tuple[str, int], KeptHead] = {}  # those that were chosen, with the engine
         first_heads = {name: next(iter(by_epoch.values())) for name, by_epoch in self.heads.items()}
         self.rigs = {name: FaceRig.fit(head.points) for name, head in first_heads.items()}
         self.name = widgets.Dropdown(options=list(self.heads), description="head")
@@ -160,7 +165,11 @@ class DrivePanel(widgets.VBox):
         self.epoch.observe(self._redrive, "value")
 
     def _drive(self, points: np.ndarray, start: float) -> None:
-        head = self.heads[self.name.value][self.epoch.value]
+        chosen = self.name.value, self.epoch.value
+        if chosen not in self.computed:
+            head = self.heads[self.name.value][self.epoch.value]
+            self.computed[chosen] = head if self.engine == PYTORCH else with_engine(head, self.engine)
+        head = self.computed[chosen]
         self.result.value = png(head.drive(points[None])[0], CANVAS_SIDE)
         self.seconds.append(time.perf_counter() - start)
         self.rate.value = f"{1 / np.median(self.seconds[-TIMED_FRAMES:]):.0f} frames per second"

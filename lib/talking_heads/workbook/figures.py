@@ -65,6 +65,28 @@ def sheet(
     return figure
 
 
+def difference_maps(
+    rows: Sequence[np.ndarray], truth: np.ndarray, labels: Sequence[str], limit: int = 64
+) -> Figure:
+    """Generated minus true grey level of pictures (n, S, S, 3) uint8, a row for each of ``rows``: blue where
+    a generated picture is darker than the ``truth``, red where it is brighter, with a colour bar to
+    ``limit``.
+    """
+    shape = (len(rows), len(truth))
+    size = (1.25 * shape[1] + 1.2, 1.25 * shape[0] + 0.2)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    for (r, c), axis in np.ndenumerate(axes):
+        difference = rows[r][c].astype(float).mean(-1) - truth[c].astype(float).mean(-1)
+        picture = axis.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        axis.set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center", labelpad=4)
+    bar = figure.colorbar(picture, ax=axes, extend="both", shrink=0.9)
+    bar.set_label("generated minus true\n[grey levels of 255]", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
 def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
     """The ``value`` of every row, the first one on top: with its interval where ``source`` is "here", hollow
     where it is only reported.
@@ -78,6 +100,28 @@ def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
         axis.plot(value[~measured], names[~measured], "s", ms=4, mfc="none", label="paper")
     axis.tick_params(axis="y", labelsize=6)
     axis.set_ylim(len(dict.fromkeys(names)) - 0.5, -0.5)
+
+
+def forest(table: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Mapping[str, str]) -> Figure:
+    """Differences with their intervals around a line at zero: a column of panels for each metric of
+    ``metrics``, titled as there, and a row of panels, which share no scale, for each group of names.
+
+    ``table`` has columns metric, name, value, ci_low, ci_high and source.
+    """
+    heights = [len(names) for names in groups]
+    size = (2.2 * len(metrics) + 1.6, 0.24 * sum(heights) + 0.65 * len(groups) + 0.3)
+    shape = (len(groups), len(metrics))
+    layout = {"squeeze": False, "layout": "constrained", "height_ratios": heights}
+    figure, axes = plt.subplots(*shape, figsize=size, **layout)
+    for (group, column), axis in np.ndenumerate(axes):
+        metric, title = list(metrics.items())[column]
+        rows = table[(table["metric"] == metric) & table["name"].isin(groups[group])]
+        axis.axvline(0, color="0.6", lw=0.8, ls="--")
+        estimates(axis, rows, rows["name"])
+        axis.tick_params(labelsize=7, labelleft=column == 0)
+        axis.locator_params("x", nbins=4)
+        axis.set_title(title if group == 0 else "", fontsize=8)
+    return figure
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
@@ -103,7 +147,8 @@ def verdicts(table: pd.DataFrame) -> Figure:
 
 
 def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smooth: int = 25) -> Figure:
-    """Logged values over steps: a panel for each name, or for several that share one.
+    """Logged values over steps: a panel for each name, or for several that share one, with the name of its
+    axis.
 
     Every step is drawn faint, a running mean over ``smooth`` steps strong.
     """
@@ -119,8 +164,9 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
             axis.plot(values["step"], mean, color=colour, lw=1.5, label=name)
         if len(names) > 1:
             axis.legend(fontsize=6)
-        _label_steps(axis, title)
-    figure.tight_layout(pad=0.4)
+        _label_steps(axis)
+        axis.set_ylabel(title, fontsize=8)
+    figure.tight_layout(pad=0.4, w_pad=1.5)
     return figure
 
 
@@ -173,7 +219,7 @@ def _draw_run(axis: Axes, table: pd.DataFrame, value: str, name: str, colour: An
         axis.fill_between(by_step.index, by_step["min"], by_step["max"], color=colour, alpha=0.12, lw=0)
 
 
-def _label_steps(axis: Axes, title: str) -> None:
+def _label_steps(axis: Axes, title: str = "") -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=7)

@@ -30,6 +30,10 @@ class FormulaRenderer(IPythonRenderer):
     def block_math(self, body: str) -> str:
         return _mathml(body.replace(r"\tag", r"\qquad\tag"), "block") or super().block_math(body)
 
+    def block_html(self, html: str) -> str:
+        """HTML as it is: embedding images closes open elements, and ``<details>`` before its content."""
+        return super().block_html(html) if "<img" in html else html
+
 
 def _mathml(formula: str, display: str) -> str:
     """LaTeX as MathML; empty where it cannot be parsed."""

@@ -1,6 +1,7 @@
 """Library code and diagrams on the page of a notebook."""
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Source(Code):
 
 def source(*functions: Callable) -> Source:
     """The source of functions or classes, highlighted."""
-    return Source("\n\n".join(inspect.getsource(function) for function in functions), language="python")
+    texts = (textwrap.dedent(inspect.getsource(function)) for function in functions)
+    return Source("\n\n".join(texts), language="python")
 
 
 def diagram(name: str) -> HTML:

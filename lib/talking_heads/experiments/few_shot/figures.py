@@ -4,14 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from talking_heads.experiments.few_shot import methods as names
+from talking_heads.experiments.few_shot.paper_numbers import LOWER_IS_BETTER
 from talking_heads.experiments.few_shot.protocol import Cell, opened_cell
 from talking_heads.workbook.figures import sheet
 
 MOST = 6  # identities in a figure
 BLANK = 235  # grey level of a picture that is not there
+COLOURS = {
+    names.X2FACE: "tab:purple",
+    names.PIX2PIXHD: "tab:brown",
+    names.OURS_BEFORE: "tab:cyan",
+    names.OURS: "tab:blue",
+    names.FEED_FORWARD: "tab:green",
+    names.BEFORE: "tab:cyan",
+    names.AFTER: "tab:blue",
+    names.NEAREST: "0.35",
+    names.MEAN: "0.65",
+}
 
 
 class Selection(NamedTuple):
@@ -46,3 +62,47 @@ def comparison(cells: Sequence[Path], methods: Sequence[str], title: str = "") -
         for name in ("source", "ground truth", *methods)
     ]
     return sheet(rows, columns, labels, title)
+
+
+def metrics_by_shots(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Metrics of :func:`tables.table1` against T, with their intervals, and the paper's numbers as hollow
+    squares.
+
+    A column of panels for each metric, a row for the methods of each corpus; both rows have the trivial
+    baselines.
+    """
+    corpora = (names.SMALL, names.LARGE)
+    shape, size = (2, len(metrics)), (2.0 * len(metrics) + 1.9, 4.6)
+    figure, axes = plt.subplots(*shape, figsize=size, sharey="col", squeeze=False, layout="constrained")
+    for (row, column), axis in np.ndenumerate(axes):
+        metric, corpus = metrics[column], corpora[row]
+        trained = [method for method, part in names.CORPUS.items() if part == corpus]
+        _draw_methods(axis, table[table["metric"] == metric], [*trained, *names.TRIVIAL])
+        arrow = "lower" if metric in LOWER_IS_BETTER else "higher"
+        axis.set_title(f"{metric}\n({arrow} is better)" if row == 0 else "", fontsize=8)
+        axis.set_xlabel("training frames T" if row else "", fontsize=8)
+    for axes_of_row, corpus in zip(axes, corpora, strict=True):
+        axes_of_row[0].set_ylabel(f"{corpus} corpus", fontsize=8)
+        axes_of_row[-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    return figure
+
+
+def _draw_methods(axis: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
+    """One line for each method over the places of T, shifted a little so that intervals do not overlap."""
+    shots = sorted(rows["T"].unique().tolist())
+    for number, method in enumerate(methods):
+        measured = rows[(rows["method"] == method) & rows["value"].notna()].sort_values("T")
+        places = np.array([shots.index(t) for t in measured["T"]]) + 0.09 * (number - (len(methods) - 1) / 2)
+        value, low, high, paper = (
+            measured[name].to_numpy(float) for name in ("value", "ci_low", "ci_high", "paper_value")
+        )
+        errors, dashes = [value - low, high - value], "--" if method in names.TRIVIAL else "-"
+        axis.errorbar(
+            places, value, errors, color=COLOURS[method], marker="o", ms=3.5, ls=dashes, lw=1, capsize=2
+        )
+        axis.plot([], [], "o", ms=3.5, ls=dashes, lw=1, color=COLOURS[method], label=method)
+        axis.plot(places, paper, "s", ms=4, mfc="none", color=COLOURS[method])
+    axis.plot([], [], "s", ms=4, mfc="none", color="k", label="paper (other data)")
+    axis.set_xticks(range(len(shots)), [str(t) for t in shots])
+    axis.set_xlim(-0.5, len(shots) - 0.5)
+    axis.tick_params(labelsize=7)

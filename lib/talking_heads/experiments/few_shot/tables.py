@@ -16,6 +16,7 @@ from talking_heads.experiments.few_shot.paper_numbers import (
     LOWER_IS_BETTER,
     corpus_name,
     is_comparable,
+    paper_corpus,
     paper_value,
     verdict,
 )
@@ -386,6 +387,20 @@ def table1_caption(table: pd.DataFrame, profile: Profile, weights: str) -> str:
     )
 
 
+def paper_lines(table: pd.DataFrame, metric: str, t: int) -> list[str]:
+    """For every row of :func:`table1` with this metric and T that was measured: what the paper reports, what
+    was measured here, and the verdict. Rows that the paper does not have are left out.
+    """
+    rows = table[(table["metric"] == metric) & (table["T"] == t) & table["value"].notna()]
+    lines = []
+    for row in rows.dropna(subset="paper_value").itertuples():
+        interval = "" if np.isnan(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        setting = f"{metric} of {row.method}, T = {t}"
+        paper = f"{row.paper_value:g} ({paper_corpus(row.method)})"
+        lines.append(f"Paper: {setting}: {paper}. Here: {row.value:.3f}{interval}. Verdict: {row.verdict}.")
+    return lines
+
+
 # -- Table 2 ----------------------------------------------------------------------------------------
 def table2(rows: pd.DataFrame, device: str, run_id: str) -> pd.DataFrame:
     """Measured seconds beside the paper's, and whether the methods have the same order in both.
@@ -422,6 +437,48 @@ def table2(rows: pd.DataFrame, device: str, run_id: str) -> pd.DataFrame:
     )  # else no paper's order
     others = [column for column in table if column not in (*COLUMNS, "differs")]
     return table[[*COLUMNS, *others]].sort_values([*setting, "value"], ignore_index=True)
+
+
+# the columns of Table 2 for readers
+TABLE2_COLUMNS = [
+    "size",
+    "phase",
+    "T",
+    "method",
+    "predicted",
+    "value",
+    "ci_low",
+    "ci_high",
+    "paper_value",
+    "paper_2080ti",
+    "rank",
+    "paper rank",
+    "order holds",
+    "memory [GiB]",
+    "note",
+]
+
+
+def table2_caption(profile: Profile, device: str, clocks: str) -> str:
+    """The caption of Table 2; ``device`` and ``clocks`` describe what was timed."""
+    return (
+        f"Table 2, profile {profile.name}, untrained weights: seconds on {device}, {clocks}; medians, and "
+        "quartiles in ci_low and ci_high. Beside them the paper's, means over 100 iterations on a P40, and "
+        "on a 2080 Ti: not comparable."
+    )
+
+
+def order_line(table: pd.DataFrame, phase: str) -> str:
+    """The paper's order of the methods in a phase of :func:`table2`, how often it holds here, and the
+    verdict.
+    """
+    rows = table[(table["phase"] == phase) & table["paper rank"].notna()]
+    by_setting = rows.groupby(["size", "T"])["order holds"].first().astype(bool)
+    order = ", ".join(rows.sort_values("paper rank")["method"].drop_duplicates())
+    paper = f"{phase}, fastest first: {order} (section A.1, Table 2)"
+    here = f"the same order in {by_setting.sum()} of {len(by_setting)} settings of size and T"
+    verdict = "yes" if by_setting.all() else "no"
+    return f"Paper: {paper}. Here: {here}. Verdict: {verdict}."
 
 
 # -- sizes ------------------------------------------------------------------------------------------
