@@ -12,7 +12,7 @@ from talking_heads.data.windows import WindowDataset, WindowSettings
 from talking_heads.diffused.audio_encoder import build_encoder
 from talking_heads.diffused.model import Conditions, adapt_weights, build_unet, predict
 from talking_heads.diffused.training import DiffusionLearner, model_key
-from talking_heads.experiments.diffused import ablation_table, ablations, tables
+from talking_heads.experiments.diffused import ablation_table, ablations, protocol, tables
 from talking_heads.experiments.diffused.ablation_settings import (
     BLINK_RATE,
     DISTILLED,
@@ -286,3 +286,17 @@ def test_a_profile_without_ablations_or_weights_is_refused(tmp_path):
         ablations.ablate(config.load("laptop"), "reference", *places)
     with pytest.raises(ValueError, match="no finished weights to begin with; python -m talking_heads train"):
         ablations.ablate(config.load("smoke"), "scratch", *places)
+
+
+def test_table1_has_ours_after_a_short_training_on_the_plain_corpus(tmp_path):
+    """SDA has learned there; the reference has both measurements of the same identities."""
+    rows = ablation_table.trained_on_plain(config.load("laptop"), tmp_path).set_index("metric")
+    plain = tables.plain_table1(config.load("laptop"), tmp_path).set_index(["method", "metric"])
+    assert set(rows.index) == set(tables.TABLE1) and set(rows["n_identities"]) == {12}
+    assert set(rows["corpus"]) == {tables.corpus_name(config.load("laptop-plain"))}
+    for metric in tables.TABLE1:
+        over_ours = rows["value"][metric] - plain["value"][protocol.OURS, metric]
+        assert rows["over ours"][metric] == pytest.approx(over_ours, abs=1e-3)
+    assert rows["value"]["SSIM"] > plain["value"][protocol.SDA, "SSIM"]
+    for profile in ("laptop-plain", "crema"):
+        assert ablation_table.trained_on_plain(config.load(profile), tmp_path).empty

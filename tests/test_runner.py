@@ -446,7 +446,9 @@ def test_tables_are_in_the_order_of_the_chapters_and_repeat_nothing(tmp_path):
     (tmp_path / "tables").mkdir()
     for name in ("claims", "anything", "table1"):
         (tmp_path / f"tables/{name}.md").write_text(
-            "A caption\n\n| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 1 | 4 | 3 |\n"
+            "A caption. ft weights: profile a, step 1 of 2, 9 identities, code abc; ff weights: profile a, "
+            "step 1 of 2, 3 videos, code abc, collapsed: step 1: cnt not finite. Judged by CSIM-judge.\n\n"
+            "| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 1 | 4 | 3 |\n"
         )
     chapters = (
         Chapter("05", "", (), ("tables/table1.csv",)),
@@ -455,7 +457,7 @@ def test_tables_are_in_the_order_of_the_chapters_and_repeat_nothing(tmp_path):
     files = Report("", chapters, {}, "").sorted_files(tmp_path / "tables", ".md")
     assert [path.stem for path in files] == ["table1", "claims", "anything"]
     caption, table = markdown_table(tmp_path / "tables/claims.md")
-    assert caption == "A caption"
+    assert caption == "A caption. Judged by CSIM-judge.", "provenance stands once on the page"
     # what a row shares with the one above is blank, from the left up to the first difference
     assert re.findall("<td>(.*?)</td>", table) == ["1", "2", "3", "", "4", "3"]
 

@@ -3,6 +3,7 @@ network.
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,12 @@ from talking_heads.files import write_text
 from talking_heads.provenance import commit, device_name
 from talking_heads.workbook.stages import Chapter, Outcome, read_status
 
+# the provenance of weights in a caption: on the page it stands once, at its end
+PROVENANCE = re.compile(
+    r"(?:(?:Committed reference weights|Weights trained from nothing in this run)\. )?"
+    r"(?:[\w-]+ weights: profile [^;]*?, code \w+(?:, collapsed: [^;]*?)?[.;] ?)+"
+    r"(?:Diffused Heads: profile [\w-]+, [\d,]+ steps\. ?)?"
+)
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -77,13 +84,16 @@ class Report:
 
 
 def markdown_table(path: Path) -> tuple[str, str]:
-    """Caption and HTML of a table in Markdown; what a row shares with the row above is left blank."""
+    """Caption, without provenance, and HTML of a table in Markdown.
+
+    What a row shares with the row above is left blank.
+    """
     text, _, body = path.read_text(encoding="utf-8").partition("\n\n")
     lines = [line.strip().strip("|").split("|") for line in body.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line] for line in lines]
     table = pd.DataFrame(cells[2:], columns=cells[0])
     repeated = (table == table.shift()).cummin(axis=1)  # from the left, up to the first column that differs
-    return text, table.mask(repeated, "").to_html(index=False, border=0)
+    return PROVENANCE.sub("", text).strip(), table.mask(repeated, "").to_html(index=False, border=0)
 
 
 def earlier_run(chapter: str | None, outcomes: Mapping[str, Outcome]) -> str:

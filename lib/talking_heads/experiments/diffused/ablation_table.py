@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from talking_heads.config import Profile
+from talking_heads.config import Profile, load
 from talking_heads.experiments.diffused import tables
 from talking_heads.experiments.diffused.ablation_settings import (
     COUNTS,
@@ -18,8 +18,8 @@ from talking_heads.experiments.diffused.ablation_settings import (
     settings,
 )
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
-from talking_heads.experiments.diffused.protocol import OURS
-from talking_heads.experiments.reference import measured_table
+from talking_heads.experiments.diffused.protocol import OURS, frame_count
+from talking_heads.experiments.reference import is_plain, measured_table
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import write_table
 
@@ -158,6 +158,34 @@ def table3(means: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         rows.append(chosen.assign(method=method, **corpus, **conditions))
     names = ["corpus", "method", "audio_windows", "motion_grey", "metric", "value", "ci_low", "ci_high"]
     return pd.concat(rows, ignore_index=True)[[*names, "n_identities", "source", "verdict"]]
+
+
+def trained_on_plain(profile: Profile, results: Path) -> pd.DataFrame:
+    """Rows of :func:`tables.table1` on the plain corpus: our network after the short training of an ablation
+    there. The network of our other row has never seen that corpus, on which SDA was trained.
+
+    Empty where it was not measured, and for other corpora than the diverse one.
+    """
+    if profile.data.real or is_plain(profile):
+        return pd.DataFrame()
+    plain = load(tables.PLAIN_PROFILE)
+    setting = (SOUND[plain.diffused.conditions.motion_grey], str(plain.diffused.conditions.audio_windows))
+    ablated, compared = measurements(plain, results), measured_table(tables.COMPARED, plain, results)
+    if ablated.empty or compared.empty:
+        return pd.DataFrame()
+    trained = of_first_seed(rows_of(ablated, setting)).set_index("identity")
+    usual = compared[compared["method"] == OURS].set_index("identity")
+    method = f"{OURS}, {plain.diffused.protocol.ablation_steps} more steps on this corpus"
+    table_rows = []
+    for metric in tables.TABLE1:
+        value = mean_estimate(trained[metric].to_numpy())
+        over_ours = mean_estimate((trained[metric] - usual[metric]).dropna().to_numpy())
+        row = {"corpus": tables.corpus_name(plain), "method": method, "metric": metric, "value": value.value}
+        row |= {"ci_low": value.low, "ci_high": value.high, "n_identities": len(trained)}
+        row |= {"n_frames": len(trained) * frame_count(plain), "over ours": over_ours.value}
+        row |= {"over ours, low": over_ours.low, "over ours, high": over_ours.high}
+        table_rows.append(row | {"source": "here", "verdict": "not comparable"})
+    return pd.DataFrame(table_rows)
 
 
 def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:

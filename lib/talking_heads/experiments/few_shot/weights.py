@@ -49,8 +49,8 @@ def load_networks(
 def describe(metadata: dict) -> str:
     """The provenance of weights in a line, which every table about them shows."""
     origin = metadata["people"]
-    unit = "people" if "people" in origin else "videos"
-    number = round(origin.get(unit, 0) * origin.get("share", 1))
+    unit = "identities" if "people" in origin else "videos"
+    number = round(origin.get("people", origin.get("videos", 0)) * origin.get("share", 1))
     collapsed = f", collapsed: {metadata['collapsed']}" if "collapsed" in metadata else ""
     return (
         f"{metadata['variant']} weights: profile {metadata['profile']}, "
