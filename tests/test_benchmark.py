@@ -1,10 +1,13 @@
 """The benchmark of a machine: its lines, and the days that it projects."""
 
+import importlib.util
+
 import pandas as pd
 import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
+from talking_heads.animation.engines import INT8, ONNX, OPENVINO
 from talking_heads.experiments import benchmark
 from talking_heads.experiments.benchmark import projected_days
 from talking_heads.metrics.timing import flops_of
@@ -36,6 +39,8 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
         "talking head": "frames/s",
         "talking head, distilled": "frames/s",
     }
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("openvino"):
+        expected |= {f"a frame, {name}": "ms" for name in (ONNX, INT8, OPENVINO)}
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()
     step = table.set_index("quantity")["value"]

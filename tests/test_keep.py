@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from talking_heads import config
+from talking_heads.data import video
 from talking_heads.experiments import reference
 from talking_heads.experiments.few_shot import keep, weights
+from talking_heads.workbook import preview
 from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.runner import Run
 
@@ -61,3 +63,20 @@ def test_only_one_clean_run_becomes_the_reference(commits, tmp_path, monkeypatch
     with pytest.raises(ValueError, match="a reference is one clean run"):
         keep.keep(run, {})
     assert not committed.exists()
+
+
+# -- the README's moving picture ----------------------------------------------------------------------
+def test_a_preview_shows_clips_below_each_other_within_its_size(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name, count, width in (("a", 20, 96), ("b", 50, 32)):
+        frames = rng.integers(0, 256, (count, 32, width, 3), np.uint8)
+        video.write(tmp_path / f"{name}.mp4", frames, 25.0, None, lossless=False)
+    clips = {"first": tmp_path / "a.mp4", "second": tmp_path / "b.mp4"}
+    with Image.open(preview.write_preview(clips, tmp_path / "p.gif")) as picture:
+        assert picture.n_frames == 25, "as many as the longer one has at 12.5 a second"
+        height = 2 * (preview.HEIGHT + preview.CAPTION + preview.MARGIN)
+        assert picture.size == (96 * preview.HEIGHT // 32, height)
+    monkeypatch.setattr(preview, "LARGEST", 1000)
+    with pytest.raises(ValueError, match=r"q\.gif: larger than 0\.001 MB with 32 colours; shorten"):
+        preview.write_preview(clips, tmp_path / "q.gif")
+    assert not (tmp_path / "q.gif").exists()

@@ -217,6 +217,7 @@ class Bench:
                 milliseconds = self.time(partial(network, y[:1])).median * 1000
             eager = eager or milliseconds
             note = f"batch of 1, {eager / milliseconds:.2g} times as fast as PyTorch in fp32"
+            note += "; whether export accepts it depends on the head" if name == INT8 else ""
             yield Row(f"a frame, {name}", milliseconds, "ms", note)
 
     def talking(self) -> Iterator[Row]:

@@ -18,9 +18,14 @@ from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.files import write_text
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook.keep import compress_pictures
+from talking_heads.workbook.preview import write_preview
 from talking_heads.workbook.runner import Run, plan
 
 FOLDERS = ("tables", "figures", "notebooks")
+PREVIEW = {  # clips of the README's picture
+    "start_here.mp4": "Few-shot head: landmarks, before and after fine-tuning",
+    "talking.mp4": "Diffused Heads: the true clip, and one generated from a frame and the sound",
+}
 
 
 def keep(run: Run, more: Mapping[str, str]) -> Path:
@@ -51,6 +56,8 @@ def keep(run: Run, more: Mapping[str, str]) -> Path:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(".*", "*.html"))
     for path in (target / "notebooks").glob("*.ipynb"):
         compress_pictures(path)
+    if clips := {name: path for file, name in PREVIEW.items() if (path := source / "clips" / file).exists()}:
+        write_preview(clips, target / "figures/talking_heads.gif")
     for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
     write_text(target / "index.html", _page_of_links(source / "index.html", target / "figures"))
