@@ -35,6 +35,13 @@ def test_parameters_of_the_papers_network(profile, count, capsys):
     assert json.loads(capsys.readouterr().out)["diffused_unet"] == count
 
 
+def test_the_network_for_one_gpu_is_a_quarter_of_the_papers():
+    profile = config.load("gpu").diffused
+    count = sum(p.numel() for p in network("gpu").parameters())
+    assert count == 51_253_784 and 3.9 < 203_929_094 / count < 4.1
+    assert profile.clips.image_size == 128 and profile.training.micro_batch == profile.training.batch
+
+
 def test_parameters_of_the_authors_public_configuration():
     """It attends at 32², too."""
     section = config.load("crema").override({"diffused.network.attention": [2]}).diffused
