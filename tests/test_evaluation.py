@@ -737,7 +737,7 @@ def test_a_record_names_the_device_that_computed_it(tmp_path, profile, gpu_besid
     record = Record("SSIM", 0.5, method=methods.AFTER, T=8, n_identities=2, n_frames=16)
     on_cpu = Recorder(tmp_path, profile, "weights", "cpu").record(record, rate=float("nan"))
     on_gpu = Recorder(tmp_path, profile, "weights", torch.device("cuda")).record(record)
-    assert on_cpu["device"].endswith(f", {torch.get_num_threads()} threads")
+    assert on_cpu["device"].rstrip("s").endswith(f", {torch.get_num_threads()} thread")
     assert on_gpu["device"] == "a GPU"
     lines = (tmp_path / profile.name / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [on_cpu, on_gpu]

@@ -165,7 +165,7 @@ def test_records_have_their_provenance(smoke):
     }
     assert all(set(record) == fields for record in records)
     assert {record["profile"] for record in records} == {"smoke"}
-    assert {record["device"].split(", ")[-1].split()[-1] for record in records} == {"threads"}
+    assert {record["device"].split(", ")[-1].split()[-1].rstrip("s") for record in records} == {"thread"}
     assert {record["commit"].rstrip("+") for record in records} == {commit().rstrip("+")}
     assert {
         "SSIM",
