@@ -47,6 +47,8 @@ OTHER_FILES = {
     "figures/stability.png",
     "clips/astronaut.png",
     "clips/astronaut.png.npz",
+    "clips/painting.png",
+    "clips/painting.png.npz",
     "tables/voices.csv",
     "tables/outside_faces.csv",
     "tables/diffused_figure6.csv",

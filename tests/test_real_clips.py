@@ -16,7 +16,8 @@ from talking_heads.data.detection import DlibDetector
 from talking_heads.data.landmarks import interocular
 from talking_heads.data.manifest import read_manifest
 from talking_heads.data.store import Store
-from talking_heads.experiments.few_shot import protocol
+from talking_heads.experiments.few_shot import protocol, real_clips
+from talking_heads.experiments.few_shot.paper_metrics import ARCFACE_CSIM
 from talking_heads.experiments.few_shot.real_clips import METRICS, heads_by_shots
 from talking_heads.experiments.few_shot.weights import load_networks
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
@@ -93,12 +94,26 @@ def test_fine_tuning_brings_a_head_closer_to_a_real_clip(tmp_path):
     profile = config.load("laptop", {"protocol.shots": [1, 2, 4], "few_shot.fine_tuning.epochs": 12})
     nets, _ = load_networks(profile, "ft", "reference", RESULTS)
     table = heads_by_shots(two_clips()[0], nets, profile, CPU, tmp_path)
-    measured = METRICS if recogniser.is_installed() else ("SSIM",)
+    measured = [name for name in METRICS if name != ARCFACE_CSIM] if recogniser.is_installed() else ["SSIM"]
     assert list(table.index) == [(metric, t) for metric in measured for t in (1, 2, 4)]
     assert list(table.columns) == ["nearest frame", "before", "after"]
     assert table.to_numpy().min() > 0 and table.to_numpy().max() < 1
     for metric in measured[:2]:
         assert table.loc[(metric, 4), "after"] > table.loc[(metric, 4), "before"]
+
+
+def test_csim_is_measured_where_arcface_has_been_fetched(tmp_path, monkeypatch):
+    """Here by a stand-in whose features are colours: frames of one clip resemble each other."""
+    monkeypatch.setattr(real_clips, "arcface_session", lambda device: "session")
+
+    def mean_colour(images, *_):
+        return images.reshape(len(images), -1, 3).mean(1)
+
+    monkeypatch.setattr(real_clips.inception, "arcface_features", mean_colour)
+    profile = config.load("laptop", {"protocol.shots": [1], "few_shot.fine_tuning.epochs": 1})
+    nets, _ = load_networks(profile, "ft", "reference", RESULTS)
+    table = heads_by_shots(two_clips()[0], nets, profile, CPU, tmp_path)
+    assert (table.loc[(ARCFACE_CSIM, 1)] > 0.9).all() and list(table.loc["SSIM"].index) == [1]
 
 
 # -- dlib in place of face-alignment ----------------------------------------------------------------

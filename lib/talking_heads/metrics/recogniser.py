@@ -14,6 +14,8 @@ from talking_heads.data.detection import DlibDetector
 from talking_heads.nn import pretrained
 
 CSIM = "CSIM-dlib"
+# measured on frames of eight clips of different people, shrunk to 64²
+RELIABILITY = "separates eight people at 64 × 64 without an error (equal error rate 0; 0.005 at 48 × 48)"
 VERSION = "dlib-1"  # changed when the same frames give other values
 SIZE, PADDING = 150, 0.25  # of the aligned face that the network gets
 FEATURES = 128

@@ -19,6 +19,7 @@ from talking_heads.metrics import distances, inception
 from talking_heads.metrics.statistics import identity_means, per_seed
 
 Key = tuple[str, int]  # method, T
+ARCFACE_CSIM = "CSIM"
 DISTANCES = {"FID": distances.frechet_distance, "KID": distances.kernel_distance}
 
 
@@ -44,7 +45,7 @@ class PaperMetrics:
             for metric in DISTANCES:
                 values[method, t, metric] = per_seed(_of_halves(metric))(rows) if enough else float("nan")
         for (method, t), csim in self.csim.items():
-            values[method, t, "CSIM"] = identity_means(csim, self.identities[method, t])
+            values[method, t, ARCFACE_CSIM] = identity_means(csim, self.identities[method, t])
         return values
 
 
@@ -63,9 +64,14 @@ def _network(load: Any, device: str | torch.device) -> Any:
         return None
 
 
+def arcface_session(device: str | torch.device = "cpu") -> Any:
+    """ArcFace where it has been fetched, else None and a line about what is missing."""
+    return _network(inception.arcface, device)
+
+
 def measure(paths: Sequence[Path], names: Sequence[str], device: str | torch.device = "cpu") -> PaperMetrics:
     """The paper's own metrics of cells; features of true frames are computed once."""
-    network, session = _network(inception.inception, device), _network(inception.arcface, device)
+    network, session = _network(inception.inception, device), arcface_session(device)
     features: dict[Key, list[Features]] = {}
     similarities: dict[Key, list[np.ndarray]] = {}
     identities: dict[Key, list[np.ndarray]] = {}

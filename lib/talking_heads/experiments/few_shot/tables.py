@@ -383,7 +383,9 @@ def table1_caption(table: pd.DataFrame, profile: Profile, weights: str) -> str:
     return (
         f"Table 1, profile {profile.name}, on {corpus_name(profile)}. Square brackets: 95 % intervals over "
         f"identities; round brackets: {paper}. X2Face is driven by the true frame, all others by its "
-        f"landmarks. USER-proxy: share of fakes that an observer network finds; chance is 0.33. {weights}."
+        f"landmarks. USER-proxy: share of fakes that an observer network finds; chance is 0.33. "
+        + (f"{recogniser.CSIM} {recogniser.RELIABILITY}. " if profile.data.real else "")
+        + f"{weights}."
     )
 
 
