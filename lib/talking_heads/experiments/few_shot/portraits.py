@@ -51,16 +51,20 @@ def measure(
     own, reference = (corpora.store(p, data, "validation") for p in (profile, frames_of))
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     chosen = protocol.tasks(own, profile, len(own.identities()))
+    numbers = {(reference.identity(n), reference.name(n)): n for n in range(len(reference))}
     rows, progress = [], Progress(f"portraits at {profile.data.image_size}", len(chosen), "heads")
     for task in chosen:
         train, test = (
             protocol.load(own, task.number, frames, profile, device)
             for frames in (task.few_shot[:SHOTS], task.hold_out)
         )
-        truth = protocol.load(reference, task.number, task.hold_out, frames_of, device)
+        number = numbers[task.identity, own.name(task.number)]
+        if reference.frame_count(number) != own.frame_count(task.number):
+            raise ValueError(f"{own.folder(task.number)} and {reference.folder(number)}: other frames")
+        truth = protocol.load(reference, number, task.hold_out, frames_of, device)
         scale = frames_of.data.image_size / profile.data.image_size
         if not np.allclose((test.points + 0.5) * scale - 0.5, truth.points, atol=1):
-            raise ValueError(f"{own.folder(task.number)} and {reference.folder(task.number)}: other frames")
+            raise ValueError(f"{own.folder(task.number)} and {reference.folder(number)}: other frames")
         head = fine_tune(set_up(nets, train.x, train.y, profile, extractors))
         images = shrink(generate(head, test.y), frames_of.data.image_size)
         scores = protocol.scores(images, truth.images, truth.points, device=device)
