@@ -103,7 +103,7 @@ def generator_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Equation (3), or (9) of fine-tuning: the loss of E and G, and its terms.
 
-    Without ``discriminator`` L_ADV is left out, without ``match``, which is L_MCH, that term is.
+    ``discriminator=None`` omits L_ADV; ``match=None`` omits L_MCH.
     ``real_features`` are those of :func:`losses.content_loss`. The parameters of D get no gradient.
     """
     x, x_hat, y, i = targets.x, targets.x_hat, targets.y, targets.i

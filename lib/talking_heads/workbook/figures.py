@@ -201,6 +201,30 @@ def runs(
     return figure
 
 
+def groups_of_runs(
+    groups: Mapping[str, Sequence[Sequence[dict]]], panels: Mapping[str, str], smooth: int = 25
+) -> Figure:
+    """Groups of runs: a panel for each logged value, with the name of its axis, and a colour for each group.
+
+    A thin line is one run and a bold line the mean of its group, both averaged over ``smooth`` rows.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.7 * len(panels), 2.5), squeeze=False)
+    for axis, (value, title) in zip(axes[0], panels.items(), strict=True):
+        for colour, (name, logs) in zip(COLOURS, groups.items(), strict=False):
+            rows = pd.concat([pd.DataFrame(log).assign(run=run) for run, log in enumerate(logs)])
+            if value not in rows:
+                continue
+            by_run = rows.pivot(index="step", columns="run", values=value).dropna(how="all")
+            means = by_run.rolling(smooth, min_periods=1).mean()
+            axis.plot(means.index, means, color=colour, alpha=0.35, lw=0.6)
+            axis.plot(means.index, means.mean(axis=1), color=colour, lw=2, label=name)
+        _label_steps(axis)
+        axis.set_ylabel(title, fontsize=8)
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout(pad=0.4, w_pad=1.5)
+    return figure
+
+
 def _run_colours(count: int) -> list:
     """Colours of runs; more than ten share a scale from cold to warm."""
     if count <= 10:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from talking_heads.experiments.few_shot import methods as names
 from talking_heads.experiments.few_shot.paper_numbers import LOWER_IS_BETTER
@@ -17,6 +18,7 @@ from talking_heads.workbook.figures import sheet
 
 MOST = 6  # identities in a figure
 BLANK = 235  # grey level of a picture that is not there
+UNITS = {"landmark error": "[distance of the eyes' outer corners]"}
 COLOURS = {
     names.X2FACE: "tab:purple",
     names.PIX2PIXHD: "tab:brown",
@@ -69,7 +71,7 @@ def metrics_by_shots(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     squares.
 
     A column of panels for each metric, a row for the methods of each corpus; both rows have the trivial
-    baselines.
+    baselines. Landmark errors have a logarithmic axis.
     """
     corpora = (names.SMALL, names.LARGE)
     shape, size = (2, len(metrics)), (2.0 * len(metrics) + 1.9, 4.6)
@@ -79,12 +81,23 @@ def metrics_by_shots(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         trained = [method for method, part in names.CORPUS.items() if part == corpus]
         _draw_methods(axis, table[table["metric"] == metric], [*trained, *names.TRIVIAL])
         arrow = "lower" if metric in LOWER_IS_BETTER else "higher"
-        axis.set_title(f"{metric}\n({arrow} is better)" if row == 0 else "", fontsize=8)
+        unit = f"\n{UNITS[metric]}" if metric in UNITS else ""
+        axis.set_title(f"{metric}{unit}\n({arrow} is better)" if row == 0 else "", fontsize=8)
+        if metric == "landmark error":
+            _set_log_scale(axis)
         axis.set_xlabel("training frames T" if row else "", fontsize=8)
     for axes_of_row, corpus in zip(axes, corpora, strict=True):
         axes_of_row[0].set_ylabel(f"{corpus} corpus", fontsize=8)
         axes_of_row[-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return figure
+
+
+def _set_log_scale(axis: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
+    axis.set_yscale("log", nonpositive="clip")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_methods(axis: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:

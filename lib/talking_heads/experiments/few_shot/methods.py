@@ -155,7 +155,7 @@ def normal(size: int, seed: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed + 1))
 
 
-def resembling(mean: Tensor, std: Tensor, seed: int) -> Tensor:
+def draw_like(mean: Tensor, std: Tensor, seed: int) -> Tensor:
     """A normal draw (d,) with this mean and deviation (d,) in every component."""
     return mean + std * normal(len(mean), seed).to(mean.device)
 
@@ -167,10 +167,10 @@ def random_starts(full: Networks, e_hats: Tensor) -> dict[str, MakeAblation]:
     psi_hats = full.generator.project(e_hats).detach()
 
     def random_e(seed: int) -> Ablation:
-        return Ablation(e_new=resembling(e_hats.mean(0), e_hats.std(0), seed)[None])
+        return Ablation(e_new=draw_like(e_hats.mean(0), e_hats.std(0), seed)[None])
 
     def random_psi(seed: int) -> Ablation:
-        return Ablation(psi=resembling(psi_hats.mean(0), psi_hats.std(0), seed)[None])
+        return Ablation(psi=draw_like(psi_hats.mean(0), psi_hats.std(0), seed)[None])
 
     def normal_psi(seed: int) -> Ablation:
         return Ablation(psi=normal(psi_hats.shape[1], seed).to(psi_hats.device)[None])
@@ -187,7 +187,7 @@ def random_w(nets: Networks, state: dict[str, Tensor]) -> MakeAblation:
     mean, std = state["w.mean"].to(w0.device), state["w.std"].to(w0.device)
 
     def random(seed: int) -> Ablation:
-        return Ablation(w=w0 + resembling(mean, std, seed))
+        return Ablation(w=w0 + draw_like(mean, std, seed))
 
     return random
 
