@@ -27,7 +27,13 @@ from talking_heads.experiments.explanations import NO_CAUSE
 from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.chapters import CHAPTERS
 from talking_heads.experiments.few_shot.paper_numbers import VERDICTS
-from talking_heads.experiments.few_shot.weights import digest_of, load_all, weights_keys, weights_path
+from talking_heads.experiments.few_shot.weights import (
+    digest_of,
+    load_all,
+    load_networks,
+    weights_keys,
+    weights_path,
+)
 from talking_heads.files import sha256
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.perceptual import embedded_digest
@@ -85,7 +91,7 @@ def test_reference_talking_networks_load(profile, sampling):
 
 def test_reference_sizes():
     files = [*REFERENCE.rglob("weights/*.safetensors"), *WEIGHTS.glob("*.safetensors")]
-    sizes = {path: path.stat().st_size for path in files}
+    sizes = {path: path.stat().st_size for path in files if "portrait" not in path.parts}
     others = [p for p in REFERENCE.rglob("*") if p.is_file() and p.parent.name != "weights"]
     assert sum(size for path, size in sizes.items() if path.stem in SMALL_NETWORKS) <= 25e6
     assert sizes[REFERENCE / "weights/diffusion.safetensors"] <= 12e6
@@ -93,6 +99,20 @@ def test_reference_sizes():
     assert sum(sizes.pop(path) for path in of_diffusion) <= 30e6
     assert sum(sizes.values()) <= 60e6
     assert sum(path.stat().st_size for path in others) <= 15e6
+
+
+def test_portraits_are_no_worse_than_heads_at_64_pixels():
+    """Of twelve validation identities, T = 8, on frames shrunk to 64²."""
+    folder = REFERENCE / "portrait/weights"
+    table = pd.read_csv(folder / "ft_criteria.csv").set_index("metric")
+    assert list(table.index) == ["SSIM", "CSIM-judge", "landmark error"]
+    assert (table["n_identities"] == 12).all() and table["no worse"].all()
+    assert (folder / "ft.safetensors").stat().st_size <= 12e6
+    profile = config.load("portrait")
+    nets, metadata = load_networks(profile, "ft", "reference", RESULTS)
+    assert nets.generator.up[-1].conv2.out_channels == profile.few_shot.networks.generator_up[-1]
+    start = sha256(weights_path(config.load("laptop-full"), "ft", "reference", RESULTS))[:12]
+    assert metadata["step"] == metadata["of"] == 3200 and metadata["started_from"] == start
 
 
 def test_reference_results_are_of_these_weights(table1):
