@@ -355,7 +355,7 @@ def test_meta_learn_takes_the_corpus_that_the_profile_names(monkeypatch, tmp_pat
     monkeypatch.setattr(corpora, "ensure", lambda profile, *_: read.append(corpora.folder(profile, tmp_path)))
     monkeypatch.setattr(corpora, "store", lambda *_: [])
     data = trainings.training_data(profile, tmp_path, torch.device("cpu"))
-    if name in ("laptop", "laptop-full", "laptop-plain"):
+    if name in ("laptop", "laptop-full", "laptop-plain", "portrait"):
         assert set(read) == {"pool"} and "corpus" not in data.origin
     else:
         assert read == [corpora.folder(profile, tmp_path)] and data.origin["corpus"] == read[0].name
