@@ -57,7 +57,7 @@ def keep(run: Run, more: Mapping[str, str]) -> Path:
     for path in (target / "notebooks").glob("*.ipynb"):
         compress_pictures(path)
     if clips := {name: path for file, name in PREVIEW.items() if (path := source / "clips" / file).exists()}:
-        write_preview(clips, target / "figures/talking_heads.gif")
+        write_preview(clips, target.parents[1] / "docs/talking_heads.gif")
     for name in ("status.json", "verification.json"):
         shutil.copy(source / name, target / name)
     write_text(target / "index.html", _page_of_links(source / "index.html", target / "figures"))
