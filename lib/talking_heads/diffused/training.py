@@ -216,9 +216,8 @@ class DiffusionLearner:
         row = self._row(drawn, {"simple": simple, "lips": lips, "vlb": bound})
         if len(x_0) > 1:  # else there is nothing to compare with
             row["output_spread"] = predicted.detach().std(0).mean()
-            late = drawn.topk(max(2, len(drawn) // 4)).indices.to(
-                self.device
-            )  # hardly anything of x_0 is left
+            # the samples with the most noise, whose x_t hardly shows x_0
+            late = drawn.topk(max(2, len(drawn) // 4)).indices.to(self.device)
             frames = interpret(self.schedule, output.detach(), x_t, t, diffusion.prediction).x_0
             row["x_0_spread"] = frames[late].std(0).mean() / x_0[late].std(0).mean().clamp(min=1e-3)
         return each.mean(), row

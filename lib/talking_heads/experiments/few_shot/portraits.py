@@ -52,6 +52,7 @@ def measure(
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     chosen = protocol.tasks(own, profile, len(own.identities()))
     numbers = {(reference.identity(n), reference.name(n)): n for n in range(len(reference))}
+    scale = frames_of.data.image_size / profile.data.image_size
     rows, progress = [], Progress(f"portraits at {profile.data.image_size}", len(chosen), "heads")
     for task in chosen:
         train, test = (
@@ -59,12 +60,10 @@ def measure(
             for frames in (task.few_shot[:SHOTS], task.hold_out)
         )
         number = numbers[task.identity, own.name(task.number)]
-        if reference.frame_count(number) != own.frame_count(task.number):
+        points, expected = (s.track(n)["landmarks"] for s, n in ((own, task.number), (reference, number)))
+        if len(points) != len(expected) or not np.allclose((points + 0.5) * scale - 0.5, expected, atol=1):
             raise ValueError(f"{own.folder(task.number)} and {reference.folder(number)}: other frames")
         truth = protocol.load(reference, number, task.hold_out, frames_of, device)
-        scale = frames_of.data.image_size / profile.data.image_size
-        if not np.allclose((test.points + 0.5) * scale - 0.5, truth.points, atol=1):
-            raise ValueError(f"{own.folder(task.number)} and {reference.folder(number)}: other frames")
         head = fine_tune(set_up(nets, train.x, train.y, profile, extractors))
         images = shrink(generate(head, test.y), frames_of.data.image_size)
         scores = protocol.scores(images, truth.images, truth.points, device=device)
