@@ -14,9 +14,7 @@ from talking_heads.experiments.few_shot import portraits
 from talking_heads.experiments.few_shot.trainings import runs_folder
 from talking_heads.experiments.few_shot.weights import digest_of, load_networks, weights_keys
 from talking_heads.experiments.reference import COMMITTED, keep_training
-from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.files import write_text
-from talking_heads.nn.weight_files import load_weights
 from talking_heads.workbook.keep import compress_pictures
 from talking_heads.workbook.preview import write_preview
 from talking_heads.workbook.runner import Run, plan
@@ -77,8 +75,10 @@ def keep_weights(profile: Profile, variant: str, data: Path, results: Path, devi
     folder, section = runs_folder(profile, results) / f"meta-{variant}", profile.few_shot.trainings
     kept = keep_training(variant, folder, command, reference=COMMITTED / section.reference_part)
     if section.start_profile:
-        nets = restore_networks(profile, load_weights(kept)[0], device)
-        smaller = load_networks(config.load(section.start_profile), variant, "reference", results, device)[0]
+        nets, smaller = (
+            load_networks(of_size, variant, "reference", results, device)[0]
+            for of_size in (profile, config.load(section.start_profile))
+        )
         table = portraits.criteria(profile, nets, smaller, data, device)
         table.to_csv(kept.with_name(f"{variant}_criteria.csv"), index=False, float_format="%.5g")
         print(table.round(4).to_string(index=False))
