@@ -12,9 +12,15 @@ from talking_heads.data.landmarks import openings
 from talking_heads.data.loader import Batches
 from talking_heads.data.sound import HOP
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
-from talking_heads.data.speakers.pool import PoolSettings, make_pool
+from talking_heads.data.speakers.pool import LiveClips, PoolSettings, make_pool
 from talking_heads.data.speakers.speech import PHONEMES
-from talking_heads.data.speakers.talking import FIRST, SEED, talking_pool, talking_settings
+from talking_heads.data.speakers.talking import (
+    FIRST,
+    LIVE_IDENTITIES,
+    SEED,
+    talking_pool,
+    talking_settings,
+)
 from talking_heads.data.windows import (
     LENGTH,
     WindowDataset,
@@ -23,6 +29,9 @@ from talking_heads.data.windows import (
     mouth_box,
     neighbours,
 )
+from talking_heads.experiments.diffused import clips as experiment_clips
+
+SMOKE = config.load("smoke").diffused
 
 
 class NumberedClips:
@@ -55,7 +64,7 @@ class NumberedClips:
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory):
     """The smoke profile's training clips."""
-    return talking_pool("training", config.load("smoke").diffused, tmp_path_factory.mktemp("pools"))
+    return talking_pool("training", SMOKE, tmp_path_factory.mktemp("pools"))
 
 
 def sources(frames):
@@ -159,11 +168,39 @@ def test_a_window_loads_in_a_millisecond(tmp_path, workers):
 
 # -- procedural talking clips -----------------------------------------------------------------------
 def test_a_talking_pool_holds_the_rendered_clips(talking):
-    section = config.load("smoke").diffused
-    clip = make_clip(ClipSettings(SEED, FIRST["training"] + 1, 0, 10, 25.0, section.clips.image_size))
+    clip = make_clip(ClipSettings(SEED, FIRST["training"] + 1, 0, 10, 25.0, SMOKE.clips.image_size))
     assert talking.images.shape == (4, 1, 10, 32, 32, 3) and talking.sound.shape == (4, 1, 10 * HOP)
     assert np.array_equal(talking.images[1, 0], clip.frames)
     np.testing.assert_allclose(talking.sound[1, 0] / 32767, clip.sound, atol=1e-4)
+
+
+def test_clips_rendered_as_training_goes_are_those_of_a_pool(talking):
+    pool, live = PoolVideos(talking), LiveClips(talking_settings("training", SMOKE), "cpu")
+    assert [live.identity(k) for k in range(len(live))] == [pool.identity(k) for k in range(len(pool))]
+    for expected, frames in zip(pool.read(2, np.array([7, 1])), live.read(2, np.array([7, 1])), strict=True):
+        np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_array_equal(live.sound(2), pool.sound(2))
+    assert live.digest() != pool.digest() and live.metadata()["rendered"] == "as training goes"
+
+
+def test_a_step_replaces_one_of_the_clips_that_are_drawn_from(monkeypatch):
+    """A batch is a function of the step: it is the same where a training resumes."""
+    monkeypatch.setattr(LiveClips, "kept", 2)
+    fresh, resumed = (LiveClips(talking_settings("training", SMOKE), "cpu") for _ in range(2))
+    assert [fresh.window(step).tolist() for step in (2, 3)] == [[2, 3], [3, 0]]
+    assert fresh.window(0, rank=1).tolist() == [2, 3]
+    settings = WindowSettings(2, 2, 2)
+    batches = [WindowDataset(fresh, settings, seed=4)[step] for step in range(4)]
+    again = WindowDataset(resumed, settings, seed=4)[3]
+    assert all(torch.equal(a, b) for a, b in zip(batches[3], again, strict=True))
+    assert not torch.equal(batches[0].identity, batches[2].identity)
+
+
+def test_a_gpu_renders_as_training_goes(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment_clips, "validation_clips", lambda *_: None)
+    data = experiment_clips.clip_data(config.load("smoke"), tmp_path, torch.device("cuda"))
+    assert isinstance(data.training, LiveClips) and len(data.training) == LIVE_IDENTITIES
+    assert data.origin["rendered"] == "as training goes" and not list(tmp_path.iterdir())
 
 
 def test_a_pool_of_the_plain_corpus_lies_beside_the_other_one(talking, tmp_path):

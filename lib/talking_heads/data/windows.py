@@ -14,6 +14,7 @@ from torch import Tensor
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import interocular, openings
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
+from talking_heads.data.speakers.pool import LiveClips
 from talking_heads.data.store import Store
 
 LENGTH = round(0.2 * SOUND_RATE)  # samples of a window
@@ -189,7 +190,10 @@ class ClipDataset(torch.utils.data.Dataset):
     def samples(self, step: int) -> list:
         """The samples of a batch."""
         rng = np.random.default_rng([self.seed, self.rank, step])
-        chosen = rng.choice(self.usable, self.batch, replace=self.batch > len(self.usable))
+        usable = self.usable
+        if isinstance(self.clips, LiveClips):
+            usable = self.clips.window(step, self.rank)
+        chosen = rng.choice(usable, self.batch, replace=self.batch > len(usable))
         return [self.draw(int(number), rng) for number in chosen]
 
     def draw(self, number: int, rng: np.random.Generator) -> NamedTuple:

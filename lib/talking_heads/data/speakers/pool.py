@@ -13,7 +13,7 @@ import torch
 
 from talking_heads.config import Corpus, digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
-from talking_heads.data.speakers.clips import VERSION, ClipSettings, make_clip
+from talking_heads.data.speakers.clips import VERSION, Clip, ClipSettings, make_clip
 from talking_heads.devices import cores
 from talking_heads.files import waiting_lock, write_text
 from talking_heads.processes import worker_pool
@@ -167,7 +167,7 @@ class LiveVideos:
     """
 
     def __init__(self, settings: PoolSettings, device: str | torch.device):
-        self.settings, self.device = settings, device
+        self.settings, self.device = settings, torch.device(device)
 
     def __len__(self) -> int:
         return self.settings.people * self.settings.videos
@@ -184,9 +184,55 @@ class LiveVideos:
         """Number of a video among those of its identity."""
         return str(video % self.settings.videos)
 
+    def clip_settings(self, video: int) -> ClipSettings:
+        """The settings by which a video is rendered."""
+        return self.settings.clip(*divmod(video, self.settings.videos))
+
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Frames (k, S, S, 3) uint8 and landmarks (k, 68, 2), with ``pupils`` (k, 70, 2)."""
-        settings = self.settings.clip(*divmod(video, self.settings.videos))
-        clip = make_clip(settings, self.device, sound=False, only=frames)
+        clip = make_clip(self.clip_settings(video), self.device, sound=False, only=frames)
         points = np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks
         return clip.frames, points[frames]
+
+
+class LiveClips(LiveVideos):
+    """Talking clips that are rendered as training goes, with their sound.
+
+    A clip is rendered as a whole, which takes a GPU as many calls as one of its frames. Batches are drawn
+    from ``kept`` clips, of which each step replaces one: a window over all clips, which moves by one a step.
+    """
+
+    kept = 256
+
+    def __init__(self, settings: PoolSettings, device: str | torch.device):
+        super().__init__(settings, device)
+        self._clips: dict[int, Clip] = {}  # in the order in which they were rendered
+
+    def window(self, step: int, rank: int = 0) -> np.ndarray:
+        """Numbers of the clips from which a rank draws the batch of a step."""
+        return (rank * self.kept + step + np.arange(self.kept)) % len(self)
+
+    def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`LiveVideos.read`."""
+        clip = self._render(video)
+        points = np.concatenate([clip.landmarks, clip.pupils], 1) if pupils else clip.landmarks
+        return clip.frames[frames], points[frames]
+
+    def sound(self, video: int) -> np.ndarray:
+        """The sound of a clip, (samples,) int16 at 16 kHz."""
+        return to_int16(self._render(video).sound)
+
+    def metadata(self) -> dict:
+        """The settings, the renderer's version, and how the clips are rendered."""
+        return {**self.settings.metadata(), "rendered": "as training goes", "device": self.device.type}
+
+    def digest(self) -> str:
+        """Changes with the metadata."""
+        return digest(self.metadata())
+
+    def _render(self, video: int) -> Clip:
+        if video not in self._clips:
+            self._clips[video] = make_clip(self.clip_settings(video), self.device)
+            if len(self._clips) > self.kept:
+                del self._clips[next(iter(self._clips))]
+        return self._clips[video]

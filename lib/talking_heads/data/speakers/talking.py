@@ -1,9 +1,10 @@
 """Talking clips of procedural speakers: consecutive frames with sound, one clip of each identity.
 
-Those for training and validation are pools. Those for evaluation are written as video files and prepared, as
-real clips are.
+Those for training and validation are pools; on a GPU, those for training are rendered as training goes.
+Those for evaluation are written as video files and prepared, as real clips are.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +14,14 @@ from talking_heads.data.planning import Settings
 from talking_heads.data.prepare import prepare
 from talking_heads.data.sound import FPS
 from talking_heads.data.speakers.clips import VERSION, spoken
-from talking_heads.data.speakers.pool import Pool, PoolSettings, make_pool
+from talking_heads.data.speakers.pool import LiveClips, Pool, PoolSettings, make_pool
 from talking_heads.data.speakers.speech import Segment
 from talking_heads.data.speakers.write import Job, write_clips
 from talking_heads.data.store import Store
 from talking_heads.files import waiting_lock
 
 SEED = 1
+LIVE_IDENTITIES = 20_000  # of the training clips that a GPU renders as training goes
 # first identity of every split; none is in a profile's few-shot corpus or in a pool of the judges
 FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000}
 
@@ -58,6 +60,11 @@ def talking_pool(split: str, section: Diffused, folder: Path, device: str | torc
     if torch.device(device).type != "cpu":  # its frames differ in the last levels
         name += f"-{torch.device(device).type}"
     return make_pool(folder / name, settings, device=device)
+
+
+def live_clips(section: Diffused, device: str | torch.device) -> LiveClips:
+    """The training clips of a profile for a GPU: of more identities, rendered as training goes."""
+    return LiveClips(replace(talking_settings("training", section), people=LIVE_IDENTITIES), device)
 
 
 def evaluation_store(section: Diffused, root: Path) -> Store:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.episodes import PoolVideos
-from talking_heads.data.speakers.talking import evaluation_store, talking_pool
+from talking_heads.data.speakers.talking import evaluation_store, live_clips, talking_pool
 from talking_heads.data.windows import StoreClips, TalkingClips
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.training import distributed
@@ -52,13 +52,17 @@ class ClipData:
 
 
 def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
-    """The clips of a profile for training: its own videos, or rendered identities of no few-shot corpus.
+    """The clips of a profile for training: its own videos, or rendered identities of no few-shot corpus; a
+    GPU renders these as training goes.
 
     Raises what :func:`corpora.find` and :func:`corpora.store` do.
     """
     if profile.data.real:
         training, validation = _own_clips(profile, root, device, "meta", "validation")
         return ClipData(training, validation, {"corpus": profile.data.layout, "videos": len(training)})
+    if device.type == "cuda":
+        live = live_clips(profile.diffused, device)
+        return ClipData(live, validation_clips(profile, root, device), live.metadata())
     pool = talking_pool("training", profile.diffused, root / "pools", device)
     return ClipData(PoolVideos(pool), validation_clips(profile, root, device), pool.metadata())
 

@@ -12,6 +12,7 @@ import torch
 
 from talking_heads.config import Diffused, Profile
 from talking_heads.data.loader import worker_count
+from talking_heads.data.speakers.pool import LiveVideos
 from talking_heads.data.windows import WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.audio_pretraining import ensure_encoder, load_reader
 from talking_heads.diffused.baselines.sda import SdaTalker
@@ -67,6 +68,8 @@ class TalkingRun(RecordedTraining):
     ):
         self.profile, self.validation, name = profile, data.validation, self.kind.variant
         self.encoder = load_reader(profile.diffused.audio_encoder).encoder
+        if isinstance(data.training, LiveVideos):  # which the process that trains renders on its GPU
+            workers = 0
         workers = worker_count(workers, device, distributed.ranks())
         learner = self.kind(profile, data.training, self.encoder, device, workers)
         metadata = {
