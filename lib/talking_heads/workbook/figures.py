@@ -1,5 +1,6 @@
 """Sheets of pictures and curves of logged values."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,24 +126,24 @@ def forest(table: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Mappin
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
-    """A bar for each claim of a table of claims, with a field for each part in the colour of its verdict, and
-    the verdict of the claim beside it.
+    """A bar below each claim of a table of claims, with a field for each part in the colour of its verdict,
+    and the verdict of the claim beside it. Narrow enough for a phone.
     """
     claims = list(table.groupby("id", sort=False))
-    figure, axis = plt.subplots(figsize=(9.5, 0.28 * len(claims) + 0.7), layout="constrained")
-    for row, (_, parts) in enumerate(claims):
+    names = [textwrap.fill(f"{number}. {parts['claim'].iloc[0]}", 80) for number, parts in claims]
+    bottoms = np.cumsum([0.8 + 0.5 * len(name.splitlines()) for name in names])
+    figure, axis = plt.subplots(figsize=(6.2, 0.32 * bottoms[-1] + 0.5), layout="constrained")
+    for name, bottom, (_, parts) in zip(names, bottoms, claims, strict=True):
         kinds = sorted(parts["part holds"].str.partition(":")[0], key=list(VERDICTS).index)
-        for number, kind in enumerate(kinds):
-            field = {"left": number / len(kinds), "width": 1 / len(kinds), "color": VERDICTS[kind]}
-            axis.barh(row, **field, height=0.7, edgecolor="0.4", linewidth=0.5)
-        axis.text(1.02, row, parts["holds"].iloc[0].partition(":")[0], va="center", fontsize=8)
-    names = [f"{number}. {parts['claim'].iloc[0]}" for number, parts in claims]
-    axis.set_yticks(range(len(claims)), names, fontsize=7)
-    axis.tick_params(length=0)
-    axis.set(xticks=[], xlim=(0, 1), ylim=(len(claims) - 0.5, -0.5))
+        for field, kind in enumerate(kinds):
+            place = {"left": field / len(kinds), "width": 1 / len(kinds), "color": VERDICTS[kind]}
+            axis.barh(bottom, **place, height=0.5, edgecolor="0.4", linewidth=0.5)
+        axis.text(0, bottom - 0.35, name, fontsize=9, in_layout=False)
+        axis.text(1.02, bottom, parts["holds"].iloc[0].partition(":")[0], va="center", fontsize=9)
+    axis.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(bottoms[-1] + 0.4, 0))
     axis.spines[:].set_visible(False)
     boxes = [Patch(facecolor=colour, edgecolor="0.4", label=kind) for kind, colour in VERDICTS.items()]
-    figure.legend(handles=boxes, title="parts", loc="outside lower right", ncols=len(boxes), fontsize=7)
+    figure.legend(handles=boxes, title="parts", loc="outside lower left", ncols=len(boxes), fontsize=8)
     return figure
 
 
