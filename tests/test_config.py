@@ -16,7 +16,6 @@ import talking_heads
 from pydantic import ValidationError
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.config import Section
 from talking_heads.data import corpora
 from talking_heads.diffused import training as diffusion_training
 from talking_heads.diffused.baselines import training as talking_baselines
@@ -26,6 +25,7 @@ from talking_heads.experiments.diffused import protocol as talking_protocol
 from talking_heads.experiments.few_shot import protocol
 from talking_heads.few_shot import fine_tuning, meta_learning
 from talking_heads.few_shot.baselines import training as baselines
+from talking_heads.sections.common import Section
 from talking_heads.training.checkpoints import key_of
 
 ROOT = Path("data")

@@ -16,7 +16,6 @@ import pytest
 import torch
 from processes import start, wait_for_rows
 from scalar_reads import ScalarReads
-from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import episodes
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings, PoolVideos, Subset
@@ -41,6 +40,7 @@ from talking_heads.few_shot.meta_learning import (
 from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import load_weights
+from talking_heads.sections.few_shot import VARIANTS
 from talking_heads.training import checkpoints, lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import (
@@ -620,7 +620,7 @@ def begin(videos, extractors, tmp_path, monkeypatch):
 
 
 def test_every_variant_has_a_training():
-    assert set(trainings.TRAININGS) == set(config.VARIANTS)
+    assert set(trainings.TRAININGS) == set(VARIANTS)
 
 
 class KFrames:

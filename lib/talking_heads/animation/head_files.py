@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from talking_heads.config import LandmarkImages, Networks, Profile, Section, fits
+from talking_heads.config import Profile, fits
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.few_shot.head import BATCH, Head, generate
@@ -19,6 +19,8 @@ from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.nn.spectral_norm import fold
 from talking_heads.nn.weight_files import load_metadata, load_weights, save_weights
 from talking_heads.processes import prefetch
+from talking_heads.sections.common import Section
+from talking_heads.sections.few_shot import LandmarkImages, Networks
 
 FORMAT = "talking head 2"
 OLDER_FORMATS = ("talking head 1",)

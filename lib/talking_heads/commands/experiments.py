@@ -16,7 +16,7 @@ from talking_heads.commands.options import (
     Subcommands,
     add_ranks,
 )
-from talking_heads.config import VARIANTS
+from talking_heads.sections.few_shot import VARIANTS
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from talking_heads.commands.options import (
     Subcommands,
     add_training_options,
 )
-from talking_heads.config import VARIANTS
+from talking_heads.sections.few_shot import VARIANTS
 
 
 def weights(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ This is a training sample of Diffused Heads (sections 4.1 to 4.3). A clip has 25
 16 kHz that begins with its first frame. The sound of frame k is the window of 0.2 s around k / 25 s.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -172,7 +173,7 @@ def shut_eyes(points: np.ndarray) -> np.ndarray:
     return (1 - eyes / max(np.median(eyes), SMALLEST)).clip(0, 1)
 
 
-class ClipDataset(torch.utils.data.Dataset):
+class ClipDataset(torch.utils.data.Dataset, ABC):
     """Batches of samples from clips; number ``step`` is a function of (seed, rank, step) alone.
 
     Clips with fewer than ``least`` frames are left out. Raises ValueError, which ends with ``purpose``, where
@@ -196,9 +197,9 @@ class ClipDataset(torch.utils.data.Dataset):
         chosen = rng.choice(usable, self.batch, replace=self.batch > len(usable))
         return [self.draw(int(number), rng) for number in chosen]
 
+    @abstractmethod
     def draw(self, number: int, rng: np.random.Generator) -> NamedTuple:
         """A sample of a clip, without the dimension of the batch."""
-        raise NotImplementedError
 
     def windows_of(self, number: int, frames: np.ndarray) -> Tensor:
         """The windows of k frames of a clip: (k, samples) in [-1, 1]."""

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import AudioEncoder
 from talking_heads.data.sound import SOUND_RATE
 from talking_heads.data.windows import cut_sound, gain_of, neighbours
+from talking_heads.sections.diffused import AudioEncoder
 
 # kernel and stride of the paper's convolutions on the waveform; a window of 0.2 s becomes one vector
 CONVOLUTIONS = ((80, 16), (4, 2), (4, 2), (4, 2), (10, 5), (5, 5))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads.config import AudioEncoder
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import speaker
 from talking_heads.data.speakers.speech import PHONEMES, mouth_track, synthesise, utterance
@@ -25,6 +24,7 @@ from talking_heads.metrics.statistics import correlation
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.progress import Progress
+from talking_heads.sections.diffused import AudioEncoder
 from talking_heads.training import loop
 from talking_heads.training.checkpoints import key_of
 from talking_heads.training.rows import read_row

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talking_heads.config import Sampling
 from talking_heads.data.sound import FPS
 from talking_heads.data.windows import SLOWEST
+from talking_heads.sections.diffused import Sampling
 
 # seconds after the middle of a blink at which the eyes begin to open, and at which they are fully open
 SHUT, OPEN = 0.12, 0.24

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talking_heads.config import Diffused, Distillation, Profile
+from talking_heads.config import Profile
 from talking_heads.data.windows import Windows
 from talking_heads.diffused.diffusion import (
     Schedule,
@@ -26,6 +26,7 @@ from talking_heads.diffused.losses import lip_loss, simple_loss
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.diffused.sampling import ddim_step
 from talking_heads.diffused.training import SECTIONS, DiffusionLearner
+from talking_heads.sections.diffused import Diffused, Distillation
 
 
 def distilled_sampling(section: Diffused, steps: int | None = None) -> Diffused:

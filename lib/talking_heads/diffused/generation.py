@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Diffused
 from talking_heads.data.sound import FPS, HOP, SOUND_RATE
 from talking_heads.data.windows import LENGTH, cut_sound, neighbours
 from talking_heads.diffused.control import control_of, open_eyes
 from talking_heads.diffused.diffusion import Prediction, cosine_schedule, interpret
 from talking_heads.diffused.model import SEED_STRIDE, Conditions, predict
 from talking_heads.diffused.sampling import SAMPLERS
+from talking_heads.sections.diffused import Diffused
 
 LARGEST_SEED = 2**63  # of PyTorch's generators, exclusive
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads.config import Diffused
 from talking_heads.data.frames import LUMA
 from talking_heads.data.windows import CONTROLS
 from talking_heads.diffused.unet import UNet
+from talking_heads.sections.diffused import Diffused
 
 SEED_STRIDE = 1_000_003  # between seeds of trainings and clips; more than the steps or frames of any
 

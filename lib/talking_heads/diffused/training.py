@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Diffused, Profile, Sampling, digest
+from talking_heads.config import Profile, digest
 from talking_heads.data.loader import Batches
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
@@ -26,6 +26,7 @@ from talking_heads.diffused.model import (
 )
 from talking_heads.files import sha256
 from talking_heads.nn.weight_files import load_weights, save_weights
+from talking_heads.sections.diffused import Diffused, Sampling
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.rows import read_row

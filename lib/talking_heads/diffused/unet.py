@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads.config import DiffusionNetwork
 from talking_heads.nn.precision import mixed_precision
 from talking_heads.nn.resampling import halve, upsample
+from talking_heads.sections.diffused import DiffusionNetwork
 
 GROUPS = 32  # of group normalisation; small networks have fewer channels, and as many groups as divide them
 LONGEST_PERIOD = 10_000  # of the time embedding, in steps

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from talking_heads.config import Section, digest
+from talking_heads.config import digest
 from talking_heads.files import replacing, write_text
+from talking_heads.sections.common import Section
 
 CONFIGURATION = "config.json"
 BLOCK = 4096  # bytes of a log that are read row by row

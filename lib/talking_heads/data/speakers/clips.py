@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talking_heads.config import Corpus
 from talking_heads.data.crops import clip_square
 from talking_heads.data.speakers.motion import draw_motion, draw_style, plain_motion, plain_style
 from talking_heads.data.speakers.renderer import Scene, arrange, landmarks, render, to_pixels
 from talking_heads.data.speakers.speech import Segment, synthesise, utterance
 from talking_heads.data.speakers.traits import draw_traits, person_rng, stack_traits
+from talking_heads.sections.diffused import Corpus
 
 VERSION = 1  # raised when the same seed gives different frames, landmarks or sound
 BATCH, GPU_BATCH = 8, 64  # frames that are rendered at once; larger batches are not faster on a CPU

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from talking_heads.config import Corpus, digest
+from talking_heads.config import digest
 from talking_heads.data.sound import SOUND_RATE, to_int16
 from talking_heads.data.speakers.clips import VERSION, Clip, ClipSettings, make_clip
 from talking_heads.devices import cores
 from talking_heads.files import waiting_lock, write_text
 from talking_heads.processes import worker_pool
+from talking_heads.sections.diffused import Corpus
 
 COMPLETE = "pool.json"  # exists for a complete pool
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from talking_heads.config import Diffused
 from talking_heads.data.planning import Settings
 from talking_heads.data.prepare import prepare
 from talking_heads.data.sound import FPS
@@ -19,6 +18,7 @@ from talking_heads.data.speakers.speech import Segment
 from talking_heads.data.speakers.write import Job, write_clips
 from talking_heads.data.store import Store
 from talking_heads.files import waiting_lock
+from talking_heads.sections.diffused import Diffused
 
 SEED = 1
 LIVE_IDENTITIES = 20_000  # of the training clips that a GPU renders as training goes

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import LandmarkPrediction
 from talking_heads.data.landmarks import interocular
+from talking_heads.sections.diffused import LandmarkPrediction
 
 POINTS = 68
 MOUTH = slice(48, 68)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads.config import Sda
 from talking_heads.nn.precision import mixed_precision
+from talking_heads.sections.diffused import Sda
 
 SMALLEST = 4  # pixels of a side where the identity encoder ends
 SNIPPET = 5  # frames that the synchronisation discriminator sees at once, 0.2 s

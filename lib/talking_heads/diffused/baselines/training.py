@@ -1,5 +1,6 @@
 """Training of the baselines, in the shared loop and on the clips of the denoising network."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talking_heads.config import Diffused, Profile, digest
+from talking_heads.config import Profile, digest
 from talking_heads.data.loader import Batches
 from talking_heads.data.sequences import SequenceDataset, Sequences, SequenceSettings
 from talking_heads.data.windows import TalkingClips
@@ -31,6 +32,7 @@ from talking_heads.diffused.baselines.sda import (
 )
 from talking_heads.diffused.training import clip_settings, decay_factor, encoder_digest, step_seed
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.sections.diffused import Diffused
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.rows import read_row
@@ -111,7 +113,7 @@ class Draws:
         return x[self.rows[:, None], first[:, None] + torch.arange(SNIPPET)]
 
 
-class SequenceLearner:
+class SequenceLearner(ABC):
     """A baseline in the training loop: its networks and optimisers, ``parts``, and the sequences.
 
     All random draws of a step depend on (seed, rank, step) alone. Raises ValueError where ranks cannot share
@@ -150,13 +152,13 @@ class SequenceLearner:
         """The networks among the parts."""
         return [part for part in self.parts.values() if isinstance(part, nn.Module)]
 
+    @abstractmethod
     def build(self) -> dict[str, Any]:
         """The networks and optimisers, by the names that checkpoints give them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exported(self) -> nn.Module:
         """The network whose weights are written."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def embed(self, sound: Tensor) -> Tensor:

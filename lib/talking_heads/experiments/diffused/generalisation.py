@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from talking_heads.config import Diffused
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.sound import FPS, SOUND_RATE
 from talking_heads.data.speakers import espeak
@@ -28,6 +27,7 @@ from talking_heads.experiments.diffused.weights import Model
 from talking_heads.judges.use import find_landmarks
 from talking_heads.metrics import lip_sync, recogniser
 from talking_heads.metrics.statistics import mean_estimate
+from talking_heads.sections.diffused import Diffused
 
 VERSION = 1  # raised when the same clips give other values
 CORPUS = "another speaker of the corpus"
@@ -67,10 +67,20 @@ def true_clip(identity: str, voice: Voice, frames: int, section: Diffused) -> tu
     """The first frame (S, S, 3) uint8 of a procedural speaker who says this, and all landmarks
     (frames, 68, 2).
     """
-    number = int(identity.removeprefix("id"))
-    settings = ClipSettings(SEED, number, 0, frames, FPS, section.clips.image_size, section.clips.corpus)
+    settings = _clip_settings(identity, frames, section)
     clip = make_clip(settings, sound=False, only=np.arange(1), segments=voice.segments)
     return clip.frames[0], clip.landmarks
+
+
+def true_frames(identity: str, voice: Voice, frames: int, section: Diffused) -> np.ndarray:
+    """All frames (frames, S, S, 3) uint8 of a procedural speaker who says this."""
+    settings = _clip_settings(identity, frames, section)
+    return make_clip(settings, sound=False, segments=voice.segments).frames
+
+
+def _clip_settings(identity: str, frames: int, section: Diffused) -> ClipSettings:
+    number = int(identity.removeprefix("id"))
+    return ClipSettings(SEED, number, 0, frames, FPS, section.clips.image_size, section.clips.corpus)
 
 
 def heard_correlation(reader: SpeechReader, voice: Voice, frames: int) -> float:

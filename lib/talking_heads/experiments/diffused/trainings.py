@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from talking_heads.config import Diffused, Profile
+from talking_heads.config import Profile
 from talking_heads.data.loader import worker_count
 from talking_heads.data.speakers.pool import LiveVideos
 from talking_heads.data.windows import WindowDataset, Windows, WindowSettings
@@ -28,6 +28,7 @@ from talking_heads.experiments.diffused.clips import ClipData, clip_data, embed_
 from talking_heads.experiments.diffused.samples import Beginnings, Sample
 from talking_heads.experiments.diffused.weights import COMMANDS, has_weights, runs_folder
 from talking_heads.metrics.lip_sync import mouth_opening, mouth_width, track_correlation
+from talking_heads.sections.diffused import Diffused
 from talking_heads.training import distributed, loop
 from talking_heads.training.alarms import Collapsed
 from talking_heads.training.recorded import RecordedTraining

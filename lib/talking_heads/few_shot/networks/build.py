@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from talking_heads import config
 from talking_heads.config import Profile
 from talking_heads.few_shot.networks.blocks import AdaptiveInstanceNorm
 from talking_heads.few_shot.networks.discriminator import ConvNet, Discriminator
 from talking_heads.few_shot.networks.embedder import Embedder
 from talking_heads.few_shot.networks.generator import Generator
+from talking_heads.sections.few_shot import Networks as NetworksSection
 
 
 @dataclass
@@ -27,12 +27,12 @@ class Networks:
         return self
 
 
-def build_generator(section: config.Networks) -> Generator:
+def build_generator(section: NetworksSection) -> Generator:
     """An untrained G."""
     return Generator(section)
 
 
-def build_networks(section: config.Networks, videos: int) -> Networks:
+def build_networks(section: NetworksSection, videos: int) -> Networks:
     """Untrained E, G and D, D with one column of W for each of ``videos``."""
     embedder = Embedder(
         section.embedder_channels,

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from talking_heads.config import Networks
 from talking_heads.few_shot.networks.blocks import AdaptiveInstanceNorm, InstanceNorm, ResidualBlock
 from talking_heads.nn.attention import SelfAttention
 from talking_heads.nn.precision import full_precision, mixed_precision
 from talking_heads.nn.spectral_norm import conv, normalised
+from talking_heads.sections.few_shot import Networks
 
 
 class Generator(nn.Module):

@@ -1,0 +1,1 @@
+"""The sections of a profile, with types and meanings of all keys."""
