@@ -153,15 +153,21 @@ def test_faces_are_measured_by_what_a_detector_finds(monkeypatch):
     bright = (255 * (0.2 + 0.8 * jaw["jaw_open"])).astype(np.uint8)[:, None, None, None]
     follows = np.broadcast_to(bright, (30, 32, 32, 3))
     clips = {"id1": [follows], "avatar": [np.roll(follows, 7, 0)], "wall": [np.zeros_like(follows)]}
-    rows = generalisation.measure_faces(clips, [voice], ["avatar", "wall"]).set_index("identity")
+    table = generalisation.measure_faces(clips, {"id1": [follows]}, [voice], ["avatar", "wall"])
+    rows = table[~table["true clip"]].set_index("identity")
     assert rows[generalisation.ANIMATED]["id1"] > 0.99 > 0.9 > rows[generalisation.ANIMATED]["avatar"]
     assert rows.loc["wall", [generalisation.ANIMATED, "found"]].tolist() == [0, 0]
     assert rows["outside"].tolist() == [False, True, True]
+    assert (
+        table.loc[table["true clip"], generalisation.ANIMATED].item() == rows[generalisation.ANIMATED]["id1"]
+    )
+    assert generalisation.readable_voices(table) == ["v"]
+    assert not generalisation.readable_voices(table.assign(**{generalisation.ANIMATED: 0.4}))
 
 
 def test_faces_are_not_measured_without_dlib():
     with pytest.raises(FileNotFoundError, match="faces"):
-        generalisation.measure_faces({}, [], [])
+        generalisation.measure_faces({}, {}, [], [])
 
 
 def test_the_reader_hears_the_jaw_of_a_voice_of_the_corpus():

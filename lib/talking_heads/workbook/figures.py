@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 
 PIXELS = 96  # of a picture in a sheet, at least
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
-VERDICTS = {"yes": "tab:green", "undecided": "0.75", "no": "tab:red", "not run": "white"}  # and their colours
+# colours of verdicts that differ for colour-blind readers, too
+VERDICTS = {"yes": "#009e73", "undecided": "0.8", "no": "#d55e00", "not run": "white"}
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
@@ -42,7 +43,8 @@ def sheet(
     """
     width, height = max(map(len, rows)), len(rows)
     aspect = max(picture.shape[0] / picture.shape[1] for row in rows for picture in row)
-    size = (1.25 * width + 0.6, 1.25 * aspect * height + 0.5)
+    margin = max(0.6, 0.065 * max(map(len, labels), default=0))  # of the labels
+    size = (1.25 * width + margin, 1.25 * aspect * height + 0.5)
     figure, axes = plt.subplots(height, width, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_xticks([])
@@ -95,17 +97,24 @@ def estimates(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
     names, measured = pd.Series(list(labels)), (table["source"] == "here").to_numpy()
     value, low, high = (table[name].to_numpy(float) for name in ("value", "ci_low", "ci_high"))
     axis.yaxis.update_units(list(labels))  # in the order of the rows
-    errors = [(value - low)[measured], (high - value)[measured]]
-    axis.errorbar(value[measured], names[measured], xerr=errors, fmt="o", ms=4, capsize=3, label="here")
+    if measured.any():
+        errors = [(value - low)[measured], (high - value)[measured]]
+        axis.errorbar(value[measured], names[measured], xerr=errors, fmt="o", ms=4, capsize=3, label="here")
     if not measured.all():
-        axis.plot(value[~measured], names[~measured], "s", ms=4, mfc="none", label="paper")
+        axis.plot(value[~measured], names[~measured], "C1s", ms=4, mfc="none", label="paper")
     axis.tick_params(axis="y", labelsize=6)
     axis.set_ylim(len(dict.fromkeys(names)) - 0.5, -0.5)
 
 
-def forest(table: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Mapping[str, str]) -> Figure:
+def forest(
+    table: pd.DataFrame,
+    groups: Sequence[Sequence[str]],
+    metrics: Mapping[str, str],
+    same_scale: bool = False,
+) -> Figure:
     """Differences with their intervals around a line at zero: a column of panels for each metric of
-    ``metrics``, titled as there, and a row of panels, which share no scale, for each group of names.
+    ``metrics``, titled as there, and a row of panels for each group of names. Panels have their own scales
+    unless ``same_scale``.
 
     ``table`` has columns metric, name, value, ci_low, ci_high and source.
     """
@@ -113,7 +122,7 @@ def forest(table: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Mappin
     size = (2.2 * len(metrics) + 1.6, 0.24 * sum(heights) + 0.65 * len(groups) + 0.3)
     shape = (len(groups), len(metrics))
     layout = {"squeeze": False, "layout": "constrained", "height_ratios": heights}
-    figure, axes = plt.subplots(*shape, figsize=size, **layout)
+    figure, axes = plt.subplots(*shape, figsize=size, sharex=same_scale, **layout)
     for (group, column), axis in np.ndenumerate(axes):
         metric, title = list(metrics.items())[column]
         rows = table[(table["metric"] == metric) & table["name"].isin(groups[group])]
@@ -122,6 +131,31 @@ def forest(table: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Mappin
         axis.tick_params(labelsize=7, labelleft=column == 0)
         axis.locator_params("x", nbins=4)
         axis.set_title(title if group == 0 else "", fontsize=8)
+    return figure
+
+
+def estimates_by_corpus(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """The ``value`` of every method with its interval: a column of panels for each metric of ``metrics``,
+    which share the scale named there, and a row of panels for each corpus.
+
+    ``table`` has columns corpus, source, method, metric, value, ci_low and ci_high.
+    """
+    groups = [group for _, group in table.groupby("corpus", sort=False)]
+    heights = [group["method"].nunique() for group in groups]
+    size = (3.2 * len(metrics) + 2.6, 0.23 * sum(heights) + 0.35 * len(groups) + 0.5)
+    layout = {"squeeze": False, "sharex": "col", "layout": "constrained", "height_ratios": heights}
+    figure, axes = plt.subplots(len(groups), len(metrics), figsize=size, **layout)
+    for (row, column), axis in np.ndenumerate(axes):
+        group, metric = groups[row], list(metrics)[column]
+        rows = group[group["metric"] == metric]
+        estimates(axis, rows, rows["method"])
+        axis.tick_params(axis="y", labelsize=8, labelleft=column == 0)
+        axis.grid(axis="x", color="0.9")
+    for axes_of_corpus, group in zip(axes, groups, strict=True):
+        title = "{corpus} ({source})".format(**group.iloc[0])
+        axes_of_corpus[0].set_title(title, loc="left", fontsize=8, fontweight="bold")
+    for axis, label in zip(axes[-1], metrics.values(), strict=True):
+        axis.set_xlabel(label)
     return figure
 
 
@@ -194,7 +228,7 @@ def runs(
     legends = [axis.get_legend_handles_labels() for axis in axes.flat]  # not every run logs every value
     axes[0, -1].legend(
         *max(legends, key=lambda legend: len(legend[1])),
-        fontsize=6,
+        fontsize=7,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),
     )

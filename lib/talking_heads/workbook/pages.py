@@ -12,9 +12,10 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PANEL = "<p><em>A panel stands here while the chapter runs; the pictures beside it stay.</em></p>"
-# nbconvert's page without the scripts that it would fetch from the network
+# nbconvert's page without the scripts that it would fetch from the network; printed lines break between words
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_css %}<style>.jp-OutputArea-output pre { word-break: normal }</style>{% endblock %}
 """
 INJECTED = "injected-parameters"  # papermill's tag of the cell that overrides the parameters
 CHAPTER_LINK = re.compile(r"(\]\(\d\d_\w+)\.ipynb")  # in Markdown, to a notebook in the same folder

@@ -1,11 +1,13 @@
 """The table of the ablations: means and paired differences of their settings."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from talking_heads.config import Profile, load
 from talking_heads.experiments.diffused import tables
@@ -25,7 +27,8 @@ from talking_heads.workbook.write_table import write_table
 
 METRICS, TABLE = "ablation_metrics", "diffused_ablations"  # names of tables: by identity, and the means
 COLUMNS = ["ablation", "setting", "baseline", "metric", "value", "ci_low", "ci_high"]
-COLUMNS += ["n_identities", "n_seeds", "seed_sd", "difference", "difference, low", "difference, high"]
+DIFFERENCE = ["difference", "difference, low", "difference, high"]  # and its interval
+COLUMNS += ["n_identities", "n_seeds", "seed_sd", *DIFFERENCE]
 FIGURE5 = "figures/diffused_figure5.png"
 NAMES = ["ablation", "setting", "seed", "identity"]  # columns that are no metrics
 
@@ -160,6 +163,29 @@ def table3(means: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[[*names, "n_identities", "source", "verdict"]]
 
 
+def plot_table3(rows: pd.DataFrame) -> Figure:
+    """Three metrics of rows of :func:`tables.table3` over the number of motion audio embeddings, with motion
+    frames in grey and in colour: the paper's above, those measured here below.
+    """
+    panels = list(product(("paper",), ("LMD", "WER", "SSIM"))) + list(product(("here",), (LMD, PER, "SSIM")))
+    figure, axes = plt.subplots(2, 3, figsize=(9, 4.6), sharex=True, layout="constrained")
+    for axis, (source, metric) in zip(axes.flat, panels, strict=True):
+        chosen = rows[(rows["source"] == source) & (rows["metric"] == metric)].sort_values("audio_windows")
+        for grey, kind in ((False, "colour"), (True, "grey")):
+            of_kind = chosen[chosen["motion_grey"].astype(bool) == grey]
+            value, low, high = (of_kind[name].to_numpy(float) for name in ("value", "ci_low", "ci_high"))
+            place = of_kind["audio_windows"] + (0.06 if grey else -0.06)  # intervals do not overlap
+            errors, colour = [value - low, high - value], "0.45" if grey else "tab:red"
+            label = f"motion frames in {kind}"
+            axis.errorbar(place, value, errors, fmt="o-", ms=4, capsize=3, color=colour, label=label)
+        arrow = "↓" if metric in tables.LOWER_IS_BETTER else "↑"
+        axis.set_title(f"{metric} {arrow} ({source})", fontsize=10)
+        axis.set_xticks(COUNTS)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
+    figure.supxlabel("motion audio embeddings on each side", fontsize=10)
+    return figure
+
+
 def trained_on_plain(profile: Profile, results: Path) -> pd.DataFrame:
     """Rows of :func:`tables.table1` on the plain corpus: our network after the short training of an ablation
     there. The network of our other row has never seen that corpus, on which SDA was trained.
@@ -188,13 +214,27 @@ def trained_on_plain(profile: Profile, results: Path) -> pd.DataFrame:
     return pd.DataFrame(table_rows)
 
 
+def grey_differences(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Motion in grey minus in colour, a row for each number of motion audio embeddings and each metric.
+
+    Columns setting, metric and difference with its interval, as in a :func:`table`.
+    """
+    table_rows = []
+    for count, metric in product(map(str, COUNTS), metrics) if len(rows) else ():
+        pair = (SOUND[True], count), (SOUND[False], count)
+        table_rows.append([count, metric, *mean_estimate(paired_differences(rows, *pair, metric))[:3]])
+    return pd.DataFrame(table_rows, columns=["setting", "metric", *DIFFERENCE])
+
+
 def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     """Motion in grey minus in colour, a line for each number of motion audio embeddings."""
     lines = []
-    for count in map(str, COUNTS) if len(rows) else ():
-        pair = (SOUND[True], count), (SOUND[False], count)
-        estimates = [(metric, mean_estimate(paired_differences(rows, *pair, metric))) for metric in metrics]
-        texts = [f"{metric} {tables.with_interval(*e[:3], '+.3g')}" for metric, e in estimates]
+    for count, of_count in grey_differences(rows, metrics).groupby("setting"):
+        differences = of_count[["metric", *DIFFERENCE]].itertuples(index=False)
+        texts = [
+            f"{metric} {tables.with_interval(value, low, high, '+.3g')}"
+            for metric, value, low, high in differences
+        ]
         lines.append(f"grey minus colour, {count} per side: {', '.join(texts)}")
     return lines
 
@@ -202,7 +242,7 @@ def grey_lines(rows: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
 def difference_lines(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> list[str]:
     """How every setting of an ablation differs from the baseline, a line for each."""
     chosen = table[(table["ablation"] == ablation) & table["metric"].isin(metrics)]
-    columns = ["metric", "difference", "difference, low", "difference, high"]
+    columns = ["metric", *DIFFERENCE]
     lines = []
     for name, rows in chosen.dropna(subset="difference").groupby("setting", sort=False):
         differences = [

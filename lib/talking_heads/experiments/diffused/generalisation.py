@@ -4,7 +4,7 @@ espeak-ng returns the phonemes that it speaks. The true mouth is that of a proce
 with the same phonemes. Faces from outside the corpus are measured by dlib. The paper's figure has no numbers.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -36,6 +36,7 @@ METRICS = ("mouth opening", "mouth width", LMD, HEARD)
 TABLE = "voices"  # name of the table of single identities
 FACES = "outside_faces"  # name of the table of :func:`measure_faces`
 ANIMATED = "mouth opening, by dlib"  # its metric
+READABLE = 0.5  # of true clips, at least, for the voices that are compared
 ENLARGED = 4  # times, for dlib, which finds no faces that are as small as those of the small profiles
 LARGE = 128  # pixels of a side of frames that are not enlarged
 
@@ -143,27 +144,52 @@ def measure(
 
 
 def measure_faces(
-    clips: Mapping[str, Sequence[np.ndarray]], spoken: Sequence[Voice], outside: Collection[str]
+    clips: Mapping[str, Sequence[np.ndarray]],
+    true_clips: Mapping[str, Sequence[np.ndarray]],
+    spoken: Sequence[Voice],
+    outside: Collection[str],
 ) -> pd.DataFrame:
     """How closely mouths follow what is said, on faces on which the judges were not trained.
 
-    ``clips`` are those of every face, (n, S, S, 3) uint8 for each of the voices; ``outside`` names the faces
-    from outside the corpus. dlib's landmarks give the opening of the mouth, which is correlated with the jaw
-    of what is said; it is 0 where no face is found in half of the frames. Columns identity, voice, outside,
+    ``clips`` are those generated of every face, (n, S, S, 3) uint8 for each of the voices; ``true_clips``, of
+    faces of the corpus, are the control of what dlib can read; ``outside`` names the faces from outside the
+    corpus. dlib's landmarks give the opening of the mouth, which is correlated with the jaw of what is said;
+    it is 0 where no face is found in half of the frames. Columns identity, voice, outside, "true clip",
     ``ANIMATED`` and "found", the share of frames with a face. Raises FileNotFoundError where dlib is missing.
     """
     detect, rows = recogniser.landmark_network(), []
-    for face, of_voices in clips.items():
-        for voice, frames in zip(spoken, of_voices, strict=True):
-            scale = ENLARGED if frames.shape[1] < LARGE else 1
-            enlarged = [cv2.resize(frame, None, fx=scale, fy=scale) for frame in frames]
-            opening = lip_sync.mouth_opening(detect(enlarged)[0])
-            found = np.isfinite(opening)
-            jaw = mouth_track(voice.segments, np.arange(len(frames)) / FPS, energy=1.0)["jaw_open"]
-            follows = lip_sync.track_correlation(opening[found], jaw[found]) if found.mean() >= 0.5 else 0.0
-            row = {"identity": face, "voice": voice.name, "outside": face in outside}
-            rows.append({**row, ANIMATED: follows, "found": found.mean()})
+    for is_true, of_kind in ((False, clips), (True, true_clips)):
+        for face, of_voices in of_kind.items():
+            for voice, frames in zip(spoken, of_voices, strict=True):
+                row = {
+                    "identity": face,
+                    "voice": voice.name,
+                    "outside": face in outside,
+                    "true clip": is_true,
+                }
+                rows.append(
+                    row | dict(zip((ANIMATED, "found"), _follows(detect, frames, voice), strict=True))
+                )
     return pd.DataFrame(rows)
+
+
+def _follows(detect: Callable, frames: np.ndarray, voice: Voice) -> tuple[float, float]:
+    """The two values of :func:`measure_faces` for a clip (n, S, S, 3) uint8."""
+    scale = ENLARGED if frames.shape[1] < LARGE else 1
+    enlarged = [cv2.resize(frame, None, fx=scale, fy=scale) for frame in frames]
+    opening = lip_sync.mouth_opening(detect(enlarged)[0])
+    found = np.isfinite(opening)
+    jaw = mouth_track(voice.segments, np.arange(len(frames)) / FPS, energy=1.0)["jaw_open"]
+    share = float(found.mean())
+    return (lip_sync.track_correlation(opening[found], jaw[found]) if share >= 0.5 else 0.0), share
+
+
+def readable_voices(rows: pd.DataFrame) -> list[str]:
+    """The voices of :func:`measure_faces` for which dlib reads the mouths of true clips: a mean of at least
+    ``READABLE``.
+    """
+    means = rows[rows["true clip"]].groupby("voice", sort=False)[ANIMATED].mean()
+    return list(means.index[means >= READABLE])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

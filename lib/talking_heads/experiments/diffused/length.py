@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from talking_heads.config import Profile, digest
 from talking_heads.devices import in_threads
@@ -24,6 +26,7 @@ from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import sharpness
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.training import loop
+from talking_heads.workbook import figures
 from talking_heads.workbook.write_table import write_table
 
 VERSION = 1  # raised when the same clips give other values
@@ -133,6 +136,23 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
                 row | {"within": bool(low < change[1] and change[2] < high), "n_identities": len(first)}
             )
     return pd.DataFrame(table)
+
+
+def plot(table: pd.DataFrame) -> Figure:
+    """The changes of :func:`changes` with their intervals, a panel for each metric; limits are shaded."""
+    groups = list(table.assign(value=table["change"], source="here").groupby("metric", sort=False))
+    size = (3.2 * len(groups) + 2, 0.25 * table["remedy"].nunique() + 0.9)
+    figure, axes = plt.subplots(1, len(groups), figsize=size, squeeze=False, layout="constrained")
+    for axis, (metric, rows) in zip(axes[0], groups, strict=True):
+        is_ratio, limit = metric in (FLOW, SHARPNESS), rows["limit"].iloc[0]
+        figures.estimates(axis, rows, rows["remedy"])
+        highest = axis.get_xlim()[1]
+        axis.set_xlim(right=highest)
+        axis.axvspan(1 / limit if is_ratio else -limit, limit if is_ratio else highest, color="0.9", zorder=0)
+        axis.axvline(1 if is_ratio else 0, color="0.6", lw=0.8, ls="--")
+        axis.set_xlabel(f"{metric}:\n{'last / first' if is_ratio else 'last minus first'}")
+        axis.tick_params(axis="y", labelsize=8, labelleft=axis is axes[0, 0])
+    return figure
 
 
 def length(profile: Profile, weights: str, data: Path, results: Path, device: torch.device) -> pd.DataFrame:

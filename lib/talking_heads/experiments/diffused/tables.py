@@ -1,7 +1,8 @@
 """Tables of Diffused Heads: what was measured, with intervals over identities, beside the paper's numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -210,11 +211,16 @@ def with_interval(value: float, low: float, high: float, form: str = ".4g") -> s
     return f"{value:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for readers: a row for each corpus, source, method and setting, a column for each metric."""
+def shown(table: pd.DataFrame, forms: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
+    """A table for readers: a row for each corpus, source, method and setting, a column for each metric, with
+    four digits or in the format of ``forms``.
+    """
     names = ("corpus", "source", "method", "audio_windows", "motion_grey")
     index = [name for name in names if name in table]
-    text = [with_interval(row.value, row.ci_low, row.ci_high) for row in table.itertuples()]
+    text = [
+        with_interval(row.value, row.ci_low, row.ci_high, forms.get(row.metric, ".4g"))
+        for row in table.itertuples()
+    ]
     arrows = {
         metric: metric if metric in NEITHER else f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
         for metric in table["metric"].unique()

@@ -119,3 +119,24 @@ def _draw_methods(axis: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> Non
     axis.set_xticks(range(len(shots)), [str(t) for t in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.tick_params(labelsize=7)
+
+
+def predicted_and_measured(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Measured against predicted seconds, and their ratio against the share of arithmetic, with quartiles.
+
+    A colour for each of ``methods`` and a marker for each size of ``rows``, which are those of
+    :func:`timing.measurements` with the columns size and ratio.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), layout="constrained")
+    markers = dict(zip(sorted(rows["size"].unique()), "o^sD", strict=False))
+    for (size, method), table in rows.groupby(["size", "method"]):
+        errors = np.array([table["seconds"] - table["low"], table["high"] - table["seconds"]])
+        style = {"fmt": markers[size], "color": f"C{methods.index(method)}", "ms": 4, "lw": 1}
+        axes[0].errorbar(table["predicted"], table["seconds"], errors, label=f"{method}, {size}²", **style)
+        axes[1].errorbar(table["arithmetic"], table["ratio"], errors / table["predicted"].to_numpy(), **style)
+    axes[0].axline((0.01, 0.01), (1, 1), color="0.6", ls="--", lw=0.8)
+    axes[0].set(xscale="log", yscale="log", xlabel="predicted [s]", ylabel="measured [s]")
+    axes[1].axhline(1, color="0.6", ls="--", lw=0.8)
+    axes[1].set(xlabel="share of arithmetic in the predicted time", ylabel="measured over predicted time")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure

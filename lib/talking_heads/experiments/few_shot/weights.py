@@ -46,11 +46,16 @@ def load_networks(
     return restore_networks(profile, state, device), metadata
 
 
+def training_identities(metadata: dict) -> int:
+    """How many identities the weights were trained on; where only videos are recorded, how many of these."""
+    origin = metadata["people"]
+    return round(origin.get("people", origin.get("videos", 0)) * origin.get("share", 1))
+
+
 def describe(metadata: dict) -> str:
     """The provenance of weights in a line, which every table about them shows."""
-    origin = metadata["people"]
-    unit = "identities" if "people" in origin else "videos"
-    number = round(origin.get("people", origin.get("videos", 0)) * origin.get("share", 1))
+    unit = "identities" if "people" in metadata["people"] else "videos"
+    number = training_identities(metadata)
     collapsed = f", collapsed: {metadata['collapsed']}" if "collapsed" in metadata else ""
     return (
         f"{metadata['variant']} weights: profile {metadata['profile']}, "
