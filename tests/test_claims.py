@@ -20,8 +20,8 @@ from talking_heads.experiments.claims import (
 from talking_heads.experiments.few_shot import claim_causes, claim_parts, claims, methods
 from talking_heads.experiments.few_shot.claim_measurements import Measurements
 from talking_heads.experiments.few_shot.claim_parts import Evidence, Setting
+from talking_heads.experiments.few_shot.frame_metrics import Features
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
-from talking_heads.experiments.few_shot.protocol import Features
 from talking_heads.metrics.statistics import Estimate, holm, jackknife, mean_estimate
 from talking_heads.workbook import write_table
 

@@ -29,9 +29,11 @@ from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
 from talking_heads.devices import choose
 from talking_heads.experiments.few_shot import (
+    cells,
     claim_causes,
     claim_measurements,
     claims,
+    frame_metrics,
     methods,
     paper_metrics,
     paper_numbers,
@@ -341,7 +343,7 @@ def test_a_damaged_cell_is_named(evaluated, tmp_path, damage):
         content[len(content) // 2] ^= 0xFF
     path.write_bytes({"no cell": b"nothing", "cut": bytes(content[:-100])}.get(damage, bytes(content)))
     error = f"{path.name}: a damaged cell of the evaluation .* delete it"
-    with pytest.raises(ValueError, match=error), protocol.opened_cell(path) as cell:
+    with pytest.raises(ValueError, match=error), cells.opened_cell(path) as cell:
         dict(cell)
 
 
@@ -538,7 +540,7 @@ def test_frames_of_other_weights_are_computed_anew_and_only_these(evaluated):
     evaluated.compute([black(methods.NEAREST)])
     with np.load(path) as cell:
         assert not cell[methods.NEAREST].any() and methods.AFTER in cell
-        assert str(cell[protocol.key_of(methods.NEAREST)]) == "other weights"
+        assert str(cell[cells.key_of(methods.NEAREST)]) == "other weights"
     evaluated.compute()
     with np.load(path) as cell:
         assert np.array_equal(cell[methods.NEAREST], frames)
@@ -551,9 +553,9 @@ def test_frames_of_other_weights_are_dropped_where_they_are_not_computed_anew(ev
     protocol.run_cells(folder, evaluated.store, profile, [black(methods.MEAN)], first, device)
     for path in paths:
         with np.load(path) as cell:
-            names = {methods.MEAN, protocol.key_of(methods.MEAN), protocol.losses_of(methods.MEAN)}
-            assert names & set(cell.files) == (names if protocol.Cell.of(path).t in first else set())
-            assert methods.AFTER in cell and protocol.losses_of(methods.AFTER) in cell
+            names = {methods.MEAN, cells.key_of(methods.MEAN), cells.losses_of(methods.MEAN)}
+            assert names & set(cell.files) == (names if cells.Cell.of(path).t in first else set())
+            assert methods.AFTER in cell and cells.losses_of(methods.AFTER) in cell
     evaluated.compute()
 
 
@@ -568,9 +570,9 @@ def test_cells_of_other_frames_are_not_read(evaluated):
 
 
 def test_the_name_of_a_cell():
-    cell = protocol.Cell("Ada_King", 3, 8, 1)
+    cell = cells.Cell("Ada_King", 3, 8, 1)
     assert cell.file == "Ada_King_video3_T8_seed1.npz"
-    assert protocol.Cell.of(Path("cells") / cell.file) == cell
+    assert cells.Cell.of(Path("cells") / cell.file) == cell
 
 
 def count_calls(monkeypatch, module, name, result=None):
@@ -605,7 +607,7 @@ def test_features_of_true_frames_are_computed_once(evaluated, monkeypatch):
     ]
     monkeypatch.setattr(inception, "inception", lambda device: "a network")
     monkeypatch.setattr(inception, "arcface", lambda device: "a session")
-    frames, _ = protocol.measure(evaluated.paths, names)
+    frames, _ = frame_metrics.measure(evaluated.paths, names)
     paper_metrics.measure(evaluated.paths, names)
     shots, held_out = evaluated.profile.protocol.shots, evaluated.profile.protocol.holdout_frames
     assert len(frames) == len(truths) * len(shots) * len(names) * held_out
@@ -618,10 +620,10 @@ def test_cells_of_figures(evaluated):
     """Two identities for each T, two at every T, and the identities of the middle T."""
     shots = evaluated.profile.protocol.shots
     selection = select_cells(evaluated.paths, shots)
-    assert [protocol.Cell.of(path).t for path in selection.each] == [1, 1, 4, 4, 8, 8]
-    assert [protocol.Cell.of(path).t for path in selection.two] == [1, 4, 8, 1, 4, 8]
-    assert len({protocol.Cell.of(path).identity for path in selection.two[:3]}) == 1
-    assert {protocol.Cell.of(path).t for path in selection.many} == {4} and len(selection.many) == 2
+    assert [cells.Cell.of(path).t for path in selection.each] == [1, 1, 4, 4, 8, 8]
+    assert [cells.Cell.of(path).t for path in selection.two] == [1, 4, 8, 1, 4, 8]
+    assert len({cells.Cell.of(path).identity for path in selection.two[:3]}) == 1
+    assert {cells.Cell.of(path).t for path in selection.many} == {4} and len(selection.many) == 2
     figure = comparison(selection.each, [methods.AFTER, methods.NO_MATCH_ONE_SHOT])
     titles = [axis.get_title() for axis in figure.axes[:4]]
     assert titles == ["source", "ground truth", "Ours-FT", "no L_MCH (K = 1),\nrandom w′"]
@@ -648,12 +650,12 @@ def test_a_cpu_run_beside_a_gpu_stays_on_the_processor(evaluated, tmp_path, gpu_
 
     rows = [methods.Method(methods.BEFORE, before.key, generate)]
     paths = protocol.run_cells(tmp_path, evaluated.store, evaluated.profile, rows, [4], device)
-    frames, _ = protocol.measure(paths, [methods.BEFORE], device)
+    frames, _ = frame_metrics.measure(paths, [methods.BEFORE], device)
     assert kinds == {"cpu"}
     for name in judges.JUDGES:
         parameters = judges.judge(name, device).parameters()
         assert {parameter.device.type for parameter in parameters} == {"cpu"}
-    expected, _ = protocol.measure([p for p in evaluated.paths if "_T4_" in p.name], [methods.BEFORE])
+    expected, _ = frame_metrics.measure([p for p in evaluated.paths if "_T4_" in p.name], [methods.BEFORE])
     pd.testing.assert_frame_equal(frames, expected)
 
 
@@ -752,7 +754,7 @@ def test_cells_are_computed_and_measured_on_a_gpu(evaluated, extractors, tmp_pat
     rows = untrained_methods(evaluated.profile, extractors, device)
     names = [method.name for method in rows]
     paths = protocol.run_cells(tmp_path, evaluated.store, evaluated.profile, rows, [4], device)
-    frames, features = protocol.measure(paths, names, device)
+    frames, features = frame_metrics.measure(paths, names, device)
     assert set(frames["method"]) == set(names) and set(features) == {(name, 4) for name in names}
     assert frames.drop(columns=["mouth", "eyes"]).notna().all(axis=None)
     for path in paths:
@@ -760,7 +762,7 @@ def test_cells_are_computed_and_measured_on_a_gpu(evaluated, extractors, tmp_pat
         with np.load(path) as cell, np.load(same) as expected:
             for name in (methods.BEFORE, methods.FEED_FORWARD, methods.X2FACE):
                 assert np.abs(cell[name].astype(int) - expected[name]).mean() < 2, name
-    on_cpu, _ = protocol.measure(paths, names)
+    on_cpu, _ = frame_metrics.measure(paths, names)
     for metric in ("SSIM", "CSIM-judge", "landmark error"):
         np.testing.assert_allclose(frames[metric], on_cpu[metric], atol=0.05)
 
@@ -778,14 +780,14 @@ def synthetic_features(dimension, seeds=1):
     rng = np.random.default_rng(0)
     generated, true = rng.normal(size=(2, 180 * seeds, dimension))
     identities = np.tile(np.repeat(["a", "b", "c"], 60), seeds)
-    return protocol.Features(generated, true, identities, np.repeat(np.arange(seeds), 180))
+    return frame_metrics.Features(generated, true, identities, np.repeat(np.arange(seeds), 180))
 
 
 def test_table_1_of_evaluated_cells(evaluated, profile, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("TALKING_HEADS_WEIGHTS", str(tmp_path))
     paths = evaluated[1]
-    frames, features = protocol.measure(paths, methods.TABLE1)
+    frames, features = frame_metrics.measure(paths, methods.TABLE1)
     fetched = paper_metrics.measure(paths, methods.TABLE1).summary()
     table = tables.table1(tables.Measured(frames, features, fetched), profile, "run")
     assert set(table["method"]) == set(methods.TABLE1) and set(table["T"]) == set(profile.protocol.shots)
@@ -807,7 +809,7 @@ JUDGED = {"CSIM-judge", "FD-judge", "KD-judge x 1000"}
 def test_the_judges_do_not_measure_real_people(evaluated, real_profile):
     """Without dlib their faces are not measured, and everything says what it needs."""
     paths = evaluated.paths
-    frames, features = protocol.measure(paths, methods.TABLE1, real=True)
+    frames, features = frame_metrics.measure(paths, methods.TABLE1, real=True)
     assert not JUDGED & set(frames) and frames["CSIM-dlib"].isna().all() and frames["SSIM"].notna().all()
     table = tables.table1(tables.Measured(frames, features), real_profile, "run")
     assert set(table["metric"]) == set(tables.METRICS) - JUDGED
@@ -830,7 +832,7 @@ def test_the_judges_do_not_measure_real_people(evaluated, real_profile):
 def test_real_people_are_measured_by_dlib(evaluated, real_profile):
     """The values mean nothing on drawn faces, on which this runs: where they go is what is tested."""
     pytest.importorskip("dlib")
-    frames, features = protocol.measure(evaluated.paths, [methods.NEAREST, methods.BEFORE], real=True)
+    frames, features = frame_metrics.measure(evaluated.paths, [methods.NEAREST, methods.BEFORE], real=True)
     assert frames["CSIM-dlib"].between(-1, 1).all() and frames["landmark error"].ge(0).all()
     table = tables.table1(tables.Measured(frames, features), real_profile, "run", [methods.NEAREST])
     rows = table[table["metric"].isin(["CSIM-dlib", "landmark error"])]
@@ -1050,9 +1052,9 @@ def fetched(network_files, monkeypatch):
 
 
 @pytest.fixture
-def cells(evaluated):
+def few_cells(evaluated):
     """Cells of two identities at T = 8."""
-    return [path for path in evaluated.paths if protocol.Cell.of(path).t == 8]
+    return [path for path in evaluated.paths if cells.Cell.of(path).t == 8]
 
 
 def test_inception_gets_pixels_between_0_and_1(few):
@@ -1074,30 +1076,32 @@ def test_arcface_reads_the_face_alone(few, fetched):
     assert not np.allclose(together[0], together[1], rtol=0.1)
 
 
-def test_a_damaged_inception_is_refused_and_csim_measured_without_it(fetched, cells, monkeypatch, capsys):
+def test_a_damaged_inception_is_refused_and_csim_measured_without_it(fetched, few_cells, monkeypatch, capsys):
     entry = dataclasses.replace(pretrained.PRETRAINED["inception"], prefix="6726825d")
     monkeypatch.setitem(pretrained.PRETRAINED, "inception", entry)
     with pytest.raises(ValueError, match="damaged or another one"):
         inception.inception()
-    paper = paper_metrics.measure(cells, [methods.AFTER])
+    paper = paper_metrics.measure(few_cells, [methods.AFTER])
     assert "not measured: " in capsys.readouterr().out
     assert not paper.inception and list(paper.csim) == [(methods.AFTER, 8)]
     assert list(paper.summary()) == [(methods.AFTER, 8, "CSIM")]
 
 
-def test_too_few_frames_give_no_fid(cells, monkeypatch):
+def test_too_few_frames_give_no_fid(few_cells, monkeypatch):
     """Nor KID; CSIM has a value for every identity."""
     monkeypatch.setattr(inception, "inception", lambda device: "a network")
     monkeypatch.setattr(inception, "arcface", lambda device: "a session")
     rng = np.random.default_rng(0)
     monkeypatch.setattr(inception, "inception_features", lambda images, _: rng.random((len(images), 2048)))
     monkeypatch.setattr(inception, "arcface_features", lambda images, points, _: np.ones((len(images), 512)))
-    values = paper_metrics.measure(cells, [methods.NEAREST]).summary()
+    values = paper_metrics.measure(few_cells, [methods.NEAREST]).summary()
     assert np.isnan(values[methods.NEAREST, 8, "FID"]) and np.isnan(values[methods.NEAREST, 8, "KID"])
     assert values[methods.NEAREST, 8, "CSIM"] == pytest.approx([1, 1])
 
 
-def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(fetched, cells, profile, monkeypatch, capsys):
+def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(
+    fetched, few_cells, profile, monkeypatch, capsys
+):
     """Every step that the paper's own metrics take, with few frames and random weights."""
     assert main(["weights", "verify", "inception", "arcface"]) == 0
     output = capsys.readouterr().out
@@ -1116,8 +1120,8 @@ def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(fetched, cells, p
     monkeypatch.setattr(inception, "inception_features", narrow_features)
     monkeypatch.setattr(metrics, "PAPER_FRAMES", 4)  # frames that remain without one of the two identities
     names, t = [methods.OURS, methods.AFTER], 8
-    frames, features = protocol.measure(cells, names)
-    paper = paper_metrics.measure(cells, names)
+    frames, features = frame_metrics.measure(few_cells, names)
+    paper = paper_metrics.measure(few_cells, names)
     table = tables.table1(tables.Measured(frames, features, paper.summary()), profile, "run", names)
 
     rows = table[table["metric"].isin(["FID", "KID", "CSIM"])].set_index(["method", "metric"])
@@ -1142,9 +1146,9 @@ def test_fid_kid_and_csim_from_the_fetched_files_to_the_claims(fetched, cells, p
 
 
 @pytest.mark.cuda
-def test_the_papers_metrics_on_a_gpu(fetched, cells):
+def test_the_papers_metrics_on_a_gpu(fetched, few_cells):
     names = [methods.OURS, methods.AFTER]
-    on_gpu, on_cpu = (paper_metrics.measure(cells, names, device) for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (paper_metrics.measure(few_cells, names, device) for device in ("cuda", "cpu"))
     assert next(inception.inception("cuda").parameters()).device.type == "cuda"
     for key, features in on_cpu.inception.items():
         scale = np.abs(features.generated).max()

@@ -15,7 +15,7 @@ from talking_heads import config
 from talking_heads.__main__ import main
 from talking_heads.data import corpora, video
 from talking_heads.experiments.chapters import CHAPTERS
-from talking_heads.experiments.few_shot import claim_parts, claims, methods, protocol
+from talking_heads.experiments.few_shot import claim_parts, claims, frame_metrics, methods, protocol
 from talking_heads.experiments.few_shot.tables import COLUMNS
 from talking_heads.experiments.run import Places, make_run
 from talking_heads.provenance import commit
@@ -237,7 +237,7 @@ def test_chapters_read_what_jobs_leave(smoke, tmp_path, monkeypatch):
     store = corpora.store(run.profile, places.data, "test")
     cells = protocol.find_cells(runs / "cells", store, run.profile)
     shots = tuple(run.profile.protocol.shots)
-    frames, features = protocol.measure(cells, [*methods.TABLE1, *methods.ABLATIONS])
+    frames, features = frame_metrics.measure(cells, [*methods.TABLE1, *methods.ABLATIONS])
     evidence = claim_parts.Evidence(frames, features, shots[1], shots=shots)
     verdicts = claims.evaluate(evidence).groupby("id")["holds"].first()
     assert verdicts[1] == "not run: Ours-FT, T = 1"

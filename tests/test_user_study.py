@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from talking_heads import config
 from talking_heads.experiments.few_shot import tables
-from talking_heads.experiments.few_shot.protocol import Features
+from talking_heads.experiments.few_shot.frame_metrics import Features
 from talking_heads.metrics import user_study as study
 from talking_heads.widgets import study_page
 

@@ -11,6 +11,7 @@ import torch
 
 from talking_heads.experiments.explanations import NotShown, interval_text
 from talking_heads.experiments.few_shot import methods
+from talking_heads.experiments.few_shot.cells import Cell, opened_cell
 from talking_heads.experiments.few_shot.claim_parts import (
     Evidence,
     Setting,
@@ -19,7 +20,7 @@ from talking_heads.experiments.few_shot.claim_parts import (
     frame_means,
     mean_distance,
 )
-from talking_heads.experiments.few_shot.protocol import Cell, opened_cell, per_identity, tuning_logs
+from talking_heads.experiments.few_shot.frame_metrics import per_identity, tuning_logs
 from talking_heads.judges import use as judges
 from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed
 from talking_heads.metrics.landmarks import landmark_error
@@ -42,7 +43,7 @@ class Measurements:
     """
 
     evidence: Evidence
-    losses: Mapping[str, pd.DataFrame]  # as of :func:`protocol.tuning_logs`
+    losses: Mapping[str, pd.DataFrame]  # as of :func:`frame_metrics.tuning_logs`
     judge_error: float  # landmark error of the judge on true frames; NaN of real people
 
     @property

@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 
 from talking_heads.experiments.claims import Part
 from talking_heads.experiments.few_shot import methods
+from talking_heads.experiments.few_shot.frame_metrics import Features, per_identity
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
 from talking_heads.experiments.few_shot.paper_numbers import orient, paper_value
-from talking_heads.experiments.few_shot.protocol import Features, per_identity
 from talking_heads.experiments.few_shot.tables import FACES_COMMAND, frechet_of_halves
 from talking_heads.judges.faces import CSIM_JUDGE, similarity_metric
 from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed, samples_without_one
@@ -40,7 +40,7 @@ JACKKNIFE_GROUPS = 12
 class Evidence:
     """The measurements of a run.
 
-    ``frames`` and ``features`` are those of :func:`protocol.measure`, of Table 1 and of the ablations.
+    ``frames`` and ``features`` are those of :func:`frame_metrics.measure`, of Table 1 and of the ablations.
     """
 
     frames: pd.DataFrame

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from talking_heads.config import Profile, digest
 from talking_heads.data import corpora
-from talking_heads.experiments.few_shot import methods, protocol
+from talking_heads.experiments.few_shot import frame_metrics, methods, protocol
 from talking_heads.experiments.few_shot.weights import LoadedWeights, load_all, main_variant
 from talking_heads.files import replacing
 from talking_heads.metrics import observer
@@ -74,7 +74,7 @@ class Evaluation:
         if path.exists():
             return pd.read_csv(path)
         real = protocol.other_videos(corpora.store(self.profile, self.data, "test"), self.profile)
-        fakes, groups = protocol.fakes(cells, names)
+        fakes, groups = frame_metrics.fakes(cells, names)
         settings = observer.ObserverSettings(steps=section.observer_steps, device=self.device)
         rates = observer.observe(fakes, real, groups, [methods.NEAREST], settings)
         method_and_t = rates["method"].str.split("@").str

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from talking_heads.experiments.few_shot import methods as names
+from talking_heads.experiments.few_shot.cells import Cell, opened_cell
 from talking_heads.experiments.few_shot.paper_numbers import LOWER_IS_BETTER
-from talking_heads.experiments.few_shot.protocol import Cell, opened_cell
 from talking_heads.workbook.figures import sheet
 
 MOST = 6  # identities in a figure

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from talking_heads.experiments.few_shot.protocol import (
-    Cell,
-    Features,
-    concatenate,
-    measured_in,
-    opened_cell,
-)
+from talking_heads.experiments.few_shot.cells import Cell, opened_cell
+from talking_heads.experiments.few_shot.frame_metrics import Features, concatenate, measured_in
 from talking_heads.metrics import distances, inception
 from talking_heads.metrics.statistics import identity_means, per_seed
 
@@ -28,7 +23,7 @@ class PaperMetrics:
     """Inception's features and ArcFace's similarities of every frame, by (method, T); empty where a network
     is missing.
 
-    Frames come in the order of :func:`protocol.measure`.
+    Frames come in the order of :func:`frame_metrics.measure`.
     """
 
     inception: dict[Key, Features] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from talking_heads import config
 from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.frames import to_image, to_tensor
-from talking_heads.experiments.few_shot import protocol
+from talking_heads.experiments.few_shot import frame_metrics, protocol
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.head import generate
 from talking_heads.few_shot.networks.build import Networks
@@ -66,7 +66,7 @@ def measure(
         truth = protocol.load(reference, number, task.hold_out, frames_of, device)
         head = fine_tune(set_up(nets, train.x, train.y, profile, extractors))
         images = shrink(generate(head, test.y), frames_of.data.image_size)
-        scores = protocol.scores(images, truth.images, truth.points, device=device)
+        scores = frame_metrics.scores(images, truth.images, truth.points, device=device)
         rows.append(
             {"identity": task.identity} | {name: float(scores[name].mean()) for name in HIGHER_IS_BETTER}
         )

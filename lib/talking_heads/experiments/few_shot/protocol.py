@@ -7,43 +7,34 @@ from them.
 """
 
 import threading
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 import torch
 
 from talking_heads import devices
 from talking_heads.config import Profile, digest
 from talking_heads.data.frames import Frames, to_tensor
-from talking_heads.data.landmarks import draw_all, interocular, openings
+from talking_heads.data.landmarks import draw_all, interocular
 from talking_heads.data.prepare_video import spread
 from talking_heads.data.store import Store
+from talking_heads.experiments.few_shot.cells import (
+    LOSSES,
+    Cell,
+    add_to_cell,
+    drop_stale,
+    key_of,
+    losses_of,
+    missing_in,
+)
 from talking_heads.experiments.few_shot.methods import (
-    BEFORE,
-    FAMILY,
-    FEED_FORWARD,
-    MEAN,
-    NEAREST,
-    OURS_BEFORE,
-    TRIVIAL,
-    X2FACE,
     Method,
 )
 from talking_heads.few_shot import fine_tuning
 from talking_heads.few_shot.baselines import training as baselines
-from talking_heads.files import replacing
-from talking_heads.judges.faces import Face
-from talking_heads.metrics import recogniser
-from talking_heads.metrics.images import sharpness, ssim
-from talking_heads.metrics.landmarks import landmark_error
 from talking_heads.nn.perceptual import embedded_digest
 from talking_heads.progress import Progress
 from talking_heads.shards import Shard
@@ -51,9 +42,6 @@ from talking_heads.shards import Shard
 VERSION = 1  # of the choice of frames: raised when the same corpus and settings give other frames
 GAP = 1.0  # seconds between the last few-shot candidate and the first held-out frame of a clip
 REAL_FRAMES = 32  # of every other video, at most
-# methods whose frames do not depend on the fine-tuning seed
-NOT_TUNED = (*TRIVIAL, X2FACE, OURS_BEFORE, BEFORE, FEED_FORWARD)
-LOSSES = ("cnt", "adv", "fm", "dsc", "r_real", "r_fake", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -163,25 +151,6 @@ def cells_in(folder: Path, store: Store, profile: Profile) -> Path:
     return folder / digest(cell_key(profile), store.digest(), frames, extractors)
 
 
-class Cell(NamedTuple):
-    """What the name of a cell's file says."""
-
-    identity: str
-    video: int
-    t: int
-    seed: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.identity}_video{self.video}_T{self.t}_seed{self.seed}.npz"
-
-    @classmethod
-    def of(cls, path: Path) -> "Cell":
-        """The cell of a file."""
-        identity, video, t, seed = path.stem.rsplit("_", 3)
-        return cls(identity, int(video.removeprefix("video")), int(t[1:]), int(seed.removeprefix("seed")))
-
-
 def run_cells(
     folder: Path,
     store: Store,
@@ -245,63 +214,6 @@ def _arrays(method: Method, train: Frames, test: Frames, seed: int) -> dict[str,
     }
 
 
-def key_of(name: str) -> str:
-    """The array of a cell that holds a method's key."""
-    return f"weights of {name}"
-
-
-def losses_of(name: str) -> str:
-    """The array of a cell that holds a method's losses, a column for each of ``LOSSES``."""
-    return f"losses of {name}"
-
-
-@contextmanager
-def opened_cell(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of a cell. Raises ValueError, which names the file, where it is damaged."""
-    remedy = "delete it and run the same command again, which computes it anew"
-    try:
-        opened = np.load(path)
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: a damaged cell of the evaluation ({error}); {remedy}") from error
-    try:
-        with opened as cell:
-            yield cell
-    except (BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: a damaged cell of the evaluation ({error}); {remedy}") from error
-
-
-def add_to_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Add arrays to a cell, which is made if it is not there."""
-    if path.exists():
-        with opened_cell(path) as cell:
-            arrays = {**cell, **arrays}
-    save_cell(path, arrays)
-
-
-def save_cell(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a cell; it appears by rename."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **dict[str, Any](arrays))
-
-
-def drop_stale(path: Path, methods: Sequence[Method]) -> None:
-    """Remove from a cell the frames of these methods that have another key."""
-    with opened_cell(path) as cell:
-        stale = {m.name for m in methods if key_of(m.name) in cell and str(cell[key_of(m.name)]) != m.key}
-        if not stale:
-            return
-        kept = {name: cell[name] for name in cell if name.split(" of ", 1)[-1] not in stale}
-    save_cell(path, kept)
-
-
-def missing_in(path: Path, methods: Sequence[Method]) -> list[Method]:
-    """The methods whose frames, of their present key, a cell does not hold."""
-    if not path.exists():
-        return list(methods)
-    with opened_cell(path) as cell:
-        return [m for m in methods if key_of(m.name) not in cell or str(cell[key_of(m.name)]) != m.key]
-
-
 def find_cells(folder: Path, store: Store, profile: Profile) -> list[Path]:
     """The cells of these settings and seeds that are there. Raises FileNotFoundError where there are none."""
     files = sorted(cells_in(folder, store, profile).glob("*_seed*.npz"))
@@ -317,165 +229,6 @@ def pose_distance(train: Frames, test: Frames) -> np.ndarray:
     """
     distances = np.linalg.norm(train.points[None] - test.points[:, None], axis=-1).mean(-1).min(1)
     return distances / interocular(test.points)
-
-
-# -- metrics ----------------------------------------------------------------------------------------
-class Judged(NamedTuple):
-    """Frames (n, S, S, 3) uint8 with what is found in their faces."""
-
-    images: np.ndarray
-    face: Face
-
-    @property
-    def features(self) -> np.ndarray:
-        """Identity features (n, d)."""
-        assert self.face.features is not None
-        return self.face.features
-
-    @classmethod
-    def of(
-        cls, images: np.ndarray, points: np.ndarray, *, real: bool = False, device: str | torch.device = "cpu"
-    ) -> "Judged":
-        """Frames (n, S, S, 3) uint8 of faces at ``points`` (n, 68, 2), with NaN for what is found in ``real``
-        people where dlib is missing.
-        """
-        if real and not recogniser.is_installed():
-            return cls(images, Face.unknown(len(images)))
-        return cls(images, Face.of(images, points, real=real, device=device))
-
-
-def compare(generated: Judged, truth: Judged, points: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric (n,) of generated frames against true ones, whose landmarks are ``points`` (n, 68, 2):
-    exact ones, or those that are found in the same way (:meth:`Face.true_points`).
-    """
-    return {
-        "SSIM": np.array([ssim(a, b) for a, b in zip(generated.images, truth.images, strict=True)]),
-        generated.face.similarity: generated.face.similarity_to(truth.face),
-        "landmark error": landmark_error(generated.face.landmarks, points),
-        "sharpness": sharpness(generated.images) / sharpness(truth.images),
-    }
-
-
-def scores(
-    images: np.ndarray,
-    truth: np.ndarray,
-    points: np.ndarray,
-    *,
-    real: bool = False,
-    device: str | torch.device = "cpu",
-) -> dict[str, np.ndarray]:
-    """:func:`compare` of frames (n, S, S, 3) uint8."""
-    generated, true = (Judged.of(frames, points, real=real, device=device) for frames in (images, truth))
-    return compare(generated, true, true.face.true_points(points))
-
-
-class Features(NamedTuple):
-    """Features (n, d) of generated and true frames, and the identity and fine-tuning seed (n,) of each."""
-
-    generated: np.ndarray
-    true: np.ndarray
-    identity: np.ndarray
-    seed: np.ndarray
-
-
-def measured_in(cell: Mapping[str, np.ndarray], names: Sequence[str], seed: int) -> list[str]:
-    """The methods of a cell that count: those that are not fine-tuned at the first seed alone."""
-    return [name for name in names if name in cell and not (seed and name in NOT_TUNED)]
-
-
-def measure(
-    paths: Sequence[Path], names: Sequence[str], device: str | torch.device = "cpu", *, real: bool = False
-) -> tuple[pd.DataFrame, dict[tuple[str, int], Features]]:
-    """One row for every method, T, identity, video, seed and held-out frame; and the judge's features by
-    (method, T), none of ``real`` people.
-
-    Methods that do not depend on the seed are measured once, and so are true frames.
-    """
-    by_video: dict[tuple[str, int], list[Path]] = {}
-    for path in paths:
-        by_video.setdefault(Cell.of(path)[:2], []).append(path)
-
-    def measure_video(cells: list[Path]) -> list[tuple[pd.DataFrame, Features]]:
-        truth, results = None, []
-        for path in cells:
-            truth, measured = measure_cell(path, names, truth, device, real=real)
-            results += measured
-        return results
-
-    measured = list(chain.from_iterable(devices.in_threads(measure_video, by_video.values(), device)))
-    features: dict[tuple[str, int], list[Features]] = {}
-    for rows, frame_features in () if real else measured:
-        features.setdefault((rows["method"].iloc[0], rows["T"].iloc[0]), []).append(frame_features)
-    frames = pd.concat([rows for rows, _ in measured], ignore_index=True)
-    return frames, {key: concatenate(parts) for key, parts in features.items()}
-
-
-def measure_cell(
-    path: Path,
-    names: Sequence[str],
-    truth: Judged | None,
-    device: str | torch.device = "cpu",
-    *,
-    real: bool = False,
-) -> tuple[Judged, list[tuple[pd.DataFrame, Features]]]:
-    """The true frames of a cell, and for every method its rows and features.
-
-    ``truth`` are the true frames of another cell, and are used again where they are the same.
-    """
-    which, results = Cell.of(path), []
-    with opened_cell(path) as cell:
-        points = cell["points"]
-        if truth is None or not np.array_equal(truth.images, cell["truth"]):
-            truth = Judged.of(cell["truth"], points, real=real, device=device)
-        true_points = truth.face.true_points(points)
-        true_mouth, true_eyes = openings(true_points)
-        for method in measured_in(cell, names, which.seed):
-            generated = Judged.of(cell[method], points, real=real, device=device)
-            mouth, eyes = openings(generated.face.landmarks)
-            row = {
-                "method": method,
-                "T": which.t,
-                "identity": which.identity,
-                "video": which.video,
-                "seed": which.seed,
-                "frame": np.arange(len(points)),
-                **compare(generated, truth, true_points),
-                "pose distance": cell["pose distance"],
-                "mouth": mouth,
-                "true mouth": true_mouth,
-                "eyes": eyes,
-                "true eyes": true_eyes,
-            }
-            frame_features = Features(
-                generated.features,
-                truth.features,
-                np.full(len(points), which.identity),
-                np.full(len(points), which.seed),
-            )
-            results.append((pd.DataFrame(row), frame_features))
-    return truth, results
-
-
-def concatenate(parts: Sequence[Features]) -> Features:
-    """Features of several cells."""
-    return Features(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def tuning_logs(paths: Sequence[Path], names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Losses of the fine-tunings of cells, by method: a row for each step, identity, video and seed."""
-    logs: dict[str, list[pd.DataFrame]] = {}
-    for path in paths:
-        which = Cell.of(path)
-        with opened_cell(path) as cell:
-            for name in names:
-                if losses_of(name) not in cell or not len(cell[losses_of(name)]):
-                    continue
-                log = pd.DataFrame(cell[losses_of(name)], columns=list(LOSSES), dtype=float)
-                log = log.assign(
-                    step=log.index + 1, identity=which.identity, video=which.video, seed=which.seed
-                )
-                logs.setdefault(name, []).append(log)
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in logs.items()}
 
 
 def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
@@ -494,31 +247,3 @@ def other_videos(store: Store, profile: Profile) -> dict[str, list[np.ndarray]]:
             store.read(number, spread(store.frame_count(number), REAL_FRAMES))[0] for number in numbers
         ]
     return frames
-
-
-def fakes(
-    paths: Sequence[Path], names: Sequence[str]
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
-    """Generated frames by "method@T" and identity, and the family of methods that each belongs to."""
-    frames: dict[str, dict[str, np.ndarray]] = {}
-    for path in paths:
-        which = Cell.of(path)
-        with opened_cell(path) as cell:
-            for name in names:
-                if name not in cell:
-                    continue
-                by_identity = frames.setdefault(f"{name}@{which.t}", {})
-                earlier = [by_identity[which.identity]] if which.identity in by_identity else []
-                by_identity[which.identity] = np.concatenate([*earlier, cell[name]])
-    families = {label: FAMILY.get(label.split("@")[0], label.split("@")[0]) for label in frames}
-    if f"{MEAN}@1" in frames:
-        families[f"{MEAN}@1"] = NEAREST  # of one training frame both are that frame
-    return frames, families
-
-
-def per_identity(frames: pd.DataFrame, method: str, t: int, metric: str) -> pd.Series:
-    """A metric's mean for each identity (over frames and seeds), sorted by identity; none where it was not
-    measured.
-    """
-    rows = frames[(frames["method"] == method) & (frames["T"] == t) & frames[metric].notna()]
-    return rows.groupby("identity")[metric].mean().sort_index()

@@ -8,8 +8,8 @@ import torch
 
 from talking_heads.animation.animate import detector_for, halves, learn, source_frames
 from talking_heads.config import Profile
+from talking_heads.experiments.few_shot.frame_metrics import Judged, compare
 from talking_heads.experiments.few_shot.paper_metrics import ARCFACE_CSIM, arcface_session
-from talking_heads.experiments.few_shot.protocol import Judged, compare
 from talking_heads.few_shot.baselines.trivial import nearest_frames
 from talking_heads.few_shot.head import feed_forward
 from talking_heads.few_shot.networks.build import Networks

@@ -20,7 +20,7 @@ from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.frames import Frames
 from talking_heads.data.landmarks import openings
-from talking_heads.experiments.few_shot import protocol
+from talking_heads.experiments.few_shot import frame_metrics, protocol
 from talking_heads.experiments.few_shot.trainings import TrainingRun, reference_data, train
 from talking_heads.experiments.few_shot.weights import load_all, main_variant, weights_path
 from talking_heads.few_shot.baselines.training import fine_tune_pix2pixhd, restore_baseline
@@ -148,8 +148,8 @@ class Search:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _judged(self, images: np.ndarray, points: np.ndarray) -> protocol.Judged:
-        return protocol.Judged(images, Face.of(images, points, real=self.real, device=self.device))
+    def _judged(self, images: np.ndarray, points: np.ndarray) -> frame_metrics.Judged:
+        return frame_metrics.Judged(images, Face.of(images, points, real=self.real, device=self.device))
 
     def _rows(
         self, choice: dict[str, float], identity: str, train: Frames, test: Frames, extractors: Sequence
@@ -162,7 +162,7 @@ class Search:
         points = truth.face.true_points(test.points)
         for snapshot in tune(self.nets, train, test, profile, extractors):
             judged = self._judged(snapshot.images, test.points)
-            scores = protocol.compare(judged, truth, points)
+            scores = frame_metrics.compare(judged, truth, points)
             generated, true = openings(judged.face.landmarks), openings(points)
             rows.append(
                 {

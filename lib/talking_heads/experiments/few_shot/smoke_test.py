@@ -14,7 +14,7 @@ from talking_heads.config import Profile
 from talking_heads.data.prepare import Settings, prepare
 from talking_heads.data.speakers.write import write_speakers
 from talking_heads.data.store import Store
-from talking_heads.experiments.few_shot import methods, protocol, tables
+from talking_heads.experiments.few_shot import frame_metrics, methods, protocol, tables
 from talking_heads.few_shot.fine_tuning import fine_tune, set_up
 from talking_heads.few_shot.meta_learning import MetaLearner
 from talking_heads.metrics.timing import Stopwatch
@@ -79,7 +79,7 @@ def smoke_test(profile: Profile, clips: Path | None, folder: Path, device: torch
         rows += methods.trivial()
         cells = protocol.run_cells(folder / "cells", store, small, rows, small.protocol.shots, device)
         names = [method.name for method in rows]
-        frames, features = protocol.measure(cells, names, device, real=small.data.real)
+        frames, features = frame_metrics.measure(cells, names, device, real=small.data.real)
         table = tables.table1(tables.Measured(frames, features), small, "smoke test")
         shown = tables.add_arrows(tables.wide_table(table))
         caption = f"A smoke test of {profile.name}: two steps of training, no result."

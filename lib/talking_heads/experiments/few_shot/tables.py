@@ -12,6 +12,7 @@ import torch
 
 from talking_heads.config import Profile
 from talking_heads.experiments.few_shot import methods
+from talking_heads.experiments.few_shot.frame_metrics import Features, per_identity
 from talking_heads.experiments.few_shot.paper_numbers import (
     LOWER_IS_BETTER,
     corpus_name,
@@ -20,7 +21,6 @@ from talking_heads.experiments.few_shot.paper_numbers import (
     paper_value,
     verdict,
 )
-from talking_heads.experiments.few_shot.protocol import Features, per_identity
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.judges.faces import CSIM_JUDGE, similarity_metric
@@ -97,7 +97,7 @@ def metrics_of(profile: Profile) -> list[str]:
 class Measured:
     """What Table 1 is computed from.
 
-    ``frames`` and ``features`` are what :func:`protocol.measure` returns, ``fetched`` what
+    ``frames`` and ``features`` are what :func:`frame_metrics.measure` returns, ``fetched`` what
     :meth:`paper_metrics.PaperMetrics.summary` returns: a number, or an array with one for each identity, by
     (method, T, metric). ``observed`` has columns method, T, identity and USER-proxy; ``users`` is what
     :func:`user_study.accuracy` returns.
