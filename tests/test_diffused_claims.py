@@ -142,7 +142,10 @@ def test_faces_from_outside_are_compared_with_voices_that_dlib_can_read(unreadab
     faces.loc[faces["true clip"] & faces["voice"].isin(voices), mouth] = 0.3
     generated = (faces["identity"] == "avatar") & faces["voice"].isin(voices[:2])
     faces.loc[generated, mouth] = 0  # which is not compared
-    assert verdicts(claims.evaluate(evidence))[12] == holds
+    table = claims.evaluate(evidence)
+    assert verdicts(table)[12] == holds
+    explained = claim_causes.explain(table, evidence).set_index("id")
+    assert holds == "yes" or "nothing could be compared" in " ".join(explained.loc[12].astype(str))
     cause = claim_causes.dlib_misreads_small_mouths(evidence)
     assert f"by 0.5 or more for {6 - unreadable} of 6 voices" in cause
 

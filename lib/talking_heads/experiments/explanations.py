@@ -142,13 +142,15 @@ def count_text(count: int) -> str:
 
 
 def describe_weakest(parts: pd.DataFrame) -> str:
-    """The name and the estimate of :func:`weakest_part`."""
+    """The name and the estimate of :func:`weakest_part`; that none was made where nothing could be compared."""
+    if parts["estimate"].isna().all():
+        return "No part has an estimate: nothing could be compared."
     name, *estimate = weakest_part(parts)[["part", "estimate", "ci_low", "ci_high"]]
     return f"Weakest part, relative to the width of its interval: {name}, {interval_text(*estimate)}."
 
 
 def weakest_part(parts: pd.DataFrame) -> pd.Series:
-    """The part whose estimate is lowest relative to the width of its interval."""
+    """The part, of those with an estimate, whose estimate is lowest relative to the width of its interval."""
     parts = parts.dropna(subset=["estimate"])
     width = (parts["ci_high"] - parts["ci_low"]).replace(0, np.nan)
     ratio = (parts["estimate"] / width).fillna(parts["estimate"])
