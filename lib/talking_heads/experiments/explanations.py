@@ -142,7 +142,7 @@ def count_text(count: int) -> str:
 
 
 def describe_weakest(parts: pd.DataFrame) -> str:
-    """The name and the estimate of :func:`weakest_part`; that none was made where nothing could be compared."""
+    """The name and the estimate of :func:`weakest_part`, where a part has one."""
     if parts["estimate"].isna().all():
         return "No part has an estimate: nothing could be compared."
     name, *estimate = weakest_part(parts)[["part", "estimate", "ci_low", "ci_high"]]
