@@ -438,8 +438,8 @@ def test_a_figure_of_verdicts_has_a_field_for_every_part():
     parts = [(1, "First", "yes", "yes"), (1, "First", "not run: x", "yes"), (2, "Second", "no", "no")]
     table = pd.DataFrame(parts, columns=["id", "claim", "part holds", "holds"])
     axis = figures.verdicts(table).axes[0]
-    assert len(axis.patches) == 3 and [text.get_text() for text in axis.texts] == ["yes", "no"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["1. First", "2. Second"]
+    assert len(axis.patches) == 3
+    assert [text.get_text() for text in axis.texts] == ["1. First", "yes", "2. Second", "no"]
 
 
 def test_tables_are_in_the_order_of_the_chapters_and_repeat_nothing(tmp_path):
