@@ -44,6 +44,7 @@ from talking_heads.experiments.few_shot import (
 )
 from talking_heads.experiments.few_shot.claim_parts import Evidence, metric_names, use_paper_metrics
 from talking_heads.experiments.few_shot.figures import comparison, metrics_by_shots, select_cells
+from talking_heads.experiments.few_shot.table1_rows import metrics_of
 from talking_heads.experiments.few_shot.weights import LoadedWeights
 from talking_heads.few_shot.baselines import trivial
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
@@ -852,7 +853,7 @@ def test_table_1_has_every_row_and_states_what_is_missing(measured, profile):
     assert list(table.columns) == tables.COLUMNS and set(table["verdict"]) == {"not comparable", "not run"}
     cells = table.groupby(["method", "T"])["metric"].agg(set)
     assert len(cells) == len(methods.TABLE1) * len(profile.protocol.shots)
-    of_profile = tables.metrics_of(profile)
+    of_profile = metrics_of(profile)
     assert all(metrics == set(of_profile) for metrics in cells) and "CSIM-dlib" not in of_profile
     ran = table[table["value"].notna()]
     assert set(ran["metric"]) == set(of_profile) - {"FID", "KID", "CSIM", "USER", "USER-proxy"}
@@ -864,7 +865,7 @@ def test_table_1_has_every_row_and_states_what_is_missing(measured, profile):
 def test_the_wide_table_has_a_row_for_each_method_and_t(measured, profile):
     shown = tables.wide_table(tables.table1(measured, profile, "run"))
     assert len(shown) == len(profile.protocol.shots) * len(methods.TABLE1)
-    assert list(shown.columns) == ["T", "corpus", "method", *tables.metrics_of(profile)]
+    assert list(shown.columns) == ["T", "corpus", "method", *metrics_of(profile)]
     assert shown["T"].is_monotonic_increasing and shown["method"].head(9).tolist() == list(methods.TABLE1)
     assert set(shown["corpus"]) == {"small", "large", ""}
     assert shown["FID"].str.startswith("not run: needs weights fetch inception").all()

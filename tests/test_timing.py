@@ -12,9 +12,10 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.experiments.few_shot import tables
 from talking_heads.experiments.few_shot import timing as few_shot_timing
 from talking_heads.experiments.few_shot.smoke_test import smoke_test
+from talking_heads.experiments.few_shot.table2 import table2
+from talking_heads.experiments.few_shot.tables import COLUMNS
 from talking_heads.experiments.few_shot.timing import INFERENCE, LEARNING, METHODS, Case, Cases
 from talking_heads.metrics import timing
 from talking_heads.nn.perceptual import make_extractors
@@ -279,8 +280,8 @@ def test_our_predictions_grow_with_the_frames(measured_rows):
 
 
 def test_table_2_has_the_papers_times_beside_ours(measured_rows):
-    table = tables.table2(measured_rows, "a machine", "run")
-    assert list(table.columns[: len(tables.COLUMNS)]) == tables.COLUMNS
+    table = table2(measured_rows, "a machine", "run")
+    assert list(table.columns[: len(COLUMNS)]) == COLUMNS
     one_shot = table[(table["T"] == 1) & (table["method"] == "Ours")].set_index("phase")
     assert one_shot.loc[LEARNING, "paper_value"] == 43.84
     assert one_shot.loc[INFERENCE, "paper_2080ti"] == 0.013
@@ -289,15 +290,15 @@ def test_table_2_has_the_papers_times_beside_ours(measured_rows):
 
 
 def test_an_order_is_compared_with_the_papers(measured_rows):
-    table = tables.table2(measured_rows, "a machine", "run")
+    table = table2(measured_rows, "a machine", "run")
     assert table.groupby(["phase", "T"])["order holds"].nunique().le(1).all()
     assert set(table["rank"].dropna()) <= {1, 2, 3, 4}
     paper = table[["method", "phase", "T", "paper_value"]].dropna()
     rows = measured_rows.merge(paper).rename(columns={"seconds": "measured seconds"})
     same = rows.rename(columns={"paper_value": "seconds"})
-    assert tables.table2(same, "the paper's", "run")["order holds"].all()
+    assert table2(same, "the paper's", "run")["order holds"].all()
     reverse = same.assign(seconds=1 / same["seconds"])
-    assert not tables.table2(reverse, "the reverse", "run")["order holds"].any()
+    assert not table2(reverse, "the reverse", "run")["order holds"].any()
 
 
 def test_steps_of_the_paper():

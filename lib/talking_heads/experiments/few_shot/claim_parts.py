@@ -18,7 +18,7 @@ from talking_heads.experiments.few_shot import methods
 from talking_heads.experiments.few_shot.frame_metrics import Features, per_identity
 from talking_heads.experiments.few_shot.paper_metrics import PaperMetrics
 from talking_heads.experiments.few_shot.paper_numbers import orient, paper_value
-from talking_heads.experiments.few_shot.tables import FACES_COMMAND, frechet_of_halves
+from talking_heads.experiments.few_shot.table1_rows import FACES_COMMAND, frechet_of_halves
 from talking_heads.judges.faces import CSIM_JUDGE, similarity_metric
 from talking_heads.metrics.distances import fewest_samples, samples_of_a_seed, samples_without_one
 from talking_heads.metrics.statistics import (
