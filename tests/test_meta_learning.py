@@ -28,16 +28,15 @@ from talking_heads.data.speakers.pool import LiveVideos, PoolSettings, make_pool
 from talking_heads.experiments import reference
 from talking_heads.experiments.few_shot import stability, training_curves, trainings
 from talking_heads.few_shot import losses
-from talking_heads.few_shot.meta_learning import (
-    MetaLearner,
+from talking_heads.few_shot.meta_learning import MetaLearner, flat_targets
+from talking_heads.few_shot.networks.build import restore_networks
+from talking_heads.few_shot.updates import (
     Targets,
     discriminator_step,
-    flat_targets,
     generator_loss,
     generator_step,
     loss_weights,
 )
-from talking_heads.few_shot.networks.build import restore_networks
 from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import load_weights
 from talking_heads.sections.few_shot import VARIANTS

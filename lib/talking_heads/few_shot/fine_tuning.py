@@ -11,7 +11,9 @@ from torch import Tensor
 
 from talking_heads.config import Profile
 from talking_heads.few_shot.head import Head
-from talking_heads.few_shot.meta_learning import (
+from talking_heads.few_shot.networks.build import Networks
+from talking_heads.few_shot.networks.discriminator import FineTunedDiscriminator
+from talking_heads.few_shot.updates import (
     Targets,
     adam,
     discriminator_step,
@@ -19,8 +21,6 @@ from talking_heads.few_shot.meta_learning import (
     generator_step,
     loss_weights,
 )
-from talking_heads.few_shot.networks.build import Networks
-from talking_heads.few_shot.networks.discriminator import FineTunedDiscriminator
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # of fine-tuning and of generation: raised when the same weights and settings give other frames
