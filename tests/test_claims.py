@@ -408,17 +408,19 @@ def test_every_claim_has_causes_and_an_explanation_without_them():
 def test_identities_that_an_undecided_part_needs():
     """An interval whose half width is twice the estimate needs four times as many identities."""
     row = {"id": 1, "part holds": "undecided", "estimate": 0.1, "ci_low": -0.1, "ci_high": 0.3}
-    text = explanations.describe_parts(pd.DataFrame([row]), 24)
+    text = explanations.describe_parts(pd.DataFrame([row]), [24])
     assert "Undecided estimates above zero, as the paper claims: 1 of 1." in text
     assert (
         "intervals over about 96 identities have an even chance of excluding zero; 24 were measured." in text
     )
-    assert "identities" not in explanations.describe_parts(pd.DataFrame([row]), None)
+    assert "identities" not in explanations.describe_parts(pd.DataFrame([row]), [None])
+    both = explanations.describe_parts(pd.DataFrame([row, row]), [24, 12])
+    assert "about 48 to 96 identities" in both and "12 to 24 were measured" in both
 
 
 def test_a_part_that_only_holms_correction_leaves_undecided_needs_no_more_identities():
     row = {"id": 1, "part holds": "undecided", "estimate": 0.2, "ci_low": 0.01, "ci_high": 0.39}
-    text = explanations.describe_parts(pd.DataFrame([row]), 24)
+    text = explanations.describe_parts(pd.DataFrame([row]), [24])
     assert text.endswith("Undecided only because of Holm's correction: 1.")
 
 

@@ -39,18 +39,18 @@ def explain(
     table: pd.DataFrame,
     causes: Mapping[int, Sequence[Cause]],
     data: Any,
-    n_identities: Mapping[int, int],
+    n_identities: Callable[[int, str], int | None],
 ) -> pd.DataFrame:
     """``explanations.csv``: a row for every *no* and *undecided* of a table of :func:`claims.evaluate`.
 
-    ``causes`` by claim are called with ``data``. ``n_identities`` has the claims whose intervals are over
-    identities.
+    ``causes`` by claim are called with ``data``. ``n_identities`` of a claim and a part is the number of
+    identities that its interval is over, None where it is over something else.
     """
     rows, reasons = [], {}
     for _, parts in table[table["holds"].isin(["no", "undecided"])].groupby("id"):
         number, claim, verdict = parts[["id", "claim", "holds"]].iloc[0]
         found = find_causes(causes[number], data) or [NO_CAUSE]
-        described = describe_parts(parts, n_identities.get(number))
+        described = describe_parts(parts, [n_identities(number, part) for part in parts["part"]])
         reasons[number] = [described, describe_weakest(parts), *found]
         rows.append([number, claim, verdict, " ".join(reasons[number])])
     explanations = pd.DataFrame(rows, columns=COLUMNS)
@@ -92,23 +92,25 @@ def find_causes(causes: Sequence[Cause], data: Any) -> list[str]:
     return found
 
 
-def describe_parts(parts: pd.DataFrame, n_identities: int | None) -> str:
+def describe_parts(parts: pd.DataFrame, n_identities: Sequence[int | None]) -> str:
     """How many parts of a claim hold, show the opposite or are undecided, and what the undecided ones need,
     where intervals are over identities.
 
-    ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`.
+    ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`; ``n_identities`` as those of
+    :func:`explain`, for each part.
     """
+    parts = parts.assign(n_identities=pd.array(n_identities, "Int64"))
     counts = parts["part holds"].str.partition(":")[0].value_counts()
     texts = [f"{counts[verdict]} {text}" for verdict, text in VERDICT_TEXTS.items() if verdict in counts]
     sentences = [f"Parts: {', '.join(texts)}."]
     undecided = parts[(parts["part holds"] == "undecided") & (parts["estimate"] != 0)]
-    undecided = undecided.dropna(subset=["ci_low"])
-    if n_identities and len(undecided):
-        sentences += describe_undecided(undecided, n_identities)
+    undecided = undecided.dropna(subset=["ci_low", "n_identities"])
+    if len(undecided):
+        sentences += describe_undecided(undecided)
     return " ".join(sentences)
 
 
-def describe_undecided(undecided: pd.DataFrame, n_identities: int) -> list[str]:
+def describe_undecided(undecided: pd.DataFrame) -> list[str]:
     """The direction of undecided parts, and how many identities would give narrow enough intervals."""
     positive = (undecided["estimate"] > 0).sum()
     sentences = [f"Undecided estimates above zero, as the paper claims: {positive} of {len(undecided)}."]
@@ -116,29 +118,30 @@ def describe_undecided(undecided: pd.DataFrame, n_identities: int) -> list[str]:
     if excludes_zero.any():
         sentences.append(f"Undecided only because of Holm's correction: {excludes_zero.sum()}.")
     if not excludes_zero.all():
-        needed = identities_needed(undecided[~excludes_zero], n_identities)
-        fewest, most = count_text(needed.min()), count_text(needed.max())
-        counts = fewest if fewest == most else f"{fewest} to {most}"
+        wide = undecided[~excludes_zero]
+        needed, measured = identities_needed(wide), wide["n_identities"].to_numpy(int)
         sentences.append(
-            f"If the estimates are right, intervals over about {counts} identities have an even chance of "
-            f"excluding zero; {n_identities} were measured."
+            f"If the estimates are right, intervals over about {range_text(needed)} identities have an even "
+            f"chance of excluding zero; {range_text(measured)} were measured."
         )
     return sentences
 
 
-def identities_needed(undecided: pd.DataFrame, n_identities: int) -> np.ndarray:
+def identities_needed(undecided: pd.DataFrame) -> np.ndarray:
     """The numbers of identities (n,) at which intervals would reach from the estimates to zero.
 
     The width of an interval falls with the square root of the number of identities.
     """
+    n_identities = undecided["n_identities"].to_numpy(int)
     half_width = (undecided["ci_high"] - undecided["ci_low"]).to_numpy() / 2
     needed = n_identities * (half_width / undecided["estimate"].abs().to_numpy()) ** 2
     return needed.clip(n_identities + 1, LARGEST_COUNT).round().astype(int)
 
 
-def count_text(count: int) -> str:
-    """A number of identities."""
-    return f"{count} or more" if count == LARGEST_COUNT else str(count)
+def range_text(counts: np.ndarray) -> str:
+    """The lowest and the highest of some numbers of identities."""
+    texts = [f"{n} or more" if n == LARGEST_COUNT else str(n) for n in (counts.min(), counts.max())]
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
 
 
 def describe_weakest(parts: pd.DataFrame) -> str:

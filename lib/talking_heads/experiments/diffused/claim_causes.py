@@ -350,10 +350,10 @@ def decided_on(claim: int, part: str) -> str:
 
 def explain(table: pd.DataFrame, data: Evidence) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
-    counts: dict[int, int] = {}
-    for number, parts in table.groupby("id")["part"]:
-        names = {decided_on(number, part) for part in parts}
-        tables = [getattr(data, name) for name in names - OTHER_INTERVALS]
-        measured = [rows["identity"].nunique() for rows in tables if len(rows)]
-        counts |= {number: min(measured)} if measured else {}
-    return explanations.explain(table, CAUSES, data, counts)
+
+    def n_identities(claim: int, part: str) -> int | None:
+        name = decided_on(claim, part)
+        rows = pd.DataFrame() if name in OTHER_INTERVALS else getattr(data, name)
+        return rows["identity"].nunique() if len(rows) else None
+
+    return explanations.explain(table, CAUSES, data, n_identities)

@@ -344,5 +344,6 @@ OTHER_UNITS = (11, 13)  # claims whose intervals are over repeated timings, and 
 def explain(table: pd.DataFrame, data: Measurements) -> pd.DataFrame:
     """See :func:`explanations.explain`."""
     count = data.evidence.frames["identity"].nunique()
-    n_identities = {number: count for number in CAUSES if number not in OTHER_UNITS}
-    return explanations.explain(table, CAUSES, data, n_identities)
+    return explanations.explain(
+        table, CAUSES, data, lambda claim, part: None if claim in OTHER_UNITS else count
+    )
