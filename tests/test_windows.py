@@ -11,6 +11,7 @@ from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import openings
 from talking_heads.data.loader import Batches
 from talking_heads.data.sound import HOP
+from talking_heads.data.speakers import pool
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.speakers.pool import LiveClips, PoolSettings, make_pool
 from talking_heads.data.speakers.speech import PHONEMES
@@ -190,7 +191,11 @@ def test_a_step_replaces_one_of_the_clips_that_are_drawn_from(monkeypatch):
     assert [fresh.window(step).tolist() for step in (2, 3)] == [[2, 3], [3, 0]]
     assert fresh.window(0, rank=1).tolist() == [2, 3]
     settings = WindowSettings(2, 2, 2)
-    batches = [WindowDataset(fresh, settings, seed=4)[step] for step in range(4)]
+    rendered = []
+    monkeypatch.setattr(pool, "make_clip", lambda c, *_: rendered.append(c.identity) or make_clip(c))
+    batches = [WindowDataset(fresh, settings, seed=4)[step] for step in range(3)]
+    assert len(rendered) == len(set(rendered)) == 4, "no clip twice while it is in the window"
+    batches.append(WindowDataset(fresh, settings, seed=4)[3])
     again = WindowDataset(resumed, settings, seed=4)[3]
     assert all(torch.equal(a, b) for a, b in zip(batches[3], again, strict=True))
     assert not torch.equal(batches[0].identity, batches[2].identity)

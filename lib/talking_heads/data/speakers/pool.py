@@ -207,11 +207,14 @@ class LiveClips(LiveVideos):
 
     def __init__(self, settings: PoolSettings, device: str | torch.device):
         super().__init__(settings, device)
-        self._clips: dict[int, Clip] = {}  # in the order in which they were rendered
+        self._clips: dict[int, Clip] = {}
 
     def window(self, step: int, rank: int = 0) -> np.ndarray:
-        """Numbers of the clips from which a rank draws the batch of a step."""
-        return (rank * self.kept + step + np.arange(self.kept)) % len(self)
+        """Numbers of the clips from which a rank draws the batch of a step; others are kept no longer."""
+        numbers = (rank * self.kept + step + np.arange(self.kept)) % len(self)
+        for video in self._clips.keys() - set(numbers.tolist()):
+            del self._clips[video]
+        return numbers
 
     def read(self, video: int, frames: np.ndarray, pupils: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`LiveVideos.read`."""
@@ -234,6 +237,4 @@ class LiveClips(LiveVideos):
     def _render(self, video: int) -> Clip:
         if video not in self._clips:
             self._clips[video] = make_clip(self.clip_settings(video), self.device)
-            if len(self._clips) > self.kept:
-                del self._clips[next(iter(self._clips))]
         return self._clips[video]
