@@ -1293,6 +1293,14 @@ def test_a_run_keeps_its_name_and_colour_in_panels_that_others_do_not_log():
     plt.close("all")
 
 
+def test_curves_need_a_logged_value():
+    rows = [{"step": step, "x": step} for step in range(3)]
+    assert [axis.get_ylabel() for axis in figures.curves(rows, {"x": "X", "y": "Y"}).axes] == ["X"]
+    plt.close("all")
+    with pytest.raises(ValueError, match=r"none of Y has been logged \(3 steps\)"):
+        figures.curves(rows, {"y": "Y"})
+
+
 def test_estimates_are_drawn_from_the_top_with_intervals_where_they_were_measured():
     rows = [("here", 0.5, 0.4, 0.6), ("paper", 0.7, np.nan, np.nan), ("here", 0.2, 0.1, 0.4)]
     table = pd.DataFrame(rows, columns=["source", "value", "ci_low", "ci_high"])

@@ -13,10 +13,13 @@ from talking_heads.__main__ import main
 from talking_heads.data.prepare_video import Rejected
 from talking_heads.data.sound import FPS
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
-from talking_heads.data.video import write
-from talking_heads.experiments.diffused import score
-from talking_heads.experiments.diffused.clip_metrics import LMD
-from talking_heads.experiments.diffused.score import Scorer, find_pairs
+from talking_heads.data.video import open_video, write
+from talking_heads.experiments.diffused import score, scorer
+from talking_heads.experiments.diffused.clip_metrics import LMD, PER, lip_reading_errors
+from talking_heads.experiments.diffused.score import find_pairs
+from talking_heads.experiments.diffused.scorer import Scorer
+from talking_heads.judges.lip_reading import visemes_of
+from talking_heads.judges.use import find_landmarks
 
 FRAMES, SIZE = 40, 64
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
@@ -122,6 +125,41 @@ def test_a_copy_is_perfect_and_a_frozen_frame_is_not(speakers, reference, tmp_pa
     assert rows.loc["SSIM", "ci_low"] < rows.loc["SSIM", "value"] and rows.loc["SSIM", "n_identities"] == 3
 
 
+def test_lips_are_read_where_the_reference_states_what_is_said(speakers, reference, tmp_path, capsys):
+    """Of procedural speakers: as in an evaluation of this kit, with true clips beside them."""
+    true = shutil.copytree(reference, tmp_path / "true")
+    for number, clip in enumerate(speakers):
+        said = {"phonemes": [s.phoneme for s in clip.segments], "ends": [s.end for s in clip.segments]}
+        np.savez(true / f"speaker{number}/said.npz", landmarks=clip.landmarks, **said)
+    outputs = write_outputs(tmp_path / "frozen", speakers, frozen)
+    assert run_score(outputs, true, "--procedural", "--out", tmp_path / "frozen.csv") == 0
+    assert PER not in capsys.readouterr().out.splitlines()[-1]
+    still = pd.read_csv(tmp_path / "frozen.csv")
+    assert (still[PER] > still[f"true {PER}"]).all() and still[f"true {PER}"].mean() < 0.5 < still[PER].mean()
+    clip = open_video(true / "speaker0/said.mp4").frames(np.arange(1, FRAMES))
+    images = np.stack(list(clip))
+    visemes = visemes_of([s for s in speakers[0].segments if s.start < FRAMES / FPS])
+    assert still[f"true {PER}"][0] == lip_reading_errors(images, find_landmarks(images), visemes)
+    assert run_score(outputs, reference, "--procedural", "--out", tmp_path / "unsaid.csv") == 0
+    assert "do not state what is said: PER-judge is not measured" in capsys.readouterr().out
+    assert PER not in pd.read_csv(tmp_path / "unsaid.csv")
+
+
+@pytest.mark.parametrize(
+    ("phonemes", "ends", "cause"),
+    [(["a", "zz"], [0.1, 0.2], "unknown: zz"), (["a", "m"], [0.1], "shorter"), (["a"], ["x"], "convert")],
+)
+def test_phonemes_that_cannot_be_read_are_named(speakers, reference, tmp_path, phonemes, ends, cause):
+    true = shutil.copytree(reference, tmp_path / "true")
+    sidecar = true / "speaker0/said.npz"
+    np.savez(sidecar, landmarks=speakers[0].landmarks, phonemes=phonemes, ends=ends)
+    outputs = write_outputs(tmp_path / "copies", speakers, list)
+    table = score.score(outputs, true, tmp_path / "x.csv", "copy", Scorer(procedural=True))
+    assert table["SSIM"].notna().tolist() == [False, True, True], "the others are scored"
+    note = table["note"][0]
+    assert str(sidecar) in note and cause in note and "or leave them out" in note
+
+
 def test_other_sizes_and_rates_are_brought_to_those_of_the_reference(speakers, reference, tmp_path):
     """Twice as large and with every frame twice: nearly the same video. Twice as wide is another shape."""
 
@@ -204,7 +242,7 @@ def test_keys_change_with_videos_landmarks_and_judges(speakers, reference, tmp_p
     keys.append(plain.key(pair))
     film(outputs / "speaker0/said.mp4", speakers[1].frames, np.arange(FRAMES) / FPS)
     keys.append(plain.key(pair))
-    monkeypatch.setattr(score, "networks_digest", lambda real: "others")
+    monkeypatch.setattr(scorer, "networks_digest", lambda real: "others")
     keys.append(procedural.key(pair))
     assert len(set(keys)) == len(keys)
 

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage import data
 from talking_heads import config
+from talking_heads.__main__ import main
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.frames import to_image, to_tensor
 from talking_heads.data.speakers.pool import PoolSettings, make_pool
@@ -32,13 +33,14 @@ from talking_heads.experiments.diffused import (
     diversity,
     keep,
     protocol,
-    score,
     search,
     tables,
     turing,
     weights,
 )
-from talking_heads.experiments.diffused.clips import embed_beginning
+from talking_heads.experiments.diffused.clips import embed_beginning, evaluation_clips
+from talking_heads.experiments.diffused.evaluation import confirm, evaluation_of
+from talking_heads.experiments.diffused.scorer import FACES
 from talking_heads.experiments.diffused.smoke_test import smoke_test
 from talking_heads.files import sha256
 from talking_heads.judges.use import find_landmarks
@@ -182,8 +184,11 @@ def test_the_plain_corpus_has_weights_of_its_own_and_of_the_diverse_one(committe
         return weights.weights_path(of, "reference", tmp_path, name).relative_to(tmp_path).as_posix()
 
     assert path(plain, "diffusion") == "reference/weights/diffusion.safetensors" == path(profile, "diffusion")
-    with pytest.raises(FileNotFoundError, match="no SDA of the plain corpus"):
+    with pytest.raises(FileNotFoundError, match="train-baseline --method sda --profile "):
         path(plain, "sda")
+    own = weights.runs_folder(plain, tmp_path) / "sda/weights.safetensors"
+    save_weights(own, {}, {"step": 1, "of": 1})
+    assert weights.weights_path(plain, "reference", tmp_path, "sda") == own
     save_weights(committed / "plain/weights/sda.safetensors", {}, {"step": 1, "of": 1})
     assert path(plain, "sda") == "reference/plain/weights/sda.safetensors"
     assert path(profile, "sda") == "reference/weights/sda.safetensors"
@@ -531,7 +536,7 @@ def test_tables_are_written(evaluation, measured, tmp_path):
 def test_tables_of_scores_become_rows(tmp_path):
     """A method for each file; of its clips that were compared, means over identities."""
     assert tables.scored_rows(tmp_path, tables.TABLE1).empty
-    columns = {"method": "theirs", "note": "", "key": "", "frames": 9.0, score.FACES: 0.0, "MSE": 4.0}
+    columns = {"method": "theirs", "note": "", "key": "", "frames": 9.0, FACES: 0.0, "MSE": 4.0}
     clips = pd.DataFrame({"identity": ["a", "a", "b"], "clip": ["1", "2", "3"], "SSIM": [0.2, 0.4, 0.5]})
     clips.assign(**columns).to_csv(tmp_path / "theirs.csv", index=False)
     rows = tables.scored_rows(tmp_path, tables.TABLE1)
@@ -669,6 +674,22 @@ def test_weights_are_kept_with_the_criteria_that_they_meet(untrained, tmp_path, 
     table = pd.read_csv(kept / "diffusion_criteria.csv")
     assert table["criterion"].tolist() == criteria["criterion"].tolist()
     assert set(table["weights"]) == {sha256(kept / "diffusion.safetensors")[:12]}
+
+
+def test_criteria_are_confirmed_on_identities_of_their_own(untrained, tmp_path):
+    arguments = (untrained, "scratch", tmp_path / "data", tmp_path, torch.device("cpu"))
+    criteria = confirm(*arguments)
+    assert list(criteria["criterion"]) == [criterion.name for criterion in acceptance.CRITERIA]
+    table = pd.read_csv(tmp_path / untrained.name / "tables/confirmation.csv")
+    assert set(table["holds"]) == {"undecided"}, "too few identities, and too short"
+    own, others = (evaluation_of(*arguments, split) for split in ("evaluation", "confirmation"))
+    seen, unseen = ({one.clips.identity(k) for k in range(len(one.clips))} for one in (own, others))
+    assert seen and unseen and seen.isdisjoint(unseen)
+    assert own.folder != others.folder and others.folder.exists() and not own.folder.exists()
+    real = untrained.override({"data.source": "videos"})
+    with pytest.raises(ValueError, match="one test split, none for confirmation"):
+        evaluation_clips(real, tmp_path, torch.device("cpu"), "confirmation")
+    assert main(["evaluate", "--system", "diffused", "--confirm", "--shard", "0/2"]) == 2
 
 
 def test_sampling_is_chosen_on_validation_identities(untrained, tmp_path, monkeypatch):

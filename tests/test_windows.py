@@ -24,6 +24,7 @@ from talking_heads.data.speakers.talking import (
 )
 from talking_heads.data.windows import (
     LENGTH,
+    PEAK,
     WindowDataset,
     WindowSettings,
     cut_sound,
@@ -87,6 +88,11 @@ def test_frames_of_a_window():
             assert identity[0] == clip and identity[1] != k and clip != 1  # which has one frame
             assert before == [(clip, j) if j >= 0 else identity for j in (k - 2, k - 1)]
             seen.add((clip, k))
+        for (clip, k), middles in zip(sources(windows.x_0), windows.sound[:, :, LENGTH // 2], strict=True):
+            count = dataset.clips.counts[clip]
+            heard = (middles * count / PEAK).round().int().tolist()  # frame + 1, as in ``NumberedClips``
+            around = np.clip(np.arange(k - 2, k + 3), 0, count - 1)
+            assert heard == (around + 1).tolist(), "the windows around the target, centred on their frames"
     assert seen == {(0, k) for k in range(6)} | {(2, k) for k in range(9)}
 
 

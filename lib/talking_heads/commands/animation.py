@@ -193,6 +193,10 @@ def add_animation(commands: Subcommands) -> None:
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
     text = "that computes the network on a CPU; auto measures which is the fastest"
     c.add_argument("--engine", choices=ENGINES[:-1], default=ENGINES[0], help=text)
-    c.add_argument("--head-motion", type=AMOUNT, help="speed of the head, 1 as in the training clips")
+    c.add_argument(
+        "--head-motion",
+        type=AMOUNT,
+        help="speed of the head, 1 as in the training clips; fast heads close the mouth less often",
+    )
     c.add_argument("--blink-rate", type=AMOUNT, help="blinks a second")
     c.add_argument("--weights", choices=WEIGHTS, default="reference")

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
+    from talking_heads.experiments.diffused.evaluation import confirm
     from talking_heads.experiments.diffused.evaluation import evaluate as evaluate_diffused
     from talking_heads.experiments.few_shot.evaluation import evaluate as evaluate_few_shot
     from talking_heads.experiments.run import resolve_weights
@@ -36,6 +37,12 @@ def evaluate(args: argparse.Namespace) -> None:
 
     profile, shard = config.load(args.profile), Shard.parse(args.shard) if args.shard else None
     weights = resolve_weights(profile, args.weights)
+    if args.confirm:
+        if args.system != "diffused" or shard:
+            raise ValueError("--confirm: needs --system diffused, and all clips: leave out --shard")
+        criteria = confirm(profile, weights, args.data, args.results, choose(args.device))
+        print(criteria.drop(columns="weights").to_string(index=False))
+        return
     run_evaluation = evaluate_diffused if args.system == "diffused" else evaluate_few_shot
     run_evaluation(profile, weights, args.data, args.results, choose(args.device), shard)
 
@@ -44,11 +51,13 @@ def score(args: argparse.Namespace) -> None:
     from talking_heads.animation.animate import optional_detector
     from talking_heads.devices import choose
     from talking_heads.experiments.diffused import score as scoring
+    from talking_heads.experiments.diffused.clip_metrics import PER
+    from talking_heads.experiments.diffused.scorer import FACES, Scorer
     from talking_heads.nn.pretrained import FACE_ALIGNMENT
 
     device = choose(args.device)
     detect = None if args.procedural else optional_detector(device)
-    scorer = scoring.Scorer(args.procedural, detect, device)
+    scorer = Scorer(args.procedural, detect, device)
     method = args.method or args.generated.resolve().name
     table = scoring.score(args.generated, args.reference, args.out, method, scorer, args.layout)
     print(scoring.summary(table).round(4).to_string(index=False))
@@ -56,7 +65,9 @@ def score(args: argparse.Namespace) -> None:
     print(f"{len(table)} clips of {identities} identities; a row for each clip in {args.out}")
     if identities == len(table) > 1:
         print("every clip counts as an identity; if some are of one person, put them into one folder")
-    if not (detect or table[scoring.FACES].any()):
+    if args.procedural and PER not in table:
+        print(f"the references do not state what is said: {PER} is not measured")
+    if not (detect or table[FACES].any()):
         print(
             "no landmarks, so lips, eyes and optical flow are not measured: put them beside the videos, or "
             f"get a detector: python -m talking_heads weights fetch {' '.join(FACE_ALIGNMENT)}, or "
@@ -225,6 +236,11 @@ def add_evaluating(commands: Subcommands) -> None:
     c.add_argument("--system", choices=SYSTEMS, default=SYSTEMS[0])
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
     c.add_argument("--shard", metavar="I/N", help="this part alone, from 0/N to N-1/N")
+    c.add_argument(
+        "--confirm",
+        action="store_true",
+        help="Diffused Heads' criteria, on identities not seen before",
+    )
 
     text = "compare talking videos of any method with references, by the metrics of Diffused Heads"
     c = commands.add(score, "score", text, resumes=True)

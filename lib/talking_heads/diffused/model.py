@@ -74,7 +74,9 @@ def grey(x: Tensor) -> Tensor:
 
 
 def network_input(x_t: Tensor, conditions: Conditions, motion_grey: bool) -> Tensor:
-    """x_in of equation (16): noisy frame, motion frames and identity frame, joined by channels."""
+    """x_in of equation (16): noisy frame, motion frames and identity frame, joined by channels in the
+    order of the authors' code.
+    """
     motion = grey(conditions.motion) if motion_grey else conditions.motion
     return torch.cat([x_t, motion.flatten(1, 2), conditions.identity], dim=1)
 

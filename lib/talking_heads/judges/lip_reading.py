@@ -68,7 +68,12 @@ class LipReader(nn.Module):
 @torch.no_grad()
 def read_lips(images: np.ndarray, points: np.ndarray, net: LipReader) -> list[int]:
     """The classes of the visemes in a clip: images (n, S, S, 3) uint8 with landmarks (n, 68, 2)."""
-    strips = mouth_strip(to_tensor(images, device_of(net)), points)
+    return read_strips(mouth_strip(to_tensor(images, device_of(net)), points), net)
+
+
+@torch.no_grad()
+def read_strips(strips: Tensor, net: LipReader) -> list[int]:
+    """The classes of the visemes in a clip, given its strips (n, 3, HIGH, WIDE)."""
     return collapse(net(strips[None])[0].argmax(-1).tolist())
 
 

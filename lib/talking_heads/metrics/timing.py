@@ -198,5 +198,6 @@ def clocks(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     mhz = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
-    speed = f" at {min(mhz):.0f} to {max(mhz):.0f} MHz" if mhz else ""
+    ends = sorted({round(end(mhz)) for end in (min, max)}) if mhz else []
+    speed = f" at {' to '.join(map(str, ends))} MHz" if ends else ""
     return f"{os.cpu_count()} cores{speed}"

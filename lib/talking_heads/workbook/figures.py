@@ -55,7 +55,7 @@ def sheet(
             axes[r, c].imshow(enlarge(picture), interpolation="nearest")
     for r, texts in enumerate(captions):
         for c, caption in enumerate(texts):
-            axes[r, c].set_xlabel(caption, fontsize=6, labelpad=2)
+            axes[r, c].set_xlabel(caption, fontsize=7, labelpad=2)
     for c, column in enumerate(columns[:width]):
         axes[0, c].set_title(column, fontsize=8)
     for r, label in enumerate(labels[:height]):
@@ -185,11 +185,14 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
     """Logged values over steps: a panel for each name, or for several that share one, with the name of its
     axis.
 
-    Every step is drawn faint, a running mean over ``smooth`` steps strong.
+    Every step is drawn faint, a running mean over ``smooth`` steps strong. Panels without logged values are
+    left out. Raises ValueError where none remains.
     """
     table = pd.DataFrame(rows)
     groups = [((name,) if isinstance(name, str) else name, title) for name, title in panels.items()]
     groups = [(names, title) for names, title in groups if set(names) <= set(table)]
+    if not groups:
+        raise ValueError(f"none of {', '.join(panels.values())} has been logged ({len(table)} steps)")
     figure, axes = plt.subplots(1, len(groups), figsize=(2.7 * len(groups), 2.3), squeeze=False)
     for axis, (names, title) in zip(axes[0], groups, strict=True):
         for name, colour in zip(names, COLOURS, strict=False):
@@ -198,7 +201,7 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
             axis.plot(values["step"], values[name], color=colour, alpha=0.25, lw=0.8)
             axis.plot(values["step"], mean, color=colour, lw=1.5, label=name)
         if len(names) > 1:
-            axis.legend(fontsize=6)
+            axis.legend(fontsize=7)
         _label_steps(axis)
         axis.set_ylabel(title, fontsize=8)
     figure.tight_layout(pad=0.4, w_pad=1.5)

@@ -1,7 +1,7 @@
 """Talking clips of procedural speakers: consecutive frames with sound, one clip of each identity.
 
 Those for training and validation are pools; on a GPU, those for training are rendered as training goes.
-Those for evaluation are written as video files and prepared, as real clips are.
+Those for evaluation and for its confirmation are written as video files and prepared, as real clips are.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from talking_heads.sections.diffused import Diffused
 SEED = 1
 LIVE_IDENTITIES = 20_000  # of the training clips that a GPU renders as training goes
 # first identity of every split; none is in a profile's few-shot corpus or in a pool of the judges
-FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000}
+FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000, "confirmation": 9_000_000}
 
 
 def talking_settings(split: str, section: Diffused) -> PoolSettings:
@@ -67,10 +67,12 @@ def live_clips(section: Diffused, device: str | torch.device) -> LiveClips:
     return LiveClips(replace(talking_settings("training", section), people=LIVE_IDENTITIES), device)
 
 
-def evaluation_store(section: Diffused, root: Path) -> Store:
-    """The evaluation clips of a profile, written and prepared below ``root`` where they are missing."""
-    settings = talking_settings("evaluation", section)
-    name = _name("evaluation", settings)
+def evaluation_store(section: Diffused, root: Path, split: str = "evaluation") -> Store:
+    """The clips of a profile for evaluation or confirmation, written and prepared below ``root`` where they
+    are missing.
+    """
+    settings = talking_settings(split, section)
+    name = _name(split, settings)
     folder = root / f"{name}-v{VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
     clips = [Job("test", settings.clip(number, 0)) for number in range(settings.people)]

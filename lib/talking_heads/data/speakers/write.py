@@ -8,6 +8,7 @@ import torch
 
 from talking_heads.config import Profile
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
+from talking_heads.data.speakers.speech import PHONEMES, Segment
 from talking_heads.data.video import write
 from talking_heads.devices import cores
 from talking_heads.processes import worker_pool
@@ -69,6 +70,26 @@ def _write_clips(root: Path, batch: list[Job]) -> int:
         )
         temporary.replace(path.with_suffix(".npz"))  # comes last: a clip with landmarks is complete
     return sum(job.clip.frames for job in batch)
+
+
+def read_phonemes(sidecar: Path) -> list[Segment]:
+    """What is said in a clip that was written beside ``sidecar``; empty where the file does not state it.
+
+    Raises ValueError where its phonemes are not those of procedural speech, each with its end in seconds.
+    """
+    try:
+        with np.load(sidecar, allow_pickle=False) as data:
+            if "phonemes" not in data:
+                return []
+            names, ends = data["phonemes"].tolist(), data["ends"].astype(float).tolist()
+        if set(names) - set(PHONEMES):
+            raise ValueError(f"unknown: {', '.join(sorted(map(str, set(names) - set(PHONEMES))))}")
+        return [Segment(*said) for said in zip(names, [0.0, *ends[:-1]], ends, strict=True)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{sidecar}: cannot be read for its phonemes ({error}); write them as {', '.join(PHONEMES)} with "
+            "their ends in seconds, or leave them out"
+        ) from error
 
 
 def write_speakers(root: Path, profile: Profile) -> int:

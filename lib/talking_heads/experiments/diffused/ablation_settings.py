@@ -18,6 +18,7 @@ MANY_STEPS, FEW_IDENTITIES = 200, 6  # from so many steps on, as few identities 
 DISTILLED = "distilled"  # among the settings of steps
 HEAD_MOTION, BLINK_RATE = "control of head motion", "control of blinks"
 CONTROLS = ((HEAD_MOTION, "head_motion", (0.5, 1.0, 2.0)), (BLINK_RATE, "blink_rate", (0.0, 0.4, 0.8)))
+GUIDANCE, GUIDANCE_SCALES = "guidance on the sound", (1.0, 1.5, 2.0)
 
 
 SettingName = tuple[str, str]  # ablation and setting
@@ -33,7 +34,7 @@ class Setting(NamedTuple):
     @property
     def trained(self) -> bool:
         """Whether the setting changes training; other settings change generation only."""
-        return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE)
+        return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE, GUIDANCE)
 
     def is_baseline(self, profile: Profile) -> bool:
         """Whether it changes nothing in a profile."""
@@ -66,4 +67,7 @@ def settings() -> list[Setting]:
         for name, key, values in CONTROLS
         for value in values
     ]
-    return [*motion, *lips, *identity, *sound, *steps, *controls]
+    guidance = [
+        Setting(GUIDANCE, f"{scale:g}", {"diffused.sampling.guidance": scale}) for scale in GUIDANCE_SCALES
+    ]
+    return [*motion, *lips, *identity, *sound, *steps, *controls, *guidance]

@@ -202,15 +202,11 @@ def trained_on_plain(profile: Profile, results: Path) -> pd.DataFrame:
     trained = of_first_seed(rows_of(ablated, setting)).set_index("identity")
     usual = compared[compared["method"] == OURS].set_index("identity")
     method = f"{OURS}, {plain.diffused.protocol.ablation_steps} more steps on this corpus"
-    table_rows = []
+    table_rows, frames = [], len(trained) * frame_count(plain)
     for metric in tables.TABLE1:
-        value = mean_estimate(trained[metric].to_numpy())
+        names = {"corpus": tables.corpus_name(plain), "method": method, "metric": metric}
         over_ours = mean_estimate((trained[metric] - usual[metric]).dropna().to_numpy())
-        row = {"corpus": tables.corpus_name(plain), "method": method, "metric": metric, "value": value.value}
-        row |= {"ci_low": value.low, "ci_high": value.high, "n_identities": len(trained)}
-        row |= {"n_frames": len(trained) * frame_count(plain), "over ours": over_ours.value}
-        row |= {"over ours, low": over_ours.low, "over ours, high": over_ours.high}
-        table_rows.append(row | {"source": "here", "verdict": "not comparable"})
+        table_rows.append(tables.row(names, trained[metric].to_numpy(), frames, over_ours, "not comparable"))
     return pd.DataFrame(table_rows)
 
 

@@ -98,6 +98,7 @@ CRITERIA = (
     Criterion("correlation of mouth opening", of_clips("mouth opening"), least=0.7),
     Criterion("correlation of mouth width", of_clips("mouth width"), least=0.4),
     Criterion(f"mouth opening, {OTHER_SOUND}", of_clips("mouth opening", OTHER_SOUND), -0.1, 0.1),
+    Criterion(f"mouth width, {OTHER_SOUND}", of_clips("mouth width", OTHER_SOUND), -0.1, 0.1),
     Comparison(f"LMD, minus {FROZEN}", lmd_difference(FROZEN)),
     Comparison(f"LMD, minus {OTHER_SOUND}", lmd_difference(OTHER_SOUND)),
     Criterion(f"{CSIM_JUDGE}, first two seconds", similarity, least=0.80),

@@ -81,10 +81,16 @@ def validation_clips(profile: Profile, root: Path, device: torch.device) -> Talk
     return PoolVideos(talking_pool("validation", profile.diffused, root / "pools", device))
 
 
-def evaluation_clips(profile: Profile, root: Path, device: torch.device) -> StoreClips:
+def evaluation_clips(
+    profile: Profile, root: Path, device: torch.device, split: str = "evaluation"
+) -> StoreClips:
     """The evaluation clips of a profile: the test split of its own videos, or rendered ones, prepared as real
-    ones are. Raises what :func:`clip_data` does.
+    ones are; or rendered ones for confirmation, on which nothing has been decided before.
+
+    Raises what :func:`clip_data` does, and ValueError for the confirmation of a profile with own videos.
     """
     if profile.data.real:
+        if split != "evaluation":
+            raise ValueError(f"profile {profile.name}: own videos have one test split, none for confirmation")
         return _own_clips(profile, root, device, "test")[0]
-    return StoreClips(evaluation_store(profile.diffused, root))
+    return StoreClips(evaluation_store(profile.diffused, root, split))

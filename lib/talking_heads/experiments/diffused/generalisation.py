@@ -36,7 +36,7 @@ METRICS = ("mouth opening", "mouth width", LMD, HEARD)
 TABLE = "voices"  # name of the table of single identities
 FACES = "outside_faces"  # name of the table of :func:`measure_faces`
 ANIMATED = "mouth opening, by dlib"  # its metric
-READABLE = 0.5  # of true clips, at least, for the voices that are compared
+READABLE, FOLLOWED = 0.5, 0.3  # of true clips and of generated faces of the corpus, for voices to be compared
 ENLARGED = 4  # times, for dlib, which finds no faces that are as small as those of the small profiles
 LARGE = 128  # pixels of a side of frames that are not enlarged
 
@@ -188,8 +188,20 @@ def readable_voices(rows: pd.DataFrame) -> list[str]:
     """The voices of :func:`measure_faces` for which dlib reads the mouths of true clips: a mean of at least
     ``READABLE``.
     """
-    means = rows[rows["true clip"]].groupby("voice", sort=False)[ANIMATED].mean()
-    return list(means.index[means >= READABLE])
+    return _voices_above(rows[rows["true clip"]], READABLE)
+
+
+def comparable_voices(rows: pd.DataFrame) -> list[str]:
+    """The readable voices that generated faces of the corpus follow, too, by a mean of at least ``FOLLOWED``:
+    where they do not, to be no worse than they are means nothing.
+    """
+    followed = _voices_above(rows[~rows["true clip"] & ~rows["outside"]], FOLLOWED)
+    return [voice for voice in readable_voices(rows) if voice in followed]
+
+
+def _voices_above(rows: pd.DataFrame, least: float) -> list[str]:
+    means = rows.groupby("voice", sort=False)[ANIMATED].mean()
+    return list(means.index[means >= least])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from talking_heads.config import Profile
-from talking_heads.experiments.diffused import ablation_table, acceptance, protocol, tables
-from talking_heads.experiments.diffused.evaluation import evaluation_of
+from talking_heads.experiments.diffused import ablation_table, tables
+from talking_heads.experiments.diffused.evaluation import evaluation_of, measure_criteria
 from talking_heads.experiments.diffused.weights import COMMANDS, runs_folder
 from talking_heads.experiments.reference import check_finished, keep_training, reference_folder
 
@@ -22,9 +22,7 @@ def keep(profile: Profile, data: Path, results: Path, device: torch.device) -> p
     folder, command = runs_folder(profile, results) / "diffusion", command_of("diffusion")
     check_finished(folder, command)
     evaluation = evaluation_of(profile, "scratch", data, results, device)
-    chosen = protocol.run(evaluation, acceptance.ROWS)
-    measured = protocol.measure(evaluation, chosen, acceptance.ROWS)
-    criteria = acceptance.check(measured).assign(weights=evaluation.weights_key)
+    criteria = measure_criteria(evaluation)
     kept = keep_training("diffusion", folder, command, 200, reference_folder(profile))
     criteria.to_csv(kept.with_name("diffusion_criteria.csv"), index=False, float_format="%.5g")
     return criteria

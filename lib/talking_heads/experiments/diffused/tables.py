@@ -18,7 +18,7 @@ from talking_heads.experiments.diffused.protocol import OURS, ROWS, Measured
 from talking_heads.experiments.reference import is_plain, measured_table
 from talking_heads.files import replacing
 from talking_heads.judges.faces import SIMILARITIES
-from talking_heads.metrics.statistics import identity_means, mean_estimate, paired
+from talking_heads.metrics.statistics import Estimate, identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
 
 TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)
@@ -56,6 +56,7 @@ PLAIN_PROFILE = "laptop-plain"  # the profile of the plain corpus
 TABLE1_FILE = "diffused_table1"  # of chapter 23
 COMPARED = "compared_metrics"  # of ours and the baselines, by identity; of chapter 23
 SCORED = "scored videos"  # the corpus of videos that another program has generated
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 CORPUS_OF_LAYOUT = {"crema": "CREMA-D", "lrw": "LRW"}
 
 
@@ -179,26 +180,33 @@ def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.Da
             means = _means(values, method, metric)
             # a clip without silence has no closed mouth in it
             finite = np.isfinite(means) & np.isfinite(ours)
-            means = means[finite]
-            estimate, difference = mean_estimate(means), paired(means, ours[finite])
-            rows.append(
-                {
-                    "corpus": corpus,
-                    "method": method,
-                    "metric": metric,
-                    "value": estimate.value,
-                    "ci_low": estimate.low,
-                    "ci_high": estimate.high,
-                    "n_identities": len(means),
-                    "n_frames": int((measured.frames["method"] == method).sum()),
-                    "over ours": difference.value if method != OURS else np.nan,
-                    "over ours, low": difference.low if method != OURS else np.nan,
-                    "over ours, high": difference.high if method != OURS else np.nan,
-                    "source": "here",
-                    "verdict": verdict,
-                }
-            )
+            names = {"corpus": corpus, "method": method, "metric": metric}
+            frames = int((measured.frames["method"] == method).sum())
+            over_ours = paired(means[finite], ours[finite]) if method != OURS else UNKNOWN
+            rows.append(row(names, means[finite], frames, over_ours, verdict))
     return pd.DataFrame(rows)
+
+
+def row(
+    names: Mapping[str, str], means: np.ndarray, frames: int, over_ours: Estimate, verdict: str
+) -> dict[str, object]:
+    """A row of :func:`table1` that was measured here: ``names`` are its corpus, method and metric, ``means``
+    (n,) the values of identities.
+    """
+    estimate = mean_estimate(means)
+    return {
+        **names,
+        "value": estimate.value,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "n_identities": len(means),
+        "n_frames": frames,
+        "over ours": over_ours.value,
+        "over ours, low": over_ours.low,
+        "over ours, high": over_ours.high,
+        "source": "here",
+        "verdict": verdict,
+    }
 
 
 def _means(values: pd.DataFrame, method: str, metric: str) -> np.ndarray:

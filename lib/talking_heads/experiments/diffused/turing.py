@@ -93,7 +93,7 @@ def proxy_lines(table: pd.DataFrame) -> list[str]:
     """What the observers of :func:`proxy_table` say of every method, a line for each."""
     lines = []
     for row in table.to_dict("records"):
-        verdict = {"yes": "more", "no": "fewer", "undecided": "no measurable difference"}[
+        verdict = {"yes": "more", "no": "fewer", "undecided": "undecided"}[
             holds(row["difference, low"], row["difference, high"])
         ]
         shares = f"{row['real']:.0f} % of the votes are real, of true clips {row['true clips']:.0f} %"

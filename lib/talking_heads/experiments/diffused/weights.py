@@ -18,7 +18,7 @@ from talking_heads.diffused.distillation import distilled_sampling
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet, control_state
 from talking_heads.diffused.training import START, model_key
-from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain, reference_weights
+from talking_heads.experiments.reference import PLAIN, is_plain, reference_weights
 from talking_heads.files import sha256
 from talking_heads.nn.tracing import Traced
 from talking_heads.nn.weight_files import load_metadata, load_weights
@@ -42,18 +42,17 @@ def runs_folder(profile: Profile, results: Path) -> Path:
 def weights_path(profile: Profile, weights: str, results: Path, name: str = "diffusion") -> Path:
     """Where the weights of a training lie: committed for "reference", the profile's own run for "scratch".
 
-    What a profile has trained beside the committed network comes before what is committed. The plain corpus
-    has committed weights of SDA, which the diverse one has not, and the others of the diverse one unless it
-    has some. Raises FileNotFoundError where the file is not there.
+    What a profile has trained beside the committed network comes before what is committed. On the plain
+    corpus, weights are those of the diverse one where none are committed for it; but for SDA, which was
+    trained on each, they are the profile's own run. Raises FileNotFoundError where the file is not there.
     """
     path = runs_folder(profile, results) / name / "weights.safetensors"
     if weights == "reference" and not (name in EXTRAS and _fits(path, profile, results)):
         if is_plain(profile):
             with suppress(FileNotFoundError):
                 return reference_weights(name, results, PLAIN)
-            if name == "sda":
-                raise FileNotFoundError(f"{os.path.relpath(COMMITTED)}: no SDA of the plain corpus")
-        return reference_weights(name, results)
+        if not (is_plain(profile) and name == "sda"):
+            return reference_weights(name, results)
     if not path.exists():
         command = f"python -m talking_heads {COMMANDS[name]} --profile {profile.name}"
         command += f" --weights {weights}" if name in EXTRAS else ""
