@@ -19,8 +19,15 @@ from talking_heads import config
 from talking_heads.experiments.claims import verdicts
 from talking_heads.experiments.diffused import ablation_table, acceptance, generalisation, length, tables
 from talking_heads.experiments.diffused import claims as diffused_claims
-from talking_heads.experiments.diffused.ablation_settings import BLINK_RATE, DISTILLED, HEAD_MOTION, STEPS
+from talking_heads.experiments.diffused.ablation_settings import (
+    BLINK_RATE,
+    DISTILLED,
+    GUIDANCE,
+    HEAD_MOTION,
+    STEPS,
+)
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
+from talking_heads.experiments.diffused.evaluation import CONFIRMATION
 from talking_heads.experiments.diffused.length import FLOW, SHARPNESS
 from talking_heads.experiments.diffused.protocol import (
     BRIDGE,
@@ -252,6 +259,24 @@ def test_reference_talking_heads(criteria, name, request):
     assert criteria["holds"][name] == "yes", f"{criteria['value'][name]:.3f}"
 
 
+MISSED_ON_NEW_IDENTITIES = {
+    "CSIM-judge, first two seconds": "0.746",
+    "CSIM-judge, whole clip minus first second": "−0.127",
+    "mouth closed in silence": "0.893",
+    "blinks, relative to true clips": "0.203",
+}
+
+
+@pytest.mark.parametrize("name", [criterion.name for criterion in acceptance.CRITERIA])
+def test_reference_talking_heads_of_identities_on_which_nothing_was_decided(name, criteria, request):
+    table = pd.read_csv(REFERENCE / f"tables/{CONFIRMATION}.csv").set_index("criterion")
+    assert set(table["weights"]) == set(criteria["weights"]) and (table["n_identities"] == 24).all()
+    if name in MISSED_ON_NEW_IDENTITIES:
+        reason = f"{MISSED_ON_NEW_IDENTITIES[name]}; see docs/notes/diffusion.md"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    assert table["holds"][name] == "yes", f"{table['value'][name]:.3f}"
+
+
 @pytest.fixture(scope="module")
 def ablated() -> pd.DataFrame:
     """The reference's table of the ablations, by ablation, setting and metric."""
@@ -264,6 +289,11 @@ def ablated() -> pd.DataFrame:
 def test_two_denoising_steps_keep_what_twenty_reach(ablated, metric):
     twenty = ablated.loc[STEPS, "20", metric]
     assert twenty["ci_low"] <= ablated.loc[STEPS, DISTILLED, metric]["value"] <= twenty["ci_high"]
+
+
+def test_guidance_makes_lips_easier_to_read(ablated):
+    assert ablated.loc[GUIDANCE, "1.5", PER]["difference, high"] < 0
+    assert ablated.loc[GUIDANCE, "2", "CSIM-judge"]["difference, high"] < 0, "at a cost"
 
 
 def test_heads_move_as_they_are_asked_to(ablated):
@@ -349,6 +379,7 @@ def test_reference_rows_of_talking_heads():
 
 SILENT_MOUTHS = [(STEPS, DISTILLED), (HEAD_MOTION, "0.5"), (HEAD_MOTION, "1"), (HEAD_MOTION, "2")]
 SILENT_MOUTHS += [(BLINK_RATE, rate) for rate in ("0", "0.4", "0.8")]
+SILENT_MOUTHS += [(GUIDANCE, scale) for scale in ("1", "1.5", "2")]
 
 
 @pytest.mark.parametrize("setting", SILENT_MOUTHS, ids=" ".join)

@@ -188,7 +188,7 @@ def add_animation(commands: Subcommands) -> None:
     c.add_argument(
         "--guidance",
         type=AMOUNT,
-        help="of the sound: above 1 the lips follow it more closely, and the mouth opens in silence",
+        help="of the sound: above 1 the lips follow it more closely, and less of the identity is kept",
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
     text = "that computes the network on a CPU; auto measures which is the fastest"

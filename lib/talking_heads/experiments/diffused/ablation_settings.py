@@ -11,6 +11,7 @@ SOUND = {
     False: "audio embeddings per side, motion in colour",
     True: "audio embeddings per side, motion in grey",
 }
+SEEDS = 3  # of the training runs of the closest pair
 COUNTS = (0, 1, 2, 3)  # of motion frames, and of motion audio embeddings on each side
 LIP_WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0)
 DENOISING_STEPS = (5, 10, 20, 50, 200, 1000)
@@ -19,6 +20,7 @@ DISTILLED = "distilled"  # among the settings of steps
 HEAD_MOTION, BLINK_RATE = "control of head motion", "control of blinks"
 CONTROLS = ((HEAD_MOTION, "head_motion", (0.5, 1.0, 2.0)), (BLINK_RATE, "blink_rate", (0.0, 0.4, 0.8)))
 GUIDANCE, GUIDANCE_SCALES = "guidance on the sound", (1.0, 1.5, 2.0)
+UNTRAINED = (STEPS, HEAD_MOTION, BLINK_RATE, GUIDANCE)  # they change generation only
 
 
 SettingName = tuple[str, str]  # ablation and setting
@@ -33,8 +35,8 @@ class Setting(NamedTuple):
 
     @property
     def trained(self) -> bool:
-        """Whether the setting changes training; other settings change generation only."""
-        return self.ablation not in (STEPS, HEAD_MOTION, BLINK_RATE, GUIDANCE)
+        """Whether the setting changes training."""
+        return self.ablation not in UNTRAINED
 
     def is_baseline(self, profile: Profile) -> bool:
         """Whether it changes nothing in a profile."""

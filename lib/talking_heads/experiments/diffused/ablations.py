@@ -25,7 +25,7 @@ from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.training import DiffusionLearner
 from talking_heads.experiments.diffused import clip_metrics, protocol, tables
-from talking_heads.experiments.diffused.ablation_settings import MOTION, STEPS, Setting, settings
+from talking_heads.experiments.diffused.ablation_settings import MOTION, SEEDS, STEPS, Setting, settings
 from talking_heads.experiments.diffused.ablation_table import (
     FIGURE5,
     METRICS,
@@ -53,7 +53,6 @@ from talking_heads.training import loop
 from talking_heads.workbook import figures
 
 DECAY = 0.5  # of the steps, the last ones, in which the learning rate falls to zero
-SEEDS = 3  # of the trainings of the closest pair
 SECONDS = "seconds a frame"  # of one clip, on this machine; of denoising steps
 TIMED = 3  # frames
 

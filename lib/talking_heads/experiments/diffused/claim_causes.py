@@ -5,10 +5,12 @@ A cause raises NotShown where it was not measured, or where the measurements do 
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from talking_heads.experiments import explanations
 from talking_heads.experiments.diffused import ablation_settings as settings
@@ -25,7 +27,8 @@ from talking_heads.metrics.statistics import mean_estimate
 
 TRUE_FLOW = f"true {FLOW}"
 STILLNESS = (FROZEN, OURS, SDA)
-LEAST_DIFFERENCE = 2 * 2**0.5  # of two trainings, in deviations between seeds; smaller ones may be chance
+# of two training runs, in standard deviations between seeds; smaller differences may be chance
+LEAST_DIFFERENCE = float(stats.t.ppf(0.975, settings.SEEDS - 1)) * 2**0.5
 STEPS = [str(count) for count in settings.DENOISING_STEPS]
 LIP_WEIGHTS = [f"{weight:g}" for weight in settings.LIP_WEIGHTS]
 
@@ -95,22 +98,26 @@ def grey_frames_lose_the_face(data: Evidence) -> str:
     similarity = similarity_in(data.ablations)
     differences = np.concatenate([change(data, similarity, grey, colour) for grey, colour in pairs])
     only_if(differences.mean() < 0)
+    chance = ""
+    with suppress(NotShown):
+        deviation = seed_deviation(data, similarity)
+        chance = f" (between seeds, training runs have a standard deviation of {deviation:.3f})"
     return (
         f"With grey motion frames {similarity} changes by {differences.mean():+.3f}, averaged over all "
-        "numbers of embeddings, which suggests that the network takes part of the face from their colours. "
+        f"numbers of embeddings{chance}: the network may take part of the face from their colours. "
         "The common start was trained in colour, which also puts grey at a disadvantage."
     )
 
 
 def settings_differ_no_more_than_seeds(data: Evidence, ablation: str, names: Sequence[str]) -> str:
-    """Claims 3 and 4: settings differ in LMD no more than trainings of one setting with other seeds."""
+    """Claims 3 and 4: settings differ in LMD no more than training runs of one setting with other seeds."""
     deviation = seed_deviation(data, LMD)
     values = [level(data, ablation, name, LMD) for name in names]
     only_if(max(values) - min(values) < LEAST_DIFFERENCE * deviation)
     return (
-        f"LMD of trainings that differ only in their seed has a standard deviation of up to {deviation:.4f}. "
-        f"By {ablation}, LMD ranges from {min(values):.4f} to {max(values):.4f}. One training of each "
-        "setting cannot rank them."
+        f"Between seeds, LMD of training runs has a standard deviation of up to {deviation:.4f}. "
+        f"By {ablation}, LMD ranges from {min(values):.4f} to {max(values):.4f}. One training run of "
+        "each setting cannot rank them."
     )
 
 
@@ -123,10 +130,7 @@ def more_sound_loses_the_face(data: Evidence) -> str:
     only_if(np.argmax(frames) == np.argmax(faces) != names.index("2"))
     metrics = ("SSIM", similarity, LMD)
     texts = [f"{metric} {levels_text(data, settings.SOUND[True], names, metric)}" for metric in metrics]
-    return (
-        f"By the number of embeddings: {'; '.join(texts)}. SSIM is highest where most of the identity is "
-        "kept, whatever the lips do."
-    )
+    return f"By the number of embeddings: {'; '.join(texts)}. SSIM is highest where {similarity} is."
 
 
 def lips_are_not_best_at_the_papers_weight(data: Evidence) -> str:
