@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import av
@@ -15,7 +16,7 @@ import torch
 from safetensors import safe_open
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.animation import animate, head_files, smoothing
+from talking_heads.animation import animate, face_shape, head_files, smoothing
 from talking_heads.animation.face_rig import ANCHORS, FaceRig
 from talking_heads.animation.face_shape import FaceShape, carry, fit
 from talking_heads.data import crops, prepare, video
@@ -119,6 +120,29 @@ def test_the_astronauts_points_are_a_face(model):
     fitted = model.explain(points)
     shapes = model.shapes(fitted.identity, fitted.expression)
     assert error(fitted.camera.project(shapes), points) < 0.06
+
+
+def peak_of_adapting(model, points):
+    """Bytes that the adaptation of a driver's landmarks takes at most."""
+    tracemalloc.start()
+    model.adapt(points, points[:4], 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_adaptation_is_computed_in_blocks_of_frames(model, monkeypatch):
+    """With the same result, and in memory that hardly grows with the driver's clip."""
+    points = track(21, 0)
+    whole = model.explain(points)
+    monkeypatch.setattr(face_shape, "BLOCK", 20)
+    parts = model.explain(points)
+    for a, b in ((parts.identity, whole.identity), (parts.expression, whole.expression)):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    np.testing.assert_allclose(parts.camera.rotation, whole.camera.rotation, atol=1e-9)
+    few, many = points[:40], np.concatenate([points] * 5)
+    growth = peak_of_adapting(model, many) - peak_of_adapting(model, few)
+    assert growth < 1000 * (len(many) - len(few)), "bytes a frame"
 
 
 def turn(points):
@@ -488,6 +512,16 @@ def test_a_folder_stands_for_its_photographs(clips, capsys):
     """Without the driver."""
     assert animate.find_photos([clips], clips / "driver.mp4") == [clips / "source.png"]
     assert "driver.mp4: left out: it is the driver" in capsys.readouterr().out
+
+
+def test_the_drivers_sound_is_written_as_it_was_read(clips, tmp_path):
+    """Sample by sample, where the file is lossless."""
+    sound = animate.read_driver(clips / "driver.mp4", 64, None).sound
+    assert sound.dtype == np.int16 and sound.max() > 1000
+    copy = tmp_path / "copy.mkv"
+    video.write(copy, np.zeros((20, 32, 32, 3), np.uint8), 12.5, sound, rate=animate.SOUND_RATE)
+    written = video.open_video(copy).sound(animate.SOUND_RATE)
+    assert np.array_equal(written[: len(sound)], sound)
 
 
 def test_videos_of_this_command_are_recognised(clips, driver, tmp_path):

@@ -265,7 +265,7 @@ class Driver:
 
     points: np.ndarray  # (n, 68, 2), or (n, 70, 2) with pupils
     fps: float
-    sound: np.ndarray | None  # (samples,) float, mono
+    sound: np.ndarray | None  # (samples,) int16 or float in [-1, 1], mono
     rate: int = video.SOUND_RATE  # of the sound, Hz
 
 
@@ -292,10 +292,8 @@ def read_driver(path: Path, size: int, detect: Detect | None) -> Driver:
         for axis in range(2):
             valid = usable & np.isfinite(points[:, p, axis])
             track[:, p, axis] = np.interp(clock, times[valid], points[valid, p, axis])
-    sound = clip.sound(SOUND_RATE)
     square = crops.clip_square(track[:, :68])
-    wave = None if sound is None else sound / 32768
-    return Driver(crops.to_crop(track, square, size), clip.fps, wave, SOUND_RATE)
+    return Driver(crops.to_crop(track, square, size), clip.fps, clip.sound(SOUND_RATE), SOUND_RATE)
 
 
 # -- the head ---------------------------------------------------------------------------------------

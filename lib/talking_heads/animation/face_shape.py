@@ -7,7 +7,7 @@ identity and expression are the classical solution (Blanz & Vetter 1999; Cao et 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,12 @@ LIDS = (slice(36, 42), slice(42, 48))  # the points around either pupil
 IDENTITIES, EXPRESSIONS = 20, 10  # components
 # weights of the priors of the identity (one for a track) and of the expression (one for a frame)
 IDENTITY_PRIOR, EXPRESSION_PRIOR = 2e-2, 2e-3
+BLOCK = 500  # frames whose rotated components are in memory at once: 0.1 MB a frame
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Consecutive parts of so many frames, each of at most ``BLOCK``."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
 @dataclass
@@ -38,6 +44,16 @@ class Camera:
     scale: Array
     rotation: Array
     shift: Array
+
+    def select(self, frames: slice) -> "Camera":
+        """The cameras of some of the frames."""
+        return Camera(self.scale[frames], self.rotation[frames], self.shift[frames])
+
+    @classmethod
+    def join(cls, cameras: Sequence["Camera"]) -> "Camera":
+        """The cameras of all frames, of parts that follow each other."""
+        parts = ((camera.scale, camera.rotation, camera.shift) for camera in cameras)
+        return cls(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def project(self, shapes: Array) -> Array:
         """Shapes (n, 68, 3) or (68, 3) to points (n, 68, 2) in pixels."""
@@ -104,20 +120,33 @@ class FaceShape:
         identity_prior: float = IDENTITY_PRIOR,
         expression_prior: float = EXPRESSION_PRIOR,
     ) -> Track:
-        """Cameras, identity and expressions of the landmarks (n, 68, 2) of one subject, in pixels."""
-        n = len(points)
-        identity, expression = np.zeros(len(self.identity)), np.zeros((n, len(self.expression)))
+        """Cameras, identity and expressions of the landmarks (n, 68, 2) of one subject, in pixels.
+
+        Frames are taken block by block, so that memory hardly grows with their number.
+        """
+        identity, expression = np.zeros(len(self.identity)), np.zeros((len(points), len(self.expression)))
         for _ in range(rounds):
-            camera = find_cameras(points, self.shapes(identity, expression))
-            identity_basis = camera.rotate_basis(self.identity)  # (n, k, 136)
-            expression_basis = camera.rotate_basis(self.expression)  # (n, m, 136)
-            rest = (camera.unproject(points) - camera.rotate(self.mean)).reshape(n, -1)
-            target = rest - np.einsum("nm,nmd->nd", expression, expression_basis)
-            identity = _ridge(np.concatenate(identity_basis, 1).T, target.ravel(), identity_prior)
-            rest = rest - np.tensordot(identity, identity_basis.transpose(1, 0, 2), 1)
-            frames = zip(expression_basis, rest, strict=True)
-            expression = np.stack([_ridge(basis.T, frame, expression_prior) for basis, frame in frames])
-        return Track(camera, identity, expression)
+            cameras, matrix, vector = [], np.zeros((len(identity),) * 2), np.zeros(len(identity))
+            for frames in blocks(len(points)):
+                camera = find_cameras(points[frames], self.shapes(identity, expression[frames]))
+                rest = self._deviations(points[frames], camera)
+                expression_basis = camera.rotate_basis(self.expression)  # (n, m, 136)
+                target = rest - np.einsum("nm,nmd->nd", expression[frames], expression_basis)
+                design = np.concatenate(camera.rotate_basis(self.identity), 1).T  # (136 n, k)
+                matrix += design.T @ design
+                vector += design.T @ target.ravel()
+                cameras.append(camera)
+            identity = _solve(matrix, vector, identity_prior)
+            for frames, camera in zip(blocks(len(points)), cameras, strict=True):
+                identity_basis = camera.rotate_basis(self.identity).transpose(1, 0, 2)
+                rest = self._deviations(points[frames], camera) - np.tensordot(identity, identity_basis, 1)
+                pairs = zip(camera.rotate_basis(self.expression), rest, strict=True)
+                expression[frames] = [_ridge(basis.T, frame, expression_prior) for basis, frame in pairs]
+        return Track(Camera.join(cameras), identity, expression)
+
+    def _deviations(self, points: Array, camera: Camera) -> Array:
+        """What cameras leave to identity and expression, (n, 136)."""
+        return (camera.unproject(points) - camera.rotate(self.mean)).reshape(len(points), -1)
 
     def place(self, points: Array, numbers: Sequence[int], rounds: int = 6) -> Array:
         """The likeliest 68 landmarks (68, 2) of a face of which some points (k, 2) are given.
@@ -138,7 +167,12 @@ class FaceShape:
         If the driver has pupils, points 68 and 69, they keep their place between the lids.
         """
         motion, face = self.explain(driver[:, :68]), self.explain(source[:, :68])
-        points = motion.camera.project(self.shapes(face.identity, motion.expression))
+        points = np.concatenate(
+            [
+                motion.camera.select(frames).project(self.shapes(face.identity, motion.expression[frames]))
+                for frames in blocks(len(driver))
+            ]
+        )
         pupils = [
             carry(driver[:, 68 + k], driver[:, lids], points[:, lids])
             for k, lids in enumerate(LIDS[: driver.shape[1] - 68])
@@ -170,7 +204,12 @@ def carry(point: Array, before: Array, after: Array) -> Array:
 
 def _ridge(a: Array, b: Array, weight: float) -> Array:
     """Ridge regression: x that minimises |a x - b|² + weight |x|²."""
-    return np.linalg.solve(a.T @ a + weight * np.eye(a.shape[1]), a.T @ b).astype(np.float64)
+    return _solve(a.T @ a, a.T @ b, weight)
+
+
+def _solve(matrix: Array, vector: Array, weight: float) -> Array:
+    """The same of the normal equations: ``matrix`` aᵀa and ``vector`` aᵀb."""
+    return np.linalg.solve(matrix + weight * np.eye(len(matrix)), vector).astype(np.float64)
 
 
 def fit(tracks: Sequence[Array], rounds: int = 3) -> FaceShape:
@@ -224,12 +263,7 @@ def _principal(samples: Array, count: int) -> Array:
 
 def _refine(points: Array, tracks: Sequence[Track]) -> FaceShape:
     """The model that explains points (n, 68, 2) best, for given cameras, identities and expressions."""
-    cameras = [track.camera for track in tracks]
-    camera = Camera(
-        np.concatenate([c.scale for c in cameras]),
-        np.concatenate([c.rotation for c in cameras]),
-        np.concatenate([c.shift for c in cameras]),
-    )
+    camera = Camera.join([track.camera for track in tracks])
     identity = np.concatenate([np.tile(track.identity, (len(track.expression), 1)) for track in tracks])
     expression = np.concatenate([track.expression for track in tracks])
     rows = np.concatenate([np.ones((len(points), 1)), identity, expression], 1)

@@ -16,7 +16,7 @@ LEAST_SIDE = 256  # pixels of the side of an exported video, at least
 class Sound(NamedTuple):
     """The sound of a video that is written."""
 
-    samples: np.ndarray | None  # (samples,) float in [-1, 1], mono; None for none
+    samples: np.ndarray | None  # (samples,) int16 or float in [-1, 1], mono; None for none
     rate: int = video.SOUND_RATE  # Hz
 
 

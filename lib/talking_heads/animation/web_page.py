@@ -31,6 +31,7 @@ from talking_heads.animation.synthetic_video import MARK
 from talking_heads.config import Profile
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import PARTS, PUPIL, PUPIL_RADIUS
+from talking_heads.data.sound import to_int16
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import Networks
 from talking_heads.files import replacing, write_text
@@ -52,7 +53,7 @@ DECIMALS = 4  # of numbers in a page
 @dataclass(frozen=True)
 class Track:
     """What a page can play: landmarks (n, 68, 2) or (n, 70, 2) in pixels, frames a second, and sound
-    (samples,) float.
+    (samples,), int16 or float in [-1, 1].
     """
 
     points: np.ndarray
@@ -175,8 +176,7 @@ def track_of(track: Track) -> dict[str, Any]:
     sound = None
     if track.sound is not None:
         file = io.BytesIO()
-        samples = np.round(np.clip(track.sound, -1, 1) * 32767).astype(np.int16)
-        wavfile.write(file, track.rate, samples)
+        wavfile.write(file, track.rate, to_int16(track.sound))
         sound = to_base64(file.getvalue())
     return {"points": np.round(track.points, 2).tolist(), "fps": track.fps, "sound": sound}
 

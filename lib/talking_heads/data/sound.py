@@ -16,7 +16,9 @@ ALIGNED = 0.02  # seconds by which sound may deviate from the clock before it is
 
 
 def to_int16(sound: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1] as int16."""
+    """Samples in [-1, 1] as int16; int16 stays as it is."""
+    if sound.dtype == np.int16:
+        return sound
     return (np.clip(sound, -1, 1) * 32767).astype(np.int16)
 
 

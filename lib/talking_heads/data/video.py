@@ -356,7 +356,7 @@ def write(
     comment: str = "",
     rate: int = SOUND_RATE,
 ) -> None:
-    """Write frames (H, W, 3) uint8, with (samples,) float sound in [-1, 1] at ``rate`` Hz.
+    """Write frames (H, W, 3) uint8, with (samples,) sound, int16 or float in [-1, 1], at ``rate`` Hz.
 
     The suffix of the path determines the container. Lossless files have H.264 on RGB planes and FLAC, the
     others what browsers play: H.264 and AAC, or VP9 and Opus in a webm. ``comment`` is stored in the file's
@@ -392,10 +392,10 @@ def write(
 def _write_sound(
     container: av.container.OutputContainer, stream: av.AudioStream, sound: np.ndarray, rate: int
 ) -> None:
-    samples = to_int16(sound)
     resampler = av.AudioResampler(format=stream.format, layout="mono", rate=stream.rate)
-    for start in range(0, len(samples), 1024):
-        frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="s16", layout="mono")
+    for start in range(0, len(sound), 1024):
+        samples = to_int16(sound[start : start + 1024])
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = rate, start
         for resampled in resampler.resample(frame):
             container.mux(stream.encode(resampled))

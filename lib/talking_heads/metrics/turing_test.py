@@ -51,7 +51,7 @@ class ClipQuestion:
         frames = [cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC) for frame in self.frames]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"
-            write(path, frames, FPS, self.sound / 32768, lossless=False)
+            write(path, frames, FPS, self.sound, lossless=False)
             return path.read_bytes()
 
 

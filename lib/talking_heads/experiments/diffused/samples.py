@@ -139,5 +139,5 @@ class Sample:
     def save_clip(self, path: Path, number: int = 0) -> Path:
         """A clip as a video with its sound: the truth, and beside it the generated frames."""
         pair = np.concatenate([self.truth[number], self.generated[number]], 2)
-        sound = Sound(self.sounds[number][: len(pair) * HOP] / 32768)
+        sound = Sound(self.sounds[number][: len(pair) * HOP])
         return write_synthetic(path, pair, FPS, sound, "a true clip and, beside it, a generated one")
