@@ -1,5 +1,6 @@
 """``speak``: a photograph and a voice become a talking head."""
 
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -16,10 +17,12 @@ from talking_heads.animation.synthetic_video import is_ours
 from talking_heads.data import video
 from talking_heads.data.sound import to_int16
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
+from talking_heads.diffused import resumable
 from talking_heads.diffused.audio_encoder import build_encoder, embed_clip
 from talking_heads.diffused.audio_pretraining import SpeechReader
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
+from talking_heads.diffused.resumable import Generation
 from talking_heads.diffused.training import model_key
 from talking_heads.experiments.diffused import weights
 from talking_heads.files import Interrupted
@@ -71,7 +74,7 @@ def test_a_photograph_speaks(files, profile, models):
     assert len(result.frames) == 15 and result.fps == 25 and result.frames[0].shape == (256, 256, 3)
     heard, given = result.sound[:9600].astype(float), video.read(files / "voice.mkv").sound[:9600]
     assert np.corrcoef(heard, given)[0, 1] > 0.9
-    assert is_ours(out) and not (files / "out.mp4.partial").exists()
+    assert is_ours(out) and not list(files.glob("out.mp4.partial*"))
     face = load_identity(files / "out.mp4.face")
     assert face.image.shape == (32, 32, 3)
     assert face.card == {"person": "ada", "kind": "procedural speaker", "origin": "ada.png"}
@@ -152,6 +155,43 @@ def test_an_interrupted_generation_goes_on(files, profile, models, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
+def test_generated_frames_lie_in_a_file_and_not_in_memory(tmp_path, profile, monkeypatch):
+    """They are read from it one by one, so that memory does not grow with the clip."""
+    count, frame = 300, torch.zeros(1, 3, 32, 32)
+    monkeypatch.setattr(Generator, "talk", lambda self, *_: (frame + k % 2 for k in range(count)))
+    audio, partial = torch.zeros(1, count, 1, 1), tmp_path / "a.partial"
+    generation = Generation(Generator(None, profile.diffused), frame, audio, [0], "a test", partial)
+    tracemalloc.start()
+    levels = [int(image[5, 5, 0]) for image in generation.run()[0]]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert levels == [128, 255] * 150
+    assert peak < count * 32 * 32 * 3 / 3
+    generation.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_before_the_first_frame_leaves_nothing(files, profile, models, monkeypatch):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Generator, "talk", interrupted)
+    with pytest.raises(Interrupted, match="no frame is complete"):
+        speak.speak(request(files), profile, models, "cpu")
+    assert not list(files.glob("out.mp4.partial*"))
+
+
+def test_a_full_disk_is_stated_with_what_to_do(files, profile, models, monkeypatch):
+    def fail(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(resumable.os, "fsync", fail)
+    with pytest.raises(OSError, match=r"out\.mp4\.partial\.frames: cannot be written \(No space .*make room"):
+        speak.speak(request(files), profile, models, "cpu")
+
+
 def test_a_partial_result_of_other_inputs_is_not_used(files, profile, models):
     state = {"images": torch.zeros(3, 32, 32, 3, dtype=torch.uint8), "motion": torch.zeros(2, 3, 32, 32)}
     save_weights(files / "out.mp4.partial", state, {"key": "another"})
@@ -182,6 +222,7 @@ def test_a_partial_result_of_other_inputs_is_not_used(files, profile, models):
         ),
         ({"photo": None, "face": "voice.mkv"}, "not a safetensors file"),
         ({"out": "half.mp4"}, r"half\.mp4\.partial: is not a partial result of this command"),
+        ({"out": "raw.mp4"}, r"raw\.mp4\.partial\.frames: is not a partial result of this command"),
         ({"keep": "other.face"}, "other.face: exists and is the identity frame of 'ben'"),
     ],
 )
@@ -194,6 +235,7 @@ def test_unusable_input_is_refused_before_anything_is_written(files, profile, ch
     cv2.imwrite(str(files / "nobody.png"), np.zeros((64, 64, 3), np.uint8))
     np.savez(files / "nobody.npz", landmarks=np.full((1, 68, 2), np.nan))
     (files / "half.mp4.partial").write_text("something else")
+    (files / "raw.mp4.partial.frames").write_text("something else")
     video.write(files / "foreign.mp4", np.zeros((5, 32, 32, 3), np.uint8), 25.0)
     keep_identity(files / "large.face", IdentityFrame(np.zeros((48, 48, 3), np.uint8), CARD))
     keep_identity(

@@ -301,7 +301,8 @@ def test_an_interrupted_evaluation_goes_on_exactly(evaluation, tmp_path, monkeyp
     monkeypatch.setattr(Generator, "talk", ends_after_four(talk, KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         protocol.run(again, [row])
-    assert list(again.folder.glob("*.partial")) and not list(again.folder.glob("*.npy"))
+    names = sorted(path.name.partition(".")[2] for path in again.folder.iterdir())
+    assert names == ["partial", "partial.frames"]
     generated = []
 
     def record(*arguments):
@@ -312,21 +313,34 @@ def test_an_interrupted_evaluation_goes_on_exactly(evaluation, tmp_path, monkeyp
     monkeypatch.setattr(Generator, "talk", record)
     for speaker in protocol.run(again, [row]):
         assert np.array_equal(np.load(again.path(speaker, row)), np.load(evaluation.path(speaker, row)))
-    assert len(generated) == 10 - 4 and not list(again.folder.glob("*.partial"))
+    assert len(generated) == 10 - 4 and not list(again.folder.glob("*.partial*"))
 
 
-def test_a_killed_generation_goes_on_from_what_it_saved_on_the_way(evaluation, tmp_path, monkeypatch, capsys):
-    """An error that is no interrupt stands for the kill: nothing is saved then. Progress is shown."""
+@pytest.mark.parametrize(
+    "every, damage, left",
+    [(0.0, b"half of a frame", 10 - 4), (30.0, b"", 10), (0.0, None, 10)],
+    ids=["saved after every frame", "not saved yet", "the frames are lost"],
+)
+def test_a_killed_generation_goes_on_from_what_it_saved_on_the_way(
+    evaluation, tmp_path, monkeypatch, capsys, every, damage, left
+):
+    """An error that is no interrupt stands for the kill: nothing is saved then, and the file may have more
+    frames than the state beside it states. Progress is shown.
+    """
     protocol.run(evaluation)
     again, talk = dataclasses.replace(evaluation, runs=tmp_path), Generator.talk
-    monkeypatch.setattr(resumable, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(resumable, "SAVE_EVERY", every)
     monkeypatch.setattr(Generator, "talk", ends_after_four(talk, SystemError))
     with pytest.raises(SystemError):
         protocol.run(again, [protocol.OURS])
     monkeypatch.setattr(Generator, "talk", talk)
+    (frames,) = again.folder.glob("*.partial.frames")
+    with frames.open("ab") as file:
+        file.write(damage or b"")
+        file.truncate(0 if damage is None else file.tell())
     capsys.readouterr()
     chosen = protocol.run(again, [protocol.OURS])
-    assert "generating: 18/18 frames" in capsys.readouterr().out, "3 clips of 10 - 4 frames"
+    assert f"generating: {3 * left}/{3 * left} frames" in capsys.readouterr().out, "of 3 clips"
     for speaker in chosen:
         paths = [of.path(speaker, protocol.OURS) for of in (again, evaluation)]
         assert np.array_equal(*(np.load(path) for path in paths))

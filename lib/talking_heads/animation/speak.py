@@ -29,7 +29,7 @@ from talking_heads.data.windows import LENGTH
 from talking_heads.devices import choose
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.diffused.generation import Generator
-from talking_heads.diffused.resumable import Generation
+from talking_heads.diffused.resumable import Generation, frames_beside
 from talking_heads.files import Interrupted, appended, check_outputs, try_outputs
 from talking_heads.nn.weight_files import load_metadata
 
@@ -55,6 +55,7 @@ class Request:
 def speak(request: Request, profile: Profile, load_model: LoadModel, device_name: str = "auto") -> Path:
     """Generate a talking head of a photograph from sound alone, and write it as a video with that sound.
 
+    Frames lie in a file until the video is written, so that memory hardly grows with the sound.
     ``load_model(device)`` returns the trained generator, the audio encoder and their provenance. What an
     interrupted call has generated is kept beside the output, and the same call goes on. Raises ValueError and
     FileNotFoundError for unusable input before anything is written; :class:`Interrupted` states what is kept.
@@ -68,12 +69,13 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
     sound = read_speech(request.sound)
     device = choose(device_name)
     size = profile.diffused.clips.image_size
-    face = find_face(request, size, profile.diffused.clips.alignment, device)
+    face, count = find_face(request, size, profile.diffused.clips.alignment, device), -(-len(sound) // HOP)
+    try_outputs({"the partial result of --out": partial}, count * face.image.size)
     generator, encoder, metadata = load_model(device)
     if keep:
         keep_identity(keep, face)
     each_side = profile.diffused.conditions.audio_windows
-    audio = embed_clip(encoder, sound, -(-len(sound) // HOP), each_side, device)
+    audio = embed_clip(encoder, sound, count, each_side, device)
     identity = to_tensor(face.image[None], device)
     weights = f"{metadata.get('key')} {metadata.get('step')} {metadata.get('run')}"
     generation = Generation(generator, identity, audio[None], [request.seed], weights, partial)
@@ -85,7 +87,7 @@ def speak(request: Request, profile: Profile, load_model: LoadModel, device_name
         raise Interrupted(
             f"interrupted; {kept if generation.done else 'no frame is complete'}"
         ) from interrupt
-    spoken = Sound(sound / 32768, SOUND_RATE)
+    spoken = Sound(sound, SOUND_RATE)
     write_synthetic(request.out, frames, FPS, spoken, comment_of(face.card), request.mark)
     generation.clear()
     return request.out
@@ -117,11 +119,14 @@ def check_files(request: Request, keep: Path | None, partial: Path) -> None:
     video.container_of(request.out)
     outputs = {"--out": request.out} | ({"--keep": keep} if keep else {})
     sidecars = [sidecar for path in inputs if (sidecar := find_sidecar(path))]
-    check_outputs({**outputs, "the partial result of --out": partial}, [*inputs, *sidecars])
+    frames = frames_beside(partial)
+    temporary = {"the partial result of --out": partial, "the frames of --out": frames}
+    check_outputs({**outputs, **temporary}, [*inputs, *sidecars])
     try_outputs(outputs, 0)
     refuse_foreign(request.out)
-    if partial.exists() and not _is_partial(partial):
-        raise ValueError(f"{partial}: is not a partial result of this command; move it away")
+    for path in (partial, frames):
+        if path.exists() and not _is_partial(partial):
+            raise ValueError(f"{path}: is not a partial result of this command; move it away")
     person = request.person or (request.photo.stem if request.photo else None)
     if keep and has_content(keep) and (owner := person_of(keep)) != person:
         cause = "was not written by this command" if owner is None else f"is the identity frame of {owner!r}"
