@@ -54,7 +54,7 @@ from talking_heads.files import sha256
 from talking_heads.judges import faces
 from talking_heads.judges import use as judges
 from talking_heads.judges.verification import equal_error_rate
-from talking_heads.metrics import cross_fitting, images, inception, observer
+from talking_heads.metrics import cross_fitting, images, inception, observer, recogniser
 from talking_heads.metrics import distances as metrics
 from talking_heads.metrics.landmarks import landmark_error
 from talking_heads.metrics.observer import CHANCE, ObserverSettings, draw_triplets, observe
@@ -807,7 +807,7 @@ def real_profile(profile):
 JUDGED = {"CSIM-judge", "FD-judge", "KD-judge x 1000"}
 
 
-def test_the_judges_do_not_measure_real_people(evaluated, real_profile):
+def test_the_judges_do_not_measure_real_people(evaluated, profile, real_profile):
     """Without dlib their faces are not measured, and everything says what it needs."""
     paths = evaluated.paths
     frames, features = frame_metrics.measure(paths, methods.TABLE1, real=True)
@@ -816,6 +816,8 @@ def test_the_judges_do_not_measure_real_people(evaluated, real_profile):
     assert set(table["metric"]) == set(tables.METRICS) - JUDGED
     missing = table[table["metric"].isin(["CSIM-dlib", "landmark error", "mouth correlation"])]
     assert missing["value"].isna().all() and set(missing["needs"]) == {"./run_all.sh --with faces"}
+    captions = [tables.table1_caption(table, chosen, "weights") for chosen in (real_profile, profile)]
+    assert [caption.count(f"CSIM-dlib {recogniser.RELIABILITY}. ") for caption in captions] == [1, 0]
     shots = tuple(real_profile.protocol.shots)
     similarity, distance = metric_names(real=True)
     evidence = Evidence(frames, features, shots[1], None, None, None, shots, similarity, distance)

@@ -142,8 +142,9 @@ def test_engines_generate_the_frames_of_the_head(head_file, few, name):
     pytest.importorskip("openvino" if name == engines.OPENVINO else "onnxruntime")
     head = load_head(head_file)
     frames = head.drive(few.points)
-    other = engines.with_engine(head, name).drive(few.points)
-    assert other.shape == frames.shape and np.abs(other.astype(int) - frames).mean() < 4
+    computed, computing = engines.with_engine(head, name)
+    other = computed.drive(few.points)
+    assert computing == name and other.shape == frames.shape and np.abs(other.astype(int) - frames).mean() < 4
     assert head.network is None
 
 
@@ -159,7 +160,8 @@ def test_the_fastest_engine_that_passes_is_chosen(head_file, monkeypatch, capsys
     times = {head.head: 3.0, len: 1.0, abs: 2.0}
     monkeypatch.setattr(engines, "make_network", make_network)
     monkeypatch.setattr(engines, "seconds", lambda network, *_: times[network])
-    assert engines.with_engine(head, engines.AUTO).network is len
+    computed, name = engines.with_engine(head, engines.AUTO)
+    assert computed.network is len and name == engines.ONNX
     out = capsys.readouterr().out
     assert (
         "onnxruntime-int8: left out, int8 is not the same: SSIM 0.71" in out and "engine: onnxruntime" in out

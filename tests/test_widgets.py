@@ -20,6 +20,7 @@ from talking_heads.experiments.few_shot.identity_gap import difference_map, kept
 from talking_heads.few_shot.fine_tuning import set_up
 from talking_heads.few_shot.head import Head, feed_forward
 from talking_heads.few_shot.networks.build import build_networks
+from talking_heads.metrics import recogniser
 from talking_heads.widgets import panels
 from talking_heads.widgets.landmark_canvas import CANVAS_SIDE, LandmarkPanel
 
@@ -173,7 +174,7 @@ def test_an_engine_computes_the_frames_of_the_chosen_head(head, monkeypatch):
 
     def fake_engine(chosen, name):
         computed.append(name)
-        return dataclasses.replace(chosen, network=lambda y: torch.ones(len(y), *y.shape[1:]))
+        return dataclasses.replace(chosen, network=lambda y: torch.ones(len(y), *y.shape[1:])), "onnxruntime"
 
     monkeypatch.setattr(panels, "with_engine", fake_engine)
     monkeypatch.setattr(panels, "check_engine", lambda name: None)
@@ -181,12 +182,35 @@ def test_an_engine_computes_the_frames_of_the_chosen_head(head, monkeypatch):
     white = panel.result.value
     panel.sliders["yaw"].value = 25
     assert panel.result.value == white and computed == ["auto"], "set up once"
-    assert panels.DrivePanel(head).result.value != white and computed == ["auto"]
 
 
-def test_an_unknown_engine_is_refused(head):
+def test_the_engine_that_was_chosen_first_computes_the_other_heads(heads, monkeypatch):
+    """Another one is chosen where its frames differ from those of a head."""
+    computed, differing = [], []
+
+    def fake_engine(head, name):
+        computed.append((head.card["epoch"], name))
+        if name != "auto" and head.card["epoch"] in differing:
+            raise ValueError("int8 differs too much from fp32")
+        return head, "onnxruntime-int8"
+
+    monkeypatch.setattr(panels, "with_engine", fake_engine)
+    monkeypatch.setattr(panels, "check_engine", lambda name: None)
+    panel = panels.DrivePanel({"a": heads}, engine="auto")
+    differing.append(0)
+    for epoch in (1, 0, 1):
+        panel.epoch.value = epoch
+    int8 = "onnxruntime-int8"
+    assert computed == [(2, "auto"), (1, int8), (0, int8), (0, "auto")]
+    with pytest.raises(ValueError, match="differs too much"):
+        panels.DrivePanel({"a": {0: heads[0]}}, engine=int8)
+
+
+def test_an_unknown_engine_is_refused(head, tmp_path):
     with pytest.raises(ValueError, match="'fast' is no engine"):
         panels.DrivePanel(head, engine="fast")
+    with pytest.raises(ValueError, match="'fast' is no engine"):
+        panels.UploadPanel(tmp_path, None, None, EXAMPLE, engine="fast")
 
 
 @pytest.mark.timing
@@ -288,9 +312,27 @@ def test_landmarks_of_uploaded_photographs_are_detected(history, heads, photogra
     assert learner.names == [["0.png", "1.png"]]
     assert len(list(tmp_path.rglob("[01].png"))) == 2, "in the folder, whatever their names"
     assert not panel.note.value
-    gap, drive = panel.below.children[0].children
+    gap, note, drive = panel.below.children[0].children
     assert gap.view.strip.images[1].value and gap.shots.options == (len(heads[0].images),)
-    assert drive.epoch.options == (0, 1, 2)
+    assert drive.epoch.options == (0, 1, 2) and drive.engine == "pytorch"
+    assert not note.value, "faces of procedural speakers are measured by a judge"
+
+
+def test_heads_of_uploads_are_computed_by_the_engine_of_the_panel(
+    history, heads, photographs, tmp_path, monkeypatch
+):
+    """The reliability of dlib stands below scores that it has measured."""
+    names = []
+    monkeypatch.setattr(panels, "check_engine", lambda name: None)
+    monkeypatch.setattr(panels, "with_engine", lambda head, name: names.append(name) or (head, name))
+    scores = {epoch: {recogniser.CSIM: values["SSIM"]} for epoch, values in history.scores.items()}
+    of_dlib = dataclasses.replace(history, scores=scores)
+    learner = Learner(of_dlib, heads)
+    panel = panels.UploadPanel(tmp_path, learner, lambda frames: None, EXAMPLE, engine="onnxruntime")
+    panel.upload.value = photographs
+    _, note, drive = panel.below.children[0].children
+    assert drive.engine == "onnxruntime" and names == ["onnxruntime"]
+    assert recogniser.RELIABILITY in note.value
 
 
 def test_an_unreadable_upload_is_reported(history, heads, tmp_path):

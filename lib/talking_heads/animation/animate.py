@@ -110,13 +110,12 @@ def animate(
                 "origin": ", ".join(photo.name for photo in photos),
                 "weights": metadata["commit"],
             }
-            if detect is not None and not all(map(find_sidecar, photos)):  # not for the driver alone
-                card["landmarks"] = detector_name(detect)
+            card |= detection_of(photos, detect)
             head = learn(nets, few, profile, keep, card)
         else:
             try_outputs(outputs, video_bytes)
         print(f"driving it through {len(driver.points)} frames", flush=True)
-        head = with_engine(head, request.engine, BATCH)
+        head, _ = with_engine(head, request.engine, BATCH)
         points = motion_for(head, driver, adapt=not request.raw, smooth=not request.raw)
         return export(request.out, render(head, points), driver, head.card, mark=request.mark)
     except KeyboardInterrupt as interrupt:
@@ -153,6 +152,11 @@ def detector_for(paths: Sequence[Path], device: str | torch.device = "cpu") -> D
     if all(map(find_sidecar, paths)):
         return None
     return make_detector(device, quiet=False)
+
+
+def detection_of(paths: Sequence[Path], detect: Detect | None) -> dict[str, str]:
+    """What a card says of the landmarks of files: which detector found them, nothing where all have some."""
+    return {"landmarks": detector_name(detect)} if detect and not all(map(find_sidecar, paths)) else {}
 
 
 def optional_detector(device: str | torch.device = "cpu") -> Detect | None:

@@ -34,21 +34,22 @@ PACKAGES = {name: ("onnx", "onnxscript", name.partition("-")[0]) for name in ENG
 REPETITIONS = 3  # of a measurement, of which the fastest counts
 
 
-def with_engine(head: KeptHead, name: str, batch: int = 1) -> KeptHead:
-    """The head, computed by an engine; "auto" is the fastest one here for so many frames at once.
+def with_engine(head: KeptHead, name: str, batch: int = 1) -> tuple[KeptHead, str]:
+    """The head, computed by an engine, and the engine's name; "auto" is the fastest one here for so many
+    frames at once.
 
     A head on a GPU stays with PyTorch. Raises ValueError for an unknown engine, where its package is missing,
     and where its frames differ from those of the head (:func:`export.check_frames`).
     """
     check_engine(name)
     if name == PYTORCH or head.head.psi.device.type != "cpu":
-        return dataclasses.replace(head, network=None)
+        return dataclasses.replace(head, network=None), PYTORCH
     if name == AUTO:
         name, network = choose_engine(head, batch)
         print(f"engine: {name}", flush=True)
     else:
         network = make_network(head, name)
-    return dataclasses.replace(head, network=network)
+    return dataclasses.replace(head, network=network), name
 
 
 def check_engine(name: str) -> None:

@@ -91,6 +91,13 @@ def similarity_metric(real: bool) -> str:
     return SIMILARITIES[real]
 
 
+def reliability(real: bool) -> str:
+    """A sentence for captions on how well the identity similarity of ``real`` people separates them; "" of
+    procedural speakers.
+    """
+    return f"{recogniser.CSIM} {recogniser.RELIABILITY}." if real else ""
+
+
 def similarity_in(columns: Iterable[str]) -> str:
     """The name of the identity similarity in a table with these columns."""
     return similarity_metric(recogniser.CSIM in list(columns))

@@ -17,6 +17,8 @@ from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import KeptHead
 from talking_heads.data.prepare_video import read_source
 from talking_heads.data.shared_detector import Detect
+from talking_heads.judges.faces import reliability
+from talking_heads.metrics import recogniser
 from talking_heads.widgets.landmark_canvas import CANVAS_SIDE, LandmarkPanel, PointCanvas, failure
 
 PICTURE_SIDE = 160  # pixels
@@ -131,14 +133,14 @@ class DrivePanel(widgets.VBox):
     """A head driven live, by sliders for its pose or by landmarks that can be dragged.
 
     ``heads`` is one head, or heads by name and epoch, of which one is chosen; ``engine`` computes it, see
-    :func:`with_engine`. The panel shows the frame rate: from the event through landmarks and canvas to the
-    generated frame.
+    :func:`with_engine`. What "auto" chooses for the first head computes the others, too. The panel shows the
+    frame rate: from the event through landmarks and canvas to the generated frame.
     """
 
     def __init__(self, heads: KeptHead | Mapping[str, Mapping[int, KeptHead]], engine: str = PYTORCH):
         check_engine(engine)
         self.heads = {"": {0: heads}} if isinstance(heads, KeptHead) else heads
-        self.engine = engine
+        self.requested = self.engine = engine
         self.computed: dict[tuple[str, int], KeptHead] = {}  # those that were chosen, with the engine
         first_heads = {name: next(iter(by_epoch.values())) for name, by_epoch in self.heads.items()}
         self.rigs = {name: FaceRig.fit(head.points) for name, head in first_heads.items()}
@@ -167,12 +169,21 @@ class DrivePanel(widgets.VBox):
     def _drive(self, points: np.ndarray, start: float) -> None:
         chosen = self.name.value, self.epoch.value
         if chosen not in self.computed:
-            head = self.heads[self.name.value][self.epoch.value]
-            self.computed[chosen] = head if self.engine == PYTORCH else with_engine(head, self.engine)
+            self.computed[chosen] = self._with_engine(self.heads[self.name.value][self.epoch.value])
         head = self.computed[chosen]
         self.result.value = png(head.drive(points[None])[0], CANVAS_SIDE)
         self.seconds.append(time.perf_counter() - start)
         self.rate.value = f"{1 / np.median(self.seconds[-TIMED_FRAMES:]):.0f} frames per second"
+
+    def _with_engine(self, head: KeptHead) -> KeptHead:
+        """The head, computed by the engine; "auto" chooses again where the frames of its choice differ."""
+        try:
+            computed, self.engine = with_engine(head, self.engine)
+        except ValueError:
+            if self.engine == self.requested:
+                raise
+            computed, self.engine = with_engine(head, self.requested)
+        return computed
 
     def _pose(self, _=None) -> None:
         start = time.perf_counter()
@@ -243,6 +254,7 @@ class UploadPanel(widgets.VBox):
     Files are written into ``folder``. ``learn(paths)`` returns the history of a fine-tuning and its heads by
     epoch. Without a detector the landmarks of each photograph, or of the first frame of a video, are placed
     by hand first. Until something is uploaded, the panel offers the photograph ``example`` (H, W, 3).
+    ``engine`` computes the heads, as in :class:`DrivePanel`.
     """
 
     def __init__(
@@ -251,8 +263,10 @@ class UploadPanel(widgets.VBox):
         learn: Callable[[list[Path]], tuple[History, Mapping[int, KeptHead]]],
         detect: Detect | None,
         example: np.ndarray,
+        engine: str = PYTORCH,
     ):
-        self.folder, self.learn, self.detect = folder, learn, detect
+        check_engine(engine)
+        self.folder, self.learn, self.detect, self.engine = folder, learn, detect, engine
         self.upload = widgets.FileUpload(
             accept="image/*,video/*", multiple=True, description="photographs or a video"
         )
@@ -303,5 +317,8 @@ class UploadPanel(widgets.VBox):
     def _fine_tune(self, paths: list[Path]) -> widgets.Widget:
         history, heads = self.learn(paths)
         shots = len(next(iter(heads.values())).images)
-        name = "uploaded face"
-        return widgets.VBox([GapPanel({(name, shots): history}), DrivePanel({name: heads})])
+        name, note = "uploaded face", widgets.HTML()
+        if any(recogniser.CSIM in caption for caption in history.captions(0, max(history.epochs))):
+            note.value = f"<small>{reliability(real=True)}</small>"
+        drive = DrivePanel({name: heads}, self.engine)
+        return widgets.VBox([GapPanel({(name, shots): history}), note, drive])

@@ -22,6 +22,7 @@ from talking_heads.experiments.diffused.ablation_settings import (
 from talking_heads.experiments.diffused.clip_metrics import LMD, PER
 from talking_heads.experiments.diffused.protocol import OURS, frame_count
 from talking_heads.experiments.reference import is_plain, measured_table
+from talking_heads.judges.faces import reliability
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import write_table
 
@@ -43,9 +44,10 @@ def write(means: pd.DataFrame, profile: Profile, folder: Path) -> None:
     caption = (
         f"Ablations of Diffused Heads: {profile.diffused.protocol.ablation_steps} steps each, from the same "
         "weights, which were trained with the baseline's setting; settings of generation are not trained. "
-        "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings."
+        "Intervals are over identities; seed_sd, of several seeds, is the deviation between trainings. "
+        + reliability(profile.data.real)
     )
-    write_table(means, means.round(4), folder / "tables", TABLE, caption)
+    write_table(means, means.round(4), folder / "tables", TABLE, caption.strip())
 
 
 def chosen_settings(only: Sequence[str]) -> list[Setting]:

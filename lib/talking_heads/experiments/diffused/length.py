@@ -21,7 +21,7 @@ from talking_heads.experiments.diffused.ablations import ablations_of
 from talking_heads.experiments.diffused.evaluation import evaluation_of
 from talking_heads.experiments.diffused.protocol import OURS, Evaluation, Speaker
 from talking_heads.files import replacing
-from talking_heads.judges.faces import networks_digest, similarity_in
+from talking_heads.judges.faces import networks_digest, reliability, similarity_in
 from talking_heads.metrics.flow import flow_by_region
 from talking_heads.metrics.images import sharpness
 from talking_heads.metrics.statistics import mean_estimate
@@ -168,7 +168,8 @@ def length(profile: Profile, weights: str, data: Path, results: Path, device: to
     table = changes(rows)
     caption = (
         f"Clips of {section.long_seconds:g} seconds: the last of {PARTS} equal parts against the first, "
-        "intervals over identities. Identity similarity: difference; flow and sharpness: ratio."
+        "intervals over identities. Identity similarity: difference; flow and sharpness: ratio. "
+        + reliability(profile.data.real)
     )
-    write_table(table, table.round(3), folder, TABLE, caption)
+    write_table(table, table.round(3), folder, TABLE, caption.strip())
     return table

@@ -18,7 +18,7 @@ from talking_heads.experiments.few_shot.paper_numbers import (
 from talking_heads.experiments.few_shot.table1_rows import METRICS, Measured, MethodRows
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face
 from talking_heads.few_shot.networks.build import build_networks
-from talking_heads.metrics import recogniser
+from talking_heads.judges.faces import reliability
 
 VERSION = 1  # of Table 1's statistics: raised when the same frames give other values or intervals
 
@@ -97,13 +97,15 @@ def table1_caption(table: pd.DataFrame, profile: Profile, weights: str) -> str:
         paper = "the paper's numbers, each with a verdict"
     else:
         paper = "the paper's numbers, on other data or at another size: not comparable"
-    return (
-        f"Table 1, profile {profile.name}, on {corpus_name(profile)}. Square brackets: 95 % intervals over "
-        f"identities; round brackets: {paper}. X2Face is driven by the true frame, all others by its "
-        f"landmarks. USER-proxy: share of fakes that an observer network finds; chance is 0.33. "
-        + (f"{recogniser.CSIM} {recogniser.RELIABILITY}. " if profile.data.real else "")
-        + f"{weights}."
+    sentences = (
+        f"Table 1, profile {profile.name}, on {corpus_name(profile)}.",
+        f"Square brackets: 95 % intervals over identities; round brackets: {paper}.",
+        "X2Face is driven by the true frame, all others by its landmarks.",
+        "USER-proxy: share of fakes that an observer network finds; chance is 0.33.",
+        reliability(profile.data.real),
+        f"{weights}.",
     )
+    return " ".join(filter(None, sentences))
 
 
 def paper_lines(table: pd.DataFrame, metric: str, t: int) -> list[str]:
