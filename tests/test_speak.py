@@ -11,7 +11,7 @@ import torch
 from scipy.io import wavfile
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.animation import speak
+from talking_heads.animation import animate, speak
 from talking_heads.animation.identity_frames import IdentityFrame, keep_identity, load_identity
 from talking_heads.animation.synthetic_video import is_ours
 from talking_heads.data import video
@@ -82,6 +82,19 @@ def test_a_photograph_speaks(files, profile, models):
     with_mark, without = (np.stack(video.read(path).frames).astype(int) for path in (out, plain))
     difference = np.abs(with_mark - without)
     assert difference[:, -24:, :80].mean() > 8 > difference[:, :200].mean()
+
+
+def test_the_card_of_a_face_names_the_detector_of_its_landmarks(files, profile, models, monkeypatch):
+    landmarks = np.load(files / "ada.npz")["landmarks"]
+    (files / "ada.npz").unlink()
+
+    def detect(frames):
+        return landmarks, np.ones(len(frames), int)
+
+    detect.name = "a detector"
+    monkeypatch.setattr(animate, "make_detector", lambda *_, **__: detect)
+    speak.speak(request(files), profile, models, "cpu")
+    assert load_identity(files / "out.mp4.face").card["landmarks"] == "a detector"
 
 
 def test_a_kept_face_speaks_in_the_same_way(files, profile, models):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from talking_heads.animation.animate import detector_for, inspect
+from talking_heads.animation.animate import detection_of, detector_for, inspect
 from talking_heads.animation.head_files import check_kind
 from talking_heads.animation.identity_frames import (
     IdentityFrame,
@@ -167,11 +167,13 @@ def find_face(request: Request, size: int, alignment: str, device: torch.device)
             )
         return face
     assert request.photo is not None
-    image = crop_face(request.photo, size, alignment, detector_for([request.photo], device))
+    detect = detector_for([request.photo], device)
+    image = crop_face(request.photo, size, alignment, detect)
     card = {
         "person": request.person or request.photo.stem,
         "kind": request.kind,
         "origin": request.photo.name,
+        **detection_of([request.photo], detect),
     }
     return IdentityFrame(image, card)
 
