@@ -635,9 +635,14 @@ def test_cells_of_figures(evaluated):
 # -- devices --------------------------------------------------------------------------------------
 @pytest.fixture
 def gpu_beside(monkeypatch):
-    """A machine with a GPU, as far as its name."""
+    """A machine with a GPU, as far as its name; its settings are PyTorch's own before and after."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
+    yield
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
 
 
 def test_a_cpu_run_beside_a_gpu_stays_on_the_processor(evaluated, tmp_path, gpu_beside):
@@ -726,6 +731,17 @@ def test_an_error_in_a_thread_is_raised_and_nothing_more_is_begun(two_threads):
         if thread.name.startswith("item"):
             thread.join()
     assert len(begun) < 10 and torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "auto", "cpu"])
+def test_a_gpu_is_set_up_for_speed_wherever_it_is_chosen(gpu_beside, name):
+    """Chapters and jobs choose their device; what a CPU computes does not change."""
+    on_cpu = torch.backends.mkldnn.matmul.fp32_precision
+    chosen = choose(name)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = {cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32}
+    assert flags == {chosen.type == "cuda"} and (chosen.type == "cpu") == (name == "cpu")
+    assert torch.backends.mkldnn.matmul.fp32_precision == on_cpu
 
 
 def test_a_gpu_run_without_a_gpu_is_refused(monkeypatch):

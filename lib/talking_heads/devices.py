@@ -14,7 +14,10 @@ AT_ONCE = 8  # more networks would need too much memory
 
 
 def choose(device: str) -> "torch.device":
-    """The named device; "auto" is a GPU where there is one. Raises ValueError for one that is not there."""
+    """The named device; "auto" is a GPU where there is one, and is set up by :func:`prefer_speed`.
+
+    Raises ValueError for a device that is not there.
+    """
     import torch  # processes that only count cores do without it
 
     if device == "auto":
@@ -25,17 +28,18 @@ def choose(device: str) -> "torch.device":
         raise ValueError(f"device {device!r}: unknown; give auto, cpu or cuda") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this machine has no usable GPU; use --device cpu")
+    if chosen.type == "cuda":
+        prefer_speed()
     return chosen
 
 
-def prefer_speed(device: "torch.device") -> None:
-    """Let a GPU choose the quickest convolutions, and multiply what stays fp32 in TF32."""
+def prefer_speed() -> None:
+    """Let GPUs choose the quickest convolutions, and multiply what stays fp32 in TF32. CPUs do as before."""
     import torch
 
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def cores() -> int:

@@ -136,12 +136,10 @@ def stability(args: argparse.Namespace) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    from talking_heads.devices import choose, prefer_speed
+    from talking_heads.devices import choose
     from talking_heads.experiments.benchmark import benchmark as run_benchmark
 
-    device = choose(args.device)
-    prefer_speed(device)
-    run_benchmark(config.load(args.profile), args.results, device, args.quick)
+    run_benchmark(config.load(args.profile), args.results, choose(args.device), args.quick)
 
 
 def smoke_test(args: argparse.Namespace) -> None:

@@ -15,8 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from talking_heads.devices import prefer_speed
-
 BUCKET = 2**23  # elements of gradients that are sent at once
 TIMEOUT = timedelta(minutes=30)  # for the slowest rank, such as rank 0 while it generates samples
 
@@ -28,7 +26,6 @@ class RankLost(RuntimeError):
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started; yields the device of this one. Only rank 0 prints."""
-    prefer_speed(device)
     if not started_by_torchrun():
         yield device
         return
