@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from scalar_reads import ScalarReads
 from talking_heads import config
 from talking_heads.few_shot.fine_tuning import Ablation, batches, fine_tune, set_up
 from talking_heads.few_shot.networks.build import build_networks
@@ -82,6 +83,14 @@ def test_b_is_optimised_once_one_hinge_is_inactive(profile, nets, few, extractor
         tuning.discriminator.b.fill_(5.0)  # real frames score above +1: only the hinge of x̂ is active
     tuning.step(torch.arange(4))
     assert tuning.discriminator.b.item() < 5.0
+
+
+def test_a_step_reads_its_row_at_once(profile, nets, few, extractors):
+    """Reading a number waits for the device."""
+    tuning = set_up(nets, few.x, few.y, profile, extractors)
+    with ScalarReads() as reads:
+        row = tuning.step(torch.arange(4))
+    assert all(isinstance(value, float) for value in row.values()) and reads.count == 0
 
 
 def test_without_the_adversarial_term_the_discriminator_is_not_updated(profile, nets, few, extractors):

@@ -64,8 +64,9 @@ def discriminator_step(
     table = [p for optimiser in optimisers[1:] for group in optimiser.param_groups for p in group["params"]]
     average_gradients(parameters, table)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if torch.isfinite(norm):
-        for optimiser in optimisers:
+    step_if_finite(optimisers[0], norm)
+    for optimiser in optimisers[1:]:
+        if torch.isfinite(norm):  # SparseAdam waits for the device in any case
             optimiser.step()
     return {"dsc": loss, "r_real": r_real.mean(), "r_fake": r_fake.mean(), "d_grad_norm": norm}
 
@@ -116,9 +117,17 @@ def generator_step(
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     average_gradients(parameters, table)
     norm = nn.utils.clip_grad_norm_(parameters, CLIP)
-    if torch.isfinite(norm):  # else the alarm ends the training with the weights of the last step
-        optimiser.step()
+    step_if_finite(optimiser, norm)
     return terms | {"grad_norm": norm}
+
+
+def step_if_finite(optimiser: torch.optim.Optimizer, norm: Tensor) -> None:
+    """A step of a fused Adam, unless the norm () of the gradient is not finite; the device itself decides.
+
+    Without the step the alarm ends the training with the weights of the step before.
+    """
+    optimiser.found_inf = (~torch.isfinite(norm)).float()
+    optimiser.step()
 
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Adam:

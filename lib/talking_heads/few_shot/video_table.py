@@ -25,7 +25,7 @@ class VideoTable:
 
     def __init__(self, table: nn.Embedding, optimiser: torch.optim.SparseAdam, videos: int):
         self.weight, self.optimiser, self.videos = table.weight, optimiser, videos
-        self.changed = torch.zeros(len(self.weight), dtype=torch.bool)
+        self.changed = torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
         self.written = -1  # the step in which all rows were written; -1: they are those of the seed
         self.writing: tuple[int, Future] | None = None  # the same of the rows that are being written
         self.changed_since = torch.zeros_like(self.changed)  # that step
@@ -37,9 +37,9 @@ class VideoTable:
         return torch.arange(distributed.rank(), self.videos, distributed.ranks())
 
     def mark(self, rows: Tensor) -> None:
-        """Note that a step changes these rows."""
+        """Note that a step changes these rows. A GPU is not waited for."""
         for changed in (self.changed, self.changed_since):
-            changed[rows.cpu()] = True
+            changed.index_fill_(0, rows.to(changed.device), True)
 
     def _values(self, rows: Tensor) -> Tensor:
         """Rows with their moments, (3, n, N)."""
@@ -72,7 +72,7 @@ class VideoTable:
             path = folder / file_name(step, rank, ranks)
             self.writing = step, self.executor.submit(save_checkpoint, path, state)
             self.changed_since.zero_()
-        rows = self.changed.nonzero().ravel()
+        rows = self.changed.nonzero().ravel().cpu()
         state = {
             "videos": self.videos,
             "written": self.written,
