@@ -106,6 +106,22 @@ def profile():
     return config.load("smoke", {"few_shot.networks.precision": "fp32"})
 
 
+@pytest.fixture
+def few_steps(profile):
+    """For trainings in two processes, over a dozen steps."""
+    return profile.override(
+        {
+            "few_shot.meta_learning.steps": 12,
+            "few_shot.meta_learning.content_steps": 2,
+            "few_shot.meta_learning.batch_videos": 1,
+            "few_shot.losses.match_pulls": "both",
+            "few_shot.meta_learning.learning_rate": 5e-5,  # the paper's, with which differences grow slowly
+            "few_shot.meta_learning.discriminator_learning_rate": 2e-4,
+            "few_shot.meta_learning.table_learning_rate": 2e-4,
+        }
+    )
+
+
 @pytest.fixture(scope="session")
 def videos(profile):
     return RenderedVideos(profile.data.image_size)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.loader import Batches
 from talking_heads.data.speakers import clips as speaker_clips
 from talking_heads.data.windows import TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.diffusion import cosine_schedule, interpret, q_sample, training_target
@@ -29,6 +28,7 @@ from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.sections.diffused import Diffused, Sampling
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
+from talking_heads.training.rank_batches import RankBatches
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
@@ -135,7 +135,7 @@ class DiffusionLearner:
         )
         self.dataset = WindowDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
-        self.batches = Batches(self.dataset, device, workers)
+        self.batches = RankBatches(self.dataset, device, workers)
         self.settings = training_settings(profile, self.sections)
         weights = encoder_digest(self.encoder)
         self.key = digest(key_of(self.settings), weights)

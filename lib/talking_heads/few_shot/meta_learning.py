@@ -20,7 +20,6 @@ from talking_heads.config import Profile
 from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import to_tensor
 from talking_heads.data.landmarks import draw_all
-from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.networks.build import Networks, build_networks, grow
 from talking_heads.few_shot.updates import (
@@ -35,6 +34,7 @@ from talking_heads.few_shot.video_table import VideoTable
 from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
+from talking_heads.training.rank_batches import RankBatches
 from talking_heads.training.rows import read_row
 
 VERSION = 2  # of meta-learning: raised when the same settings give other weights
@@ -107,7 +107,7 @@ class MetaLearner:
         rank, ranks = distributed.rank(), distributed.ranks()
         self.dataset = EpisodeDataset(videos, EpisodeSettings.of_profile(profile), profile.seed, rank, ranks)
         self.names = names_digest(videos)
-        self.episodes = Batches(self.dataset, device, workers)
+        self.episodes = RankBatches(self.dataset, device, workers)
         self.settings = training_settings(profile)
         self.step, self.content_steps = 0, section.content_steps
         self.total = total_steps(profile, self.dataset) * (2 if variant == "ff" else 1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from talking_heads.data.loader import NoBatch
-from talking_heads.files import SIGTERM_STATUS, Interrupted
+from talking_heads.files import SIGTERM_STATUS, Interrupted, stating_full_disks
 from talking_heads.training import distributed
 from talking_heads.training.alarms import Alarm
 from talking_heads.training.checkpoints import (
@@ -70,8 +70,8 @@ def train(
     ``content.pt`` (after the content steps) and ``stats.jsonl`` (a row for each step) to ``folder``. Every
     ``watch_every`` steps the row also holds what ``watch(learner)`` returns. Raises :class:`Collapsed`,
     ValueError as :func:`restore` does, OSError where nothing can be saved, and :class:`Preempted` after
-    SIGTERM. Where a batch cannot be loaded, a training in one process saves its last step before it raises
-    :class:`NoBatch`.
+    SIGTERM. Where a batch cannot be loaded, in one of the ranks, the last step is saved before
+    :class:`NoBatch` is raised.
     """
     restore(learner, folder)
     main = distributed.is_main()
@@ -92,9 +92,8 @@ def train(
         while learner.step < until and not stop:
             try:
                 row = learner.train_step()
-            except NoBatch:
-                if distributed.ranks() == 1:  # with several, saving would wait for the others
-                    save(learner, folder, CHECKPOINT, writer)
+            except NoBatch:  # in all ranks at once
+                save(learner, folder, CHECKPOINT, writer)
                 raise
             if main and watch and learner.step % watch_every == 0:
                 row |= watch(learner) or {}

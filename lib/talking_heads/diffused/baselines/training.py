@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from talking_heads.config import Profile, digest
-from talking_heads.data.loader import Batches
 from talking_heads.data.sequences import SequenceDataset, Sequences, SequenceSettings
 from talking_heads.data.windows import TalkingClips
 from talking_heads.diffused.audio_encoder import embed_clip
@@ -35,6 +34,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.sections.diffused import Diffused
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
+from talking_heads.training.rank_batches import RankBatches
 from talking_heads.training.rows import read_row
 
 VERSION = 1  # raised when the same settings give other weights
@@ -139,7 +139,7 @@ class SequenceLearner(ABC):
         settings = SequenceSettings(batch, method.frames, self.section.conditions.audio_windows)
         self.dataset = SequenceDataset(clips, settings, profile.seed, distributed.rank())
         self.names = names_digest(clips)
-        self.batches = Batches(self.dataset, device, workers)
+        self.batches = RankBatches(self.dataset, device, workers)
         weights = encoder_digest(self.encoder)
         self.settings = training_settings(profile, self.variant)
         self.key = digest(key_of(self.settings), weights)

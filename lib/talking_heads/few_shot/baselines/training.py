@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from talking_heads.config import Profile
 from talking_heads.data.episodes import Episode, EpisodeDataset, EpisodeSettings, Videos
 from talking_heads.data.frames import Frames
-from talking_heads.data.loader import Batches
 from talking_heads.few_shot import losses
 from talking_heads.few_shot.baselines import pix2pixhd
 from talking_heads.few_shot.baselines.pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
@@ -27,6 +26,7 @@ from talking_heads.nn.weight_files import save_weights
 from talking_heads.training import distributed
 from talking_heads.training.checkpoints import check_videos, key_of, names_digest
 from talking_heads.training.distributed import average_gradients
+from talking_heads.training.rank_batches import RankBatches
 from talking_heads.training.rows import read_row
 
 VERSION = 2  # of both baselines: raised when the same settings give other weights or frames
@@ -161,7 +161,7 @@ class BaselineLearner:
         rank, ranks = distributed.rank(), distributed.ranks()
         self.dataset = EpisodeDataset(videos, settings, profile.seed, rank, ranks)
         self.names = names_digest(videos)
-        self.episodes = Batches(self.dataset, device, workers)
+        self.episodes = RankBatches(self.dataset, device, workers)
         self.settings = training_settings(profile, variant)
         self.step, self.content_steps = 0, 0  # shares no steps with another training
         self.total = total_steps(profile, self.dataset)
