@@ -1,8 +1,10 @@
-"""Processes of tests, and waiting for them."""
+"""Processes of tests, waiting for them, and limits of what they may use."""
 
 import multiprocessing
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from talking_heads.processes import PRELOAD
@@ -44,3 +46,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
 def wait_for_rows(log: Path, count: int) -> None:
     """Wait until a training has logged so many steps."""
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= count, 180)
+
+
+@contextmanager
+def limited(kind: int, most: int) -> Iterator[None]:
+    """At most so much of a resource of this process, as ``resource.RLIMIT_FSIZE``: the bytes of a file."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import resource
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from processes import limited
 from scipy import stats
 from talking_heads import config, devices
 from talking_heads.__main__ import main
@@ -346,6 +348,19 @@ def test_a_damaged_cell_is_named(evaluated, tmp_path, damage):
     error = f"{path.name}: a damaged cell of the evaluation .* delete it"
     with pytest.raises(ValueError, match=error), cells.opened_cell(path) as cell:
         dict(cell)
+
+
+def test_a_full_disk_is_stated_and_the_evaluation_goes_on(evaluated, tmp_path):
+    """Cells that were written before are kept."""
+    arguments = tmp_path, evaluated.store, evaluated.profile, methods.trivial(), [1, 4], torch.device("cpu")
+    paths = sorted(protocol.run_cells(*arguments))
+    for path in paths[1:]:
+        path.unlink()
+    kept = paths[0].stat().st_mtime_ns
+    message = r"\.npz: cannot be written \(File too large\); make room and run the same command again"
+    with limited(resource.RLIMIT_FSIZE, 1_000), pytest.raises(OSError, match=message):
+        protocol.run_cells(*arguments)
+    assert sorted(protocol.run_cells(*arguments)) == paths and paths[0].stat().st_mtime_ns == kept
 
 
 def draws(ablation, name):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import start, wait_for_rows
+from processes import limited, start, wait_for_rows
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
 from talking_heads.data.loader import Batches, NoBatch
 from talking_heads.data.store import Store
@@ -103,15 +103,11 @@ def test_few_files_are_open_at_any_number_of_videos(tmp_path):
     write_manifest(root, lines)
     write_videos(root, lines)
     dataset = EpisodeDataset(Store(root, "meta"), SETTINGS, seed=0)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
+    with limited(resource.RLIMIT_NOFILE, 256):
         for workers, count in ((0, dataset.batches_per_epoch), (1, 20)):
             batches = Batches(dataset, workers=workers)
             videos = {video for _ in range(count) for video in next(batches).i.tolist()}
             assert len(videos) == min(len(dataset.videos), count * SETTINGS.batch)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # -- a training with workers --------------------------------------------------------------------------

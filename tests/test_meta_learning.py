@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from processes import start, wait_for_rows
+from processes import limited, start, wait_for_rows
 from scalar_reads import ScalarReads
 from talking_heads.__main__ import main
 from talking_heads.data import episodes
@@ -481,13 +481,9 @@ def test_weights_without_a_checkpoint_are_not_trained_over(profile, begin, tmp_p
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(profile, videos, extractors, tmp_path):
     """The disk is full: the same command goes on, once there is room."""
     loop.train(make_learner(profile, videos, extractors), tmp_path, until=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"checkpoint.pt: step 2 cannot be saved .*make room .*goes on"):
-            loop.train(make_learner(profile, videos, extractors), tmp_path, until=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = r"checkpoint.pt: step 2 cannot be saved .*make room .*goes on"
+    with limited(resource.RLIMIT_FSIZE, 100_000), pytest.raises(OSError, match=message):
+        loop.train(make_learner(profile, videos, extractors), tmp_path, until=2)
     names = {path.name for path in tmp_path.iterdir() if not path.match("table-*")}
     assert names == {loop.CHECKPOINT, loop.LOG, "config.json"}
     resumed = loop.train(make_learner(profile, videos, extractors), tmp_path)

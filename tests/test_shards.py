@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import threading
@@ -16,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 from films import film as write_film
-from processes import start, wait_until
+from processes import limited, start, wait_until
 from talking_heads.__main__ import main
-from talking_heads.data import planning, prepare
+from talking_heads.data import detection, planning, prepare
 from talking_heads.data.manifest import INDEX, MANIFEST
 from talking_heads.data.planning import Settings
 from talking_heads.data.shared_detector import SharedDetector
@@ -87,11 +88,28 @@ def test_shards_joined_are_the_corpus_of_one_run(source, whole, tmp_path):
     assert len(prepare.merge(source, out, SETTINGS, "voxceleb2")) == 4 * IDENTITIES
 
 
+@pytest.mark.parametrize(
+    "most, message",
+    [(1_000, r"cannot be written \(.*\); make room.*finished videos are kept"),
+     (6_000, r"cannot be written \(File too large\); make room and run the same command again")],
+    ids=["frames", "manifest"],
+)  # fmt: skip
+def test_a_full_disk_is_stated_and_the_same_command_goes_on(source, whole, tmp_path, most, message):
+    """Full when a video's frames are written, or when lines are added to the manifest."""
+    out = tmp_path / "out"
+    prepare.prepare(source, out, SETTINGS, "voxceleb2", workers=1, quiet=True, shard=Shard(0, 8))
+    with limited(resource.RLIMIT_FSIZE, most), pytest.raises(OSError, match=rf"^{out}: {message}"):
+        prepare.prepare(source, out, SETTINGS, "voxceleb2", workers=1, quiet=True)
+    prepare.prepare(source, out, SETTINGS, "voxceleb2", workers=1, quiet=True)
+    assert_same_corpus(out, whole)
+
+
 def test_what_is_missing_is_named_by_its_shard(source, tmp_path, capsys):
     command = ["prepare", str(source), str(tmp_path / "out"), "--size", "16", "--frames-per-video", "4"]
     command += ["--layout", "voxceleb2", "--workers", "1", "--device", "cpu"]
     for shard in ("0/3", "2/3"):
         assert main([*command, "--shard", shard]) == 0
+        assert re.search(r"  preparing: (\d+)/\1 clips, .* 0\.0 min left\n", capsys.readouterr().out)
     assert main([*command, "--merge"]) == 2
     assert "videos are not prepared yet, of the shards 1/3; the first one is" in capsys.readouterr().err
     assert main([*command, "--shard", "1/3"]) == 0 and main([*command, "--merge"]) == 0

@@ -1,5 +1,6 @@
 """Writing files: they appear by rename, and never replace an input."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 SIGKILL_STATUS = 137  # of a program one of whose processes was killed
 SIGTERM_STATUS = 143  # of a program that SIGTERM ended after it had saved its state
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def stated_causes(lines: Iterable[str]) -> list[str]:
@@ -65,21 +67,35 @@ def target_of(path: Path) -> Path:
 
 
 @contextmanager
+def stating_full_disks(path: Path) -> Iterator[None]:
+    """Raises an OSError of a write that names no file again, with the file or folder and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK or error.filename is not None:
+            raise
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror}); make room and run the same command again"
+        ) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, which it replaces at the end; it is removed on an error.
 
     The name is random and new, so that no file of the user is changed; the suffix is that of ``path``. Links
-    are followed. Raises as :func:`target_of` does.
+    are followed. Raises as :func:`target_of` and :func:`stating_full_disks` do.
     """
     target = target_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        temporary.replace(target)
+        with stating_full_disks(path):
+            yield temporary
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

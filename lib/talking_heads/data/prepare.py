@@ -32,7 +32,7 @@ from talking_heads.data.shared_detector import BATCH, Detect, SharedDetector
 from talking_heads.data.sidecars import find_sidecar
 from talking_heads.data.sources import Unit, discover, place_of
 from talking_heads.devices import cores
-from talking_heads.files import write_text
+from talking_heads.files import stating_full_disks, write_text
 from talking_heads.processes import worker_pool
 from talking_heads.progress import Progress
 from talking_heads.shards import Shard
@@ -72,7 +72,7 @@ def prepare(
 
         detect = shared_detector(device)
     path = out / (part_name(shard) if shard else MANIFEST)
-    with locked(out, shard):
+    with locked(out, shard), stating_full_disks(out):
         if manifest_state(out) != state:  # another run has prepared some meanwhile
             before = plan(source, units, keys, out, settings)
         manifest = before.of_units if shard else before.manifest
@@ -105,7 +105,7 @@ def merge(source: Path, out: Path, settings: Settings, layout: str = "folder") -
     source, out = place_of(source), out.resolve()
     units = _units(source, out, layout)
     keys = {unit.key: fingerprint(unit, settings) for unit in units}
-    with locked(out):
+    with locked(out), stating_full_disks(out):
         manifest, todo, _ = plan(source, units, keys, out, settings)
         if todo:
             totals = {shard_of(path).total for path in parts(out)}

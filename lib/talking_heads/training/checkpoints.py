@@ -80,17 +80,17 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
     Raises OSError, which states what to do, where it cannot be written; the previous file remains.
     """
-    try:
-        with replacing(path) as temporary:
+    with replacing(path) as temporary:
+        try:
             torch.save(state, temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())  # a checkpoint that a crash of the machine empties replaces none
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-        cause = getattr(error, "strerror", None) or "is the disk full?"
-        raise OSError(
-            f"{path}: step {state['step']} cannot be saved ({cause}); make room and run the same command "
-            "again: it goes on from the checkpoint before"
-        ) from error
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+            cause = getattr(error, "strerror", None) or "is the disk full?"
+            raise OSError(
+                f"{path}: step {state['step']} cannot be saved ({cause}); make room and run the same command "
+                "again: it goes on from the checkpoint before"
+            ) from error
 
 
 class CheckpointWriter:

@@ -3,7 +3,6 @@
 Of several ranks all run it, and rank 0 writes.
 """
 
-import errno
 import json
 import math
 import os
@@ -28,7 +27,6 @@ from talking_heads.training.checkpoints import (
     record_settings,
 )
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 CHECKPOINT, CONTENT, LOG = "checkpoint.pt", "content.pt", "stats.jsonl"
 # losses in progress lines
 SHOWN = ("cnt", "l1", "adv", "fm", "mch", "dsc", "simple", "lips", "vlb", "phonemes", "mouth")
@@ -139,19 +137,6 @@ class Termination:
 
     def request(self, *_: object) -> None:
         self.requested = True
-
-
-@contextmanager
-def stating_full_disks(folder: Path) -> Iterator[None]:
-    """Raises an OSError of a write again, with the folder and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL_DISK or error.filename is not None:
-            raise
-        raise OSError(
-            f"{folder}: cannot be written ({error.strerror}); make room and run the same command again"
-        ) from error
 
 
 @contextmanager
