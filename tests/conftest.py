@@ -162,6 +162,25 @@ def bf16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
 
 
+def with_threads(count):
+    """This many threads of PyTorch, whatever the tests run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads():
+    yield from with_threads(2)
+
+
+@pytest.fixture
+def one_thread():
+    """One item is computed at a time, in order."""
+    yield from with_threads(1)
+
+
 @pytest.fixture
 def slowness():
     """The time of this machine over that of the reference machine, at least 1."""

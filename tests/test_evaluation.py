@@ -680,25 +680,6 @@ def test_a_cpu_run_beside_a_gpu_stays_on_the_processor(evaluated, tmp_path, gpu_
     pd.testing.assert_frame_equal(frames, expected)
 
 
-def with_threads(count):
-    """This many threads of PyTorch, whatever the tests run with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def two_threads():
-    yield from with_threads(2)
-
-
-@pytest.fixture
-def one_thread():
-    """One item is computed at a time, in order."""
-    yield from with_threads(1)
-
-
 def test_cells_do_not_depend_on_what_is_computed_at_once(evaluated, tmp_path, two_threads):
     rows = [m for m in evaluated.rows if m.name in (methods.AFTER, methods.PIX2PIXHD, methods.NO_MATCH)]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -168,21 +169,50 @@ def test_shards_of_an_evaluation_compute_all_cells(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in cells.rglob("*.npz")} == times
 
 
-def test_rates_of_observers_are_kept_as_long_as_frames_and_methods_are_the_same(tmp_path, monkeypatch):
-    """Also where no job trains them; a new time of a file changes nothing."""
+def interrupted(train_observer, trained, most):
+    """Training of observers that is interrupted once there are so many ``trained`` ones."""
+
+    def train(*arguments):
+        if len(trained) == most:
+            raise KeyboardInterrupt
+        trained.append(train_observer(*arguments))
+        return trained[-1]
+
+    return train
+
+
+def test_rates_of_observers_are_kept_as_long_as_frames_and_methods_are_the_same(
+    tmp_path, monkeypatch, capsys, one_thread
+):
+    """Also where no job trains them; a new time of a file changes nothing. An interrupted job goes on."""
     places = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results")]
     assert main([*places, "meta-learn", *SMOKE, "--variant", "ft"]) == 0
     profile = config.load("smoke", {"protocol.shots": [1, 4], "protocol.small_shots": [1]})
     where = tmp_path / "data", tmp_path / "results", torch.device("cpu")
     evaluation = Evaluation.of_profile(profile, "scratch", *where)
     folder = tmp_path / "results/smoke/runs/observers"
-    first = evaluation.observer_rates()
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(observer, "train_observer", interrupted(observer.train_observer, trained, 2))
+        with pytest.raises(KeyboardInterrupt):
+            evaluation.observer_rates()
+        for thread in threading.enumerate():  # one may have begun another observer
+            if thread.name.startswith("item"):
+                thread.join()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(observer, "train_observer", interrupted(observer.train_observer, trained, 99))
+        first = evaluation.observer_rates()
+    assert re.search(r"  training observers: 6/6 observers, .* min left", capsys.readouterr().out)
+    assert len(trained) == 6, "none of them twice"
+    assert len(list(folder.iterdir())) == 1, "nothing of single observers"
     for cell in evaluation.table1():
         cell.touch()
     pd.testing.assert_frame_equal(evaluation.observer_rates(), first, check_dtype=False)
     assert len(list(folder.iterdir())) == 1
     monkeypatch.setattr(observer, "VERSION", observer.VERSION + 1)
-    evaluation.observer_rates()
+    again = evaluation.observer_rates()
+    pd.testing.assert_frame_equal(again, first)
     assert len(list(folder.iterdir())) == 2
 
 

@@ -252,7 +252,7 @@ def add_evaluating(commands: Subcommands) -> None:
     )
 
     text = "train observers on the frames of Table 1, and measure how often they detect each method's fakes"
-    c = commands.add(observe, "observe", text, profile="laptop-full")
+    c = commands.add(observe, "observe", text, profile="laptop-full", resumes=True)
     c.add_argument("--weights", choices=WEIGHTS, help="the profile's default")
 
     text = "choose how heads are fine-tuned, or talking heads sampled, on validation identities"

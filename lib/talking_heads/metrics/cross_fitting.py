@@ -1,14 +1,18 @@
 """Observer networks in place of raters: trained, and cross-fitted over methods and identities."""
 
+import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, product
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from talking_heads import devices
+from talking_heads.files import write_text
+from talking_heads.progress import Progress
 
 FOLDS = 3  # of identities
 LEARNING_RATE = 2e-3
@@ -65,11 +69,13 @@ def cross_fit(
     test_only: Collection[str],
     identities: Iterable[str],
     device: str | torch.device,
+    folder: Path | None = None,
 ) -> list[tuple]:
     """The rows of ``test(group, training_groups, identities)`` of all groups and folds of identities.
 
-    Training groups are all others but those of ``test_only``. Raises ValueError for fewer than two groups to
-    train on, or fewer than two identities.
+    Training groups are all others but those of ``test_only``. In a ``folder`` the rows of every group and
+    fold are kept, and taken from there; progress is then reported. Raises ValueError for fewer than two
+    groups to train on, or fewer than two identities.
     """
     names, ordered = list(dict.fromkeys(groups)), sorted(identities)
     trainable = [name for name in names if name not in test_only]
@@ -80,9 +86,20 @@ def cross_fit(
             f"{len(ordered)}"
         )
 
+    parts = list(product(range(folds), names))
+    progress = Progress("training observers", len(parts), "observers") if folder else None
+
     def test_part(part: tuple[int, str]) -> list[tuple]:
         fold, group = part
-        return test(group, [name for name in trainable if name != group], ordered[fold::folds])
+        path = folder / f"fold{fold}-group{names.index(group)}.json" if folder else None
+        if path and path.exists():
+            rows = [tuple(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        else:
+            rows = test(group, [name for name in trainable if name != group], ordered[fold::folds])
+            if path:
+                write_text(path, json.dumps(rows))
+        if progress:
+            progress.add(1)
+        return rows
 
-    parts = list(product(range(folds), names))
     return list(chain.from_iterable(devices.in_threads(test_part, parts, device)))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,7 @@ def observe(
     groups: Mapping[str, str] | None = None,
     real_groups: Collection[str] = (),
     settings: ObserverSettings = DEFAULT_SETTINGS,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """How often observers find each method's fakes: columns method, identity, USER-proxy and control.
 
@@ -193,9 +195,10 @@ def observe(
     never trained on. ``control`` is the rate at which the same observer finds the fakes of methods that it
     was trained on, in as many triplets of the same identity: near chance, it has learned nothing.
 
-    Raises ValueError for fewer than two groups to train on, or fewer than two identities.
+    In a ``folder`` for these frames and settings what was measured is kept, so that an interrupted experiment
+    goes on. Raises ValueError for fewer than two groups to train on, or fewer than two identities.
     """
     groups = {label: (groups or {}).get(label, label) for label in fakes}
     experiment = CrossFitting(fakes, reals, groups, settings)
-    rows = cross_fit(experiment.test, groups.values(), real_groups, reals, settings.device)
+    rows = cross_fit(experiment.test, groups.values(), real_groups, reals, settings.device, folder)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,5 +1,6 @@
 """The cells of Table 1 and of the ablations: what ``evaluate`` computes and chapters 05 and 06 read."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ class Evaluation:
         """USER-proxy of Table 1's frames: the columns of :func:`observer.observe`, and T. Empty in a profile
         without observers.
 
-        The rates are kept, and read as long as the frames are the same.
+        The rates are kept, and read as long as the frames are the same; those of every observer are, until
+        all are measured.
         """
         section = self.profile.protocol
         if not section.observer_steps:
@@ -76,12 +78,14 @@ class Evaluation:
         real = protocol.other_videos(corpora.store(self.profile, self.data, "test"), self.profile)
         fakes, groups = frame_metrics.fakes(cells, names)
         settings = observer.ObserverSettings(steps=section.observer_steps, device=self.device)
-        rates = observer.observe(fakes, real, groups, [methods.NEAREST], settings)
+        parts = path.with_suffix("")
+        rates = observer.observe(fakes, real, groups, [methods.NEAREST], settings, parts)
         method_and_t = rates["method"].str.split("@").str
         rates = rates.assign(T=method_and_t[1].astype(int), method=method_and_t[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             rates.to_csv(temporary, index=False)
+        shutil.rmtree(parts)
         return rates
 
     def embeddings(self) -> Tensor:
