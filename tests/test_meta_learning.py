@@ -8,6 +8,7 @@ import math
 import resource
 import signal
 import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -43,6 +44,7 @@ from talking_heads.sections.few_shot import VARIANTS
 from talking_heads.training import checkpoints, lineage, loop
 from talking_heads.training.alarms import Alarm, Collapsed
 from talking_heads.training.checkpoints import (
+    BLOCK,
     CheckpointWriter,
     cut_log,
     load_checkpoint,
@@ -396,6 +398,20 @@ def test_columns_that_could_not_be_written_stop_the_training(tmp_path, monkeypat
     assert torch.equal(resumed.w.weight, table.w.weight)
 
 
+@pytest.mark.parametrize("content", [b"PK torn", None], ids=["torn", "missing"])
+def test_columns_that_cannot_be_read_are_named(tmp_path, content):
+    table = Table()
+    table.step(list(range(50)))
+    table.saved.state(tmp_path, 1)
+    state = table.saved.state(tmp_path, 2)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content) if content else path.unlink()
+    with pytest.raises(
+        ValueError, match=rf"{path.name}: the checkpoint .* bring it back, or move the folder"
+    ):
+        Table().saved.restore(state, tmp_path)
+
+
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(profile, videos, extractors, tmp_path):
     profile = override(profile, {"meta_learning.steps": 40, "meta_learning.content_steps": 6})
     whole = loop.train(make_learner(profile, videos, extractors), tmp_path / "whole")
@@ -445,6 +461,38 @@ def test_a_log_is_cut_before_a_step(tmp_path, rows):
         log.write_text("".join(lines) + '{"step": 2')
         cut_log(log, step)
         assert log.read_text() == "".join(lines[: max(0, step)])
+
+
+class CountedReads:
+    """A path whose files count the bytes that are read from them."""
+
+    total = 0
+
+    def __init__(self, path):
+        self.touch, self.stat, self.path = path.touch, path.stat, path
+
+    @contextmanager
+    def open(self, mode):
+        with self.path.open(mode) as self.file:
+            self.seek, self.tell, self.truncate = self.file.seek, self.file.tell, self.file.truncate
+            yield self
+
+    def readline(self):
+        line = self.file.readline()
+        self.total += len(line)
+        return line
+
+    def __iter__(self):
+        return iter(self.readline, b"")
+
+
+def test_of_a_long_log_little_is_read(tmp_path):
+    log = tmp_path / loop.LOG
+    log.write_text("".join(f'{{"step": {step}, "cnt": 0.25}}\n' for step in range(100_000)))
+    counted = CountedReads(log)
+    cut_log(counted, 70_000)
+    assert counted.total < 3 * BLOCK < log.stat().st_size / 100
+    assert log.read_text().splitlines()[-1] == '{"step": 69999, "cnt": 0.25}'
 
 
 def test_a_checkpoint_of_other_videos_is_refused(profile, videos, extractors, tmp_path):

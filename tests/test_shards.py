@@ -273,6 +273,24 @@ def test_several_detectors_work_at_the_same_time():
     wait_until(lambda: threading.active_count() <= before)
 
 
+@pytest.mark.parametrize(
+    "device, expected, batch",
+    [("cuda", ["cuda:0", "cuda:1"], 128), ("cuda:1", ["cuda:1"], 128), ("cpu", ["cpu"], 16)],
+)
+def test_every_visible_gpu_has_a_detector(monkeypatch, device, expected, batch):
+    made = []
+
+    def make_detector(device):
+        made.append(str(device))
+        return lambda frames: (np.zeros((len(frames), 68, 2), np.float32), np.ones(len(frames), int))
+
+    monkeypatch.setattr(detection, "make_detector", make_detector)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    shared = detection.shared_detector(device)
+    shared.close()
+    assert made == expected and shared.batch == batch
+
+
 def test_frames_of_several_clips_are_detected_together():
     batches = []
 
