@@ -25,13 +25,14 @@ from talking_heads.animation.face_shape import FaceShape
 from talking_heads.data import corpora, video
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.experiments import reference, run
-from talking_heads.experiments.benchmark import projected_days
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import trainings
+from talking_heads.experiments.projection import projections, timed_variant
 from talking_heads.experiments.run import Options, Places, make_run, resolve_weights, run_profile
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import save_weights
+from talking_heads.sections.few_shot import VARIANTS
 from talking_heads.workbook import runner
 from talking_heads.workbook.stages import Outcome, write_status
 
@@ -360,8 +361,9 @@ def test_a_measured_profile_has_expected_times_in_its_plan(tmp_path, capsys):
     options = Options(device="cpu", dry_run=True)
     run_profile(profile, options, places)
     assert "benchmark --profile voxceleb2-ft projects the days of its jobs" in capsys.readouterr().out
+    seconds = dict.fromkeys(map(timed_variant, VARIANTS), 2.0)
     rows = [("preparing", 8.0)] + [(f"fine-tuning, T = {t}", 20.0) for t in section.shots]
-    rows += [(row.quantity, row.value) for row in projected_days(profile, 2.0)]
+    rows += [(row.quantity, row.days) for row in projections(profile, seconds)]
     table = tmp_path / "r/voxceleb2-ft/tables/benchmark.csv"
     table.parent.mkdir(parents=True)
     pd.DataFrame(rows, columns=["quantity", "value"]).to_csv(table, index=False)

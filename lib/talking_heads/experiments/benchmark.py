@@ -4,15 +4,14 @@ Weights and pictures do not matter for time: networks are untrained, and a corpu
 for the loader.
 """
 
-import math
 import tempfile
 import time
 import tracemalloc
-from collections import abc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,8 @@ import torch
 from talking_heads.animation.engines import INT8, ONNX, OPENVINO
 from talking_heads.animation.export import INPUT, OUTPUT
 from talking_heads.config import Profile
-from talking_heads.config import load as load_profile
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
-from talking_heads.data.frame_files import write_frames
 from talking_heads.data.loader import Batches, worker_count
-from talking_heads.data.manifest import MANIFEST, manifest_line
 from talking_heads.data.planning import Settings, fingerprint
 from talking_heads.data.prepare_video import prepare_unit
 from talking_heads.data.sound import FPS
@@ -40,8 +36,9 @@ from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.experiments.few_shot.timing import Cases, untrained_extractors
 from talking_heads.experiments.few_shot.trainings import TRAININGS
+from talking_heads.experiments.projection import VIDEOS, projections
+from talking_heads.experiments.random_corpora import CLIPS_EACH, random_corpus, write_tiny_corpus
 from talking_heads.few_shot.head import FixedHead, Head
-from talking_heads.few_shot.meta_learning import MetaLearner
 from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.metrics.timing import Timing, clocks, flops_of, measure, peak_memory, rates
 from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, quantise, write_onnx
@@ -49,12 +46,7 @@ from talking_heads.nn.tracing import Traced
 from talking_heads.provenance import device_name
 from talking_heads.workbook.write_table import write_table
 
-VIDEOS = {"voxceleb1": 22_496, "voxceleb2": 145_569}  # of VoxCeleb1 and of VoxCeleb2's dev part
-CLIPS = {"voxceleb1": 153_516, "voxceleb2": 1_092_009}
 TABLE = "benchmark"
-LARGE = ("voxceleb1", "voxceleb2-ft", "voxceleb2-ff", "voxceleb2")
-FACE = 68  # landmarks
-DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,7 @@ class Row:
     value: float
     unit: str
     note: str = ""
+    on_eight: float | None = None  # the value on eight such devices, where it is projected
 
 
 @dataclass
@@ -87,11 +80,13 @@ class Bench:
         yield from self.loading()
         yield from self.preparing()
         yield from self.opening()
-        step = yield from self.meta_learning()
+        self.steps: dict[str, float] = {}  # seconds of a step by variant
+        yield from self.meta_learning()
+        yield from self.other_steps()
         yield from self.heads()
         if self.device.type == "cpu":
             yield from self.engines()
-        yield from projected_days(self.profile, step)
+        yield from self.projected_days()
         if not self.profile.data.real or self.profile.data.layout in TALKING_LAYOUTS:
             yield from self.talking()
 
@@ -132,17 +127,16 @@ class Bench:
         )
 
     def opening(self) -> Iterator[Row]:
-        """A corpus of VoxCeleb2's size: its manifest and index."""
-        videos = VIDEOS["voxceleb2"]
-        lines = write_manifest(self.folder / "large/prepared", videos, 7)
-        store = Store(self.folder / "large/prepared", "meta")  # makes the index
-        note = f"{videos:,} videos, {lines:,} lines of the manifest"
+        """A corpus of VoxCeleb2's size with frames of 8²: its manifest and index, and an episode's frames."""
+        root = write_tiny_corpus(self.folder / "large/prepared", VIDEOS["voxceleb2"])
+        store = Store(root, "meta")  # makes the index
+        note = f"{len(store):,} videos, {CLIPS_EACH * len(store):,} lines of the manifest"
         start = time.perf_counter()
-        store = Store(self.folder / "large/prepared", "meta")
+        store = Store(root, "meta")
         yield Row("opening the store", time.perf_counter() - start, "s", note)
         del store
         tracemalloc.start()
-        store = Store(self.folder / "large/prepared", "meta")
+        store = Store(root, "meta")
         yield Row("memory of the store", tracemalloc.get_traced_memory()[1] / 1e6, "MB", f"{note}, at most")
         tracemalloc.stop()
         numbers = np.random.default_rng(0).integers(len(store), size=100)
@@ -150,21 +144,35 @@ class Bench:
         for number in numbers:
             store.first_source(int(number))
         yield Row("first source of a video", (time.perf_counter() - start) * 10, "ms", note)
+        section, rng = self.profile.few_shot.meta_learning, np.random.default_rng(0)
+        frames = section.k_shot + section.targets
+        start = time.perf_counter()
+        for number in numbers:
+            store.read(int(number), rng.permutation(store.frame_count(int(number)))[:frames])
+        note = f"{frames} frames of {store.size}² with their landmarks"
+        yield Row("reading an episode", (time.perf_counter() - start) * 10, "ms", note)
 
-    def meta_learning(self) -> abc.Generator[Row, None, float]:
-        """A step with D, its operations, and its share of the device's peak; returns its seconds."""
+    def learner(self, variant: str) -> Any:
+        """A learner of the corpus of noise that trains with D from its first step."""
+        changes = {"few_shot.meta_learning.content_steps": 0, "few_shot.meta_learning.table_start": "random"}
+        training = TRAININGS[variant]
+        changed = self.profile.override({**changes, **training.overrides})
+        extractors = untrained_extractors(changed, self.device)
+        workers = worker_count(None, self.device)
+        return training.learner(
+            changed, variant, Store(self.corpus, "meta"), extractors, self.device, workers
+        )
+
+    def meta_learning(self) -> Iterator[Row]:
+        """A step with D, its operations, and its share of the device's peak."""
         precision = self.profile.few_shot.networks.precision
         peak = rates(self.device, precision, self.profile.data.image_size // 4).flops
         yield Row("peak arithmetic", peak / 1e12, "TFLOP/s", "a 3×3 convolution of 128 channels")
-        changed = self.profile.override(
-            {"few_shot.meta_learning.content_steps": 0, "few_shot.meta_learning.table_start": "random"}
-        )
-        extractors = untrained_extractors(changed, self.device)
-        store = Store(self.corpus, "meta")
-        learner = MetaLearner(changed, "ft", store, extractors, self.device, worker_count(None, self.device))
+        learner = self.learner("ft")
         flops = flops_of(learner.train_step)
         timing = self.time(learner.train_step)
-        batch = changed.few_shot.meta_learning.batch_videos
+        self.steps["ft"] = timing.median
+        batch = self.profile.few_shot.meta_learning.batch_videos
         rate = flops / timing.median
         yield Row(
             "meta-learning step", timing.median, "s", f"batch of {batch} episodes, {flops / 1e12:.3g} TFLOP"
@@ -172,7 +180,28 @@ class Bench:
         yield Row("meta-learning", 1 / timing.median, "steps/s")
         yield Row("meta-learning arithmetic", rate / 1e12, "TFLOP/s", f"{rate / peak:.0%} of the peak")
         yield Row("memory of meta-learning", timing.memory / 2**30, "GiB", "at most")
-        return timing.median
+
+    def other_steps(self) -> Iterator[Row]:
+        """Steps of the trainings that take another time."""
+        notes = {"no-match-one-shot": "K = 1", "pix2pixhd": "", "x2face": "the mean of its two stages"}
+        for variant, note in notes.items():
+            learner = self.learner(variant)
+            seconds = [self.time(learner.train_step).median]
+            if variant == "x2face":
+                learner.step = learner.total // 2
+                seconds.append(self.time(learner.train_step).median)
+            self.steps[variant] = sum(seconds) / len(seconds)
+            yield Row(f"step of {variant}", self.steps[variant], "s", note)
+            del learner  # before the next one takes memory
+
+    def projected_days(self) -> Iterator[Row]:
+        """Days of the large profiles' trainings on one device and on eight.
+
+        Eight take an eighth of the steps, each as long as one's: sending gradients is not measured.
+        """
+        for training in projections(self.profile, self.steps):
+            note = f"{training.steps:,} steps"
+            yield Row(training.quantity, training.days, "days", note, training.days / 8)
 
     def heads(self) -> Iterator[Row]:
         """Fine-tuning, from the time of its steps; and frames of a head."""
@@ -244,74 +273,6 @@ class Bench:
             yield Row(name, rate, "frames/s", note)
 
 
-def random_corpus(root: Path, profile: Profile, videos: int) -> Path:
-    """A prepared corpus of noise at a profile's size, with enough frames in each video for an episode."""
-    rng, size = np.random.default_rng(0), profile.data.image_size
-    frames = profile.few_shot.meta_learning.k_shot + profile.few_shot.meta_learning.targets
-    write_manifest(root, videos, 1, frames, size)
-    for number in range(videos):
-        folder = root / "meta" / identity_of(number) / f"{number:06d}"
-        folder.mkdir(parents=True)
-        coarse = rng.integers(0, 256, (frames, size // 8, size // 8, 3), np.uint8)
-        write_frames(folder, coarse.repeat(8, 1).repeat(8, 2))
-        points = rng.uniform(0.2 * size, 0.8 * size, (frames, FACE, 2)).astype(np.float32)
-        np.savez(folder / "track.npz", landmarks=points)
-    return root
-
-
-def identity_of(number: int) -> str:
-    """The identity of a video of the random corpora: as many videos each as in VoxCeleb2, on average."""
-    return f"id{number // 25:05d}"
-
-
-def write_manifest(root: Path, videos: int, clips: int, frames: int = 12, size: int = 8) -> int:
-    """A manifest of so many videos of so many clips; returns the number of its lines."""
-    root.mkdir(parents=True)
-    with (root / MANIFEST).open("w", encoding="utf-8") as log:
-        for number in range(videos):
-            line = {
-                "split": "meta",
-                "person": identity_of(number),
-                "video": f"{number:06d}",
-                "frames": frames,
-                "key": "benchmark",
-                "size": size,
-                "note": "",
-                "of": 200,
-                "fps": 25.0,
-                "square": [0.0, 0.0, 224.0],
-            }
-            for clip in range(clips):
-                source = f"../videos/{line['person']}/{line['video']}/{clip:05d}.mp4"
-                log.write(manifest_line({**line, "source": source}))
-    return videos * clips
-
-
-def projected_days(profile: Profile, seconds: float) -> Iterator[Row]:
-    """Days of the large profiles' trainings on one device and on eight, from the time of a step.
-
-    Profiles whose networks or batches differ from the measured ones are left out. Eight devices take an
-    eighth of the steps, each as long as one's: the time for sending gradients is not measured.
-    """
-    section = profile.few_shot
-    for name in LARGE:
-        large = load_profile(name)
-        other = large.few_shot
-        same = other.networks == section.networks and large.data.image_size == profile.data.image_size
-        if not same or other.meta_learning.batch_videos != section.meta_learning.batch_videos:
-            continue
-        batches = math.ceil(VIDEOS[large.data.layout] / other.meta_learning.batch_videos)
-        for variant in other.trainings.variants:
-            training = TRAININGS[variant]
-            whole = not training.small or other.trainings.small_share == 1
-            if whole and training.learner is MetaLearner:
-                steps = other.meta_learning.epochs * batches * (2 if variant == "ff" else 1)
-                days = steps * seconds / DAY
-                yield Row(
-                    f"{name}, {variant}", days, "days", f"{steps:,} steps; {days / 8:.1f} days on eight"
-                )
-
-
 def benchmark(profile: Profile, results: Path, device: torch.device, quick: bool) -> pd.DataFrame:
     """Measure, print every line as it comes, and write ``tables/benchmark.*`` of the profile."""
     rows = []
@@ -319,10 +280,9 @@ def benchmark(profile: Profile, results: Path, device: torch.device, quick: bool
     with tempfile.TemporaryDirectory() as folder:
         for row in Bench(profile, device, Path(folder), quick).rows():
             rows.append(row)
-            print(
-                f"  {row.quantity}: {row.value:.4g} {row.unit}{f' ({row.note})' if row.note else ''}",
-                flush=True,
-            )
+            on_eight = f"; on eight {row.on_eight:.4g}" if row.on_eight else ""
+            note = f" ({row.note})" if row.note else ""
+            print(f"  {row.quantity}: {row.value:.4g} {row.unit}{on_eight}{note}", flush=True)
     table = pd.DataFrame([vars(row) for row in rows])
     caption = (
         f"Benchmark of profile {profile.name} at {profile.data.image_size}² on {device_name(device)}, "
@@ -330,5 +290,7 @@ def benchmark(profile: Profile, results: Path, device: torch.device, quick: bool
         f"{', quick' if quick else ''}. Networks are untrained; days are projected from the step's time."
     )
     shown = table.assign(value=[f"{value:.4g}" for value in table["value"]])
+    shown["on eight devices"] = [f"{row.on_eight:.4g}" if row.on_eight else "" for row in rows]
+    shown = shown[["quantity", "value", "on eight devices", "unit", "note"]]
     write_table(table, shown, Path(results) / profile.name / "tables", TABLE, caption)
     return table

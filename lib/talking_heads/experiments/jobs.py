@@ -12,8 +12,9 @@ from talking_heads.data.manifest import MANIFEST
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import cores
 from talking_heads.diffused.audio_pretraining import encoder_path
-from talking_heads.experiments.benchmark import CLIPS, DAY, TABLE
+from talking_heads.experiments.benchmark import TABLE
 from talking_heads.experiments.few_shot.trainings import TRAININGS
+from talking_heads.experiments.projection import CLIPS, DAY, quantity
 from talking_heads.workbook.stages import Chapter, Job
 
 PREPARE, STABILITY, EVALUATE, OBSERVE, MEASURE = "prepare", "stability", "evaluate", "observe", "measure"
@@ -99,7 +100,7 @@ def expected_days(profile: Profile, results: Path) -> dict[str, float]:
     days = {
         training_job(variant): float(measured[row])
         for variant in profile.few_shot.trainings.variants
-        if (row := f"{profile.name}, {variant}") in measured
+        if (row := quantity(profile.name, variant)) in measured
     }
     seconds = [measured.get(f"fine-tuning, T = {t}", math.nan) for t in section.shots]
     days[EVALUATE] = section.test_videos * section.seeds * sum(seconds) / DAY

@@ -13,7 +13,7 @@ from talking_heads.config import OWN_PROFILES, Profile
 from talking_heads.data import corpora
 from talking_heads.data.sources import TALKING_LAYOUTS
 from talking_heads.devices import choose
-from talking_heads.experiments.benchmark import LARGE, TABLE
+from talking_heads.experiments.benchmark import TABLE
 from talking_heads.experiments.chapters import CAPTIONS, CHAPTERS, TITLE, VERDICTS, VERSIONS
 from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
@@ -21,6 +21,7 @@ from talking_heads.experiments.diffused.tables import PLAIN_PROFILE
 from talking_heads.experiments.few_shot import chapters as few_shot_chapters
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
+from talking_heads.experiments.projection import LARGE
 from talking_heads.experiments.reference import COMMITTED, PLAIN, is_plain
 from talking_heads.metrics.timing import slowness
 from talking_heads.nn.pretrained import (
