@@ -1,22 +1,29 @@
 """Jobs as arrays of shards, through submitit's local executor."""
 
 import os
+import re
 import signal
 import threading
 import time
 
+import fake_slurm
 import numpy as np
 import psutil
 import pytest
+import torch
+import yaml
 from films import film
+from processes import wait_for_rows
 from talking_heads import config
 from talking_heads.data import prepare
 from talking_heads.data.planning import Settings
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.experiments.run import Options, Places, run_profile
+from talking_heads.nn.weight_files import load_weights
 from talking_heads.shards import Shard
-from talking_heads.training import launch
+from talking_heads.training import launch, loop
 from talking_heads.workbook.cluster import (
+    MINUTES,
     PORTS,
     ClusterCommands,
     Command,
@@ -24,6 +31,7 @@ from talking_heads.workbook.cluster import (
     parse_options,
     port_of,
 )
+from talking_heads.workbook.jobs import start
 from talking_heads.workbook.stages import Job
 from test_shards import assert_same_corpus
 
@@ -83,6 +91,80 @@ def test_four_shards_of_which_one_is_ended_are_the_corpus_of_one_run(source, tmp
         f"  prepare {n}/4 done" for n in (1, 2, 3, 4)
     ]
     assert_same_corpus(out, tmp_path / "whole")
+
+
+# -- SLURM -----------------------------------------------------------------------------------------
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A SLURM of this machine; the folder of its scripts."""
+    folder = tmp_path / "slurm"
+    fake_slurm.install(folder)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    yield folder
+    fake_slurm.end_all(folder)
+
+
+def test_slurm_gets_an_array_with_the_sites_options(slurm, tmp_path):
+    site = parse_options("partition=gpu,gpus_per_node=8,cpus_per_task=64,nodes=2,account=lab")
+    commands, lines = ClusterCommands(cluster="slurm", site=site, shards=3, folder=tmp_path / "logs"), []
+    job = Job("evaluate", "", command=("evaluate", "--profile", "nowhere"), shards=True)
+    error = commands.execute(job, lines.append)
+    for shard in ("0/3", "1/3", "2/3"):
+        assert f"--shard {shard}: error: unknown profile 'nowhere'" in error
+    script = (slurm / "100.sbatch").read_text()
+    options = {"array=0-2%3", "partition=gpu", "gpus-per-node=8", "cpus-per-task=64", "account=lab"}
+    options |= {"signal=USR2@150", f"time={MINUTES}", "open-mode=append"}
+    assert options <= set(re.findall(r"^#SBATCH --(\S+)$", script, re.M)) and "--nodes=1" in script
+    assert commands.execute(Job("sizes", "", command=QUICK), lines.append) == ""
+    assert lines == ["  sizes 1/1 done"] and "--array" not in (slurm / "101.sbatch").read_text()
+
+
+LONG = {
+    "base": "smoke",
+    "description": "long enough for a signal",
+    "few_shot": {"meta_learning": {"steps": 60}},
+}
+TRAINING = ("meta-learn", "--profile", "long", "--variant", "ft", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a training that nothing disturbs, beside its corpus and its profile."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "profiles").mkdir()
+    (folder / "profiles/long.yaml").write_text(yaml.safe_dump(LONG), encoding="utf-8")
+    environment = {config.OWN_PROFILES: str(folder / "profiles"), "OMP_NUM_THREADS": "1"}
+    words = ["--data", str(folder / "data"), "--results", str(folder / "whole"), *TRAINING]
+    process = start(tuple(words), environment)
+    assert process.wait() == 0, process.stdout.read()
+    return folder, environment
+
+
+@pytest.mark.parametrize("cluster, number", [("local", signal.SIGTERM), ("slurm", signal.SIGUSR2)])
+def test_a_preempted_training_ends_as_one_that_nothing_disturbs(trained, slurm, tmp_path, cluster, number):
+    """The signal saves the step; the job is queued again and goes on from it."""
+    folder, environment = trained
+    commands = ClusterCommands(cluster=cluster, folder=tmp_path / "logs", environment=environment)
+    words = ("--data", str(folder / "data"), "--results", str(tmp_path / "parts"), *TRAINING)
+    log, lines, ended = tmp_path / "parts/long/runs/meta-ft" / loop.LOG, [], []
+
+    def preempt():
+        wait_for_rows(log, 5)
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [])[-len(words) :] == list(words):
+                os.kill(process.ppid(), number)  # submitit's process
+                ended.append(len(log.read_text().splitlines()))
+
+    thread = threading.Thread(target=preempt, daemon=True)
+    thread.start()
+    assert commands.execute(Job("train", "", command=words), lines.append) == ""
+    thread.join()
+    assert len(ended) == 1 and ended[0] < 60
+    assert any("resumed at step" in path.read_text() for path in (tmp_path / "logs").rglob("*.out"))
+    whole = folder / "whole/long/runs/meta-ft"
+    assert log.read_text() == (whole / loop.LOG).read_text()
+    weights = [load_weights(path / "weights.safetensors")[0] for path in (log.parent, whole)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_what_a_shard_says_ends_it_and_is_passed_on(tmp_path):
