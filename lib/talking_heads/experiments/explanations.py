@@ -31,8 +31,9 @@ def only_if(condition: object) -> None:
 
 
 def interval_text(value: float, low: float, high: float) -> str:
-    """A difference with its interval."""
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    """A difference with its interval, with four digits where it is small."""
+    digits = 4 if abs(value) < 0.01 else 3
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def explain(

@@ -170,8 +170,9 @@ def verdicts(table: pd.DataFrame) -> Figure:
     for name, bottom, (_, parts) in zip(names, bottoms, claims, strict=True):
         kinds = sorted(parts["part holds"].str.partition(":")[0], key=list(VERDICTS).index)
         for field, kind in enumerate(kinds):
-            place = {"left": field / len(kinds), "width": 1 / len(kinds), "color": VERDICTS[kind]}
-            axis.barh(bottom, **place, height=0.5, edgecolor="0.4", linewidth=0.5)
+            place = {"left": field / len(kinds), "width": 1 / len(kinds), "height": 0.5}
+            edge = "0.5" if VERDICTS[kind] == "white" else "white"
+            axis.barh(bottom, **place, color=VERDICTS[kind], edgecolor=edge, linewidth=1.2, clip_on=False)
         axis.text(0, bottom - 0.35, name, fontsize=9, in_layout=False)
         axis.text(1.02, bottom, parts["holds"].iloc[0].partition(":")[0], va="center", fontsize=9)
     axis.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(bottoms[-1] + 0.4, 0))

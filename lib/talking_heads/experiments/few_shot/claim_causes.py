@@ -78,8 +78,8 @@ def repaired_by_fine_tuning(data: Measurements, row: str) -> str:
     return (
         f"With {row} L′_CNT starts at {ablation.iloc[0]:.2f}, with the full model at {full.iloc[0]:.2f}. "
         f"After {steps[0] - 1} of {ablation.index[-1]} steps it reaches the start of the full model, and it "
-        f"ends at {end_of(ablation):.2f} against {end_of(full):.2f}. Fine-tuning adapts all of G, not only "
-        "ψ′, and makes up for more than half of the wrong start. The remaining difference to the full "
+        f"ends at {end_of(ablation):.2f} against {end_of(full):.2f}. Fine-tuning adapts all of G′, not only "
+        "ψ′, and makes up for more than half of the difference at the start. What remains of it to the full "
         f"model is {data.difference(data.similarity, row, methods.OURS)} in {data.similarity} and "
         f"{data.difference('SSIM', row, methods.OURS)} in SSIM."
     )
@@ -159,8 +159,8 @@ def x2face_trails_on_near_poses(data: Measurements) -> str:
     only_if(x2face.near < ours.near and sharpness < our_sharpness and error > our_error)
     return (
         f"X2Face's SSIM minus ours is {x2face.near - ours.near:+.3f} on the half of the frames nearest to "
-        f"the T frames and {x2face.far - ours.far:+.3f} on the other half: missing source pixels do not "
-        f"explain the difference. X2Face is less sharp ({sharpness:.2f} against {our_sharpness:.2f}) and "
+        f"the T frames and {x2face.far - ours.far:+.3f} on the other half: missing source pixels are "
+        f"not its only cause. X2Face is less sharp ({sharpness:.2f} against {our_sharpness:.2f}) and "
         f"less exact in pose (landmark error {error:.3f} against {our_error:.3f})."
     )
 
@@ -195,7 +195,7 @@ def distance_follows_similarity(data: Measurements) -> str:
     return (
         f"Over {len(pairs)} rows of Table 1, {distance_metric} and {similarity_metric} have a correlation of "
         f"{coefficient:+.2f}: a distance of features that separate identities ranks methods by identity "
-        f"similarity. Pix2pixHD has {data.distance(methods.PIX2PIXHD):.3f}, ours "
+        f"similarity. {distance_metric}: Pix2pixHD {data.distance(methods.PIX2PIXHD):.3f}, ours "
         f"{data.distance(methods.OURS):.3f}."
     )
 

@@ -88,7 +88,7 @@ def metrics_by_shots(table: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         axis.set_xlabel("training frames T" if row else "", fontsize=8)
     for axes_of_row, corpus in zip(axes, corpora, strict=True):
         axes_of_row[0].set_ylabel(f"{corpus} corpus", fontsize=8)
-        axes_of_row[-1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+        axes_of_row[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return figure
 
 
