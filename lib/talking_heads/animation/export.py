@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from talking_heads.animation.face_rig import FaceRig
 from talking_heads.animation.head_files import KeptHead, load_head
 from talking_heads.data.frames import to_image
-from talking_heads.diffused.diffusion import cosine_schedule
+from talking_heads.data.windows import Windows
+from talking_heads.diffused.diffusion import cosine_schedule, q_sample
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import Conditions, predict
 from talking_heads.few_shot.head import FixedHead
@@ -24,6 +25,7 @@ from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, import_opt
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 LEAST_SSIM = 0.99  # of exported frames to those of the head in fp32
+CALIBRATION, CALIBRATED = 8, 4  # batches that calibrate a step, and the windows of each
 LARGEST_ERROR = 0.02  # of an exported step: root mean square, relative to that of its output
 YAWS, MOUTHS = (-15, 0, 15), (0.0, 0.25)  # degrees and openings of the poses of the check
 INPUT, OUTPUT = "landmark_image", "frame"
@@ -163,10 +165,39 @@ def step_inputs(generator: Generator, batch: int = 4) -> dict[str, Tensor]:
     return {name: {**values, "t": t, "level": level}[name] for name in names}
 
 
-def export_step(generator: Generator, out: Path, target: str, metadata: dict) -> Check:
+def window_inputs(generator: Generator, encoder: nn.Module, windows: Windows, seed: int) -> dict[str, Tensor]:
+    """Inputs of a step, by name: noisy targets of windows at the time steps of the sampling, and what the
+    network is given with them.
+    """
+    sampling, random = generator.section.sampling, torch.Generator().manual_seed(seed)
+    schedule = cosine_schedule(generator.section.diffusion.steps, sampling.steps, sampling.spacing)
+    k = torch.randint(len(schedule), (len(windows.x_0),), generator=random)
+    noise = torch.randn(windows.x_0.shape, generator=random)
+    motion_noise = torch.randn(windows.motion.shape, generator=random)
+    with torch.no_grad():
+        audio = encoder(windows.sound)
+    return {
+        "x_t": q_sample(schedule, windows.x_0, k, noise),
+        "t": schedule.timesteps[k],
+        "identity": windows.identity,
+        "motion": windows.motion + sampling.motion_noise * motion_noise,
+        "audio": audio,
+        "level": torch.full((len(k),), sampling.motion_noise),
+    }
+
+
+def export_step(
+    generator: Generator,
+    out: Path,
+    target: str,
+    metadata: dict,
+    batches: Sequence[Mapping[str, Tensor]] = (),
+) -> Check:
     """Write a step of Diffused Heads as ONNX or for OpenVINO, with its schedule.
 
-    Raises ValueError, and writes nothing, where its output differs from that of the network.
+    With ``batches`` of inputs (:func:`window_inputs`) its network becomes int8: all but the last calibrate
+    it, and the last one checks it. Raises ValueError, and writes nothing, where its output differs from that
+    of the network.
     """
     check_name(out, target)
     check_outputs(outputs_of(out, target), [])
@@ -178,13 +209,15 @@ def export_step(generator: Generator, out: Path, target: str, metadata: dict) ->
         "timesteps": schedule.timesteps.tolist(),
         "alpha_bar": schedule.alpha_bar.tolist(),
     }
-    inputs = step_inputs(generator)
+    examples = step_inputs(generator)
+    *calibrating, unseen = batches or [examples]
 
     @torch.no_grad()
     def check(network: Callable[..., Tensor]) -> Check:
-        return check_output(step(*inputs.values()), network(*inputs.values()))
+        return check_output(step(*unseen.values()), network(*unseen.values()))
 
-    return write_checked(Exported(step, inputs, described, check), out, target)
+    calibration = [{name: value.numpy() for name, value in batch.items()} for batch in calibrating]
+    return write_checked(Exported(step, examples, described, check, calibration), out, target)
 
 
 # -- files ------------------------------------------------------------------------------------------

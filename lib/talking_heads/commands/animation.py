@@ -4,11 +4,16 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talking_heads import config
 from talking_heads.commands.options import AMOUNT, COUNT, NATURAL, WEIGHTS, Subcommands, add_video_options
 
-ENGINES = ("pytorch", "auto", "onnxruntime", "openvino", "onnxruntime-int8")
+if TYPE_CHECKING:
+    from talking_heads.animation.export import Check
+
+DENOISERS = ("pytorch", "auto", "onnxruntime", "openvino")  # engines of the denoising network
+ENGINES = (*DENOISERS, "onnxruntime-int8", "openvino-int8")  # of a head
 
 
 def animate(args: argparse.Namespace) -> None:
@@ -80,24 +85,44 @@ def speak(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     from talking_heads.animation import export as exporting
-    from talking_heads.experiments.diffused.weights import load_model
 
+    args.out = choose_output(args)
     if args.to == "web":
         print(f"written: {export_page(args)}")
         return
     if args.before or args.driver or args.runtime:
         raise ValueError("--before, --driver and --runtime are for --to web")
-    if args.head:
-        check = exporting.export_head(args.head, args.out, args.to, args.int8)
-    else:
-        if args.int8:
-            raise ValueError(
-                "--int8 is for heads: errors of a step add up over the steps and frames of a clip"
-            )
-        changes = {"diffused.sampling.distilled": True} if args.fast else {}
-        model = load_model(config.load(args.profile, changes), args.weights, args.results)
-        check = exporting.export_step(model.generator, args.out, args.to, {"run": model.metadata["run"]})
+    check = exporting.export_head(args.head, args.out, args.to, args.int8) if args.head else export_step(args)
     print(f"written: {args.out}; {check}")
+
+
+def choose_output(args: argparse.Namespace) -> Path:
+    """The file of an export: by default beside the head, where that replaces none (else ValueError)."""
+    from talking_heads.animation.export import FORMATS, outputs_of
+
+    if args.out:
+        return args.out
+    source = args.head or Path("diffusion_step")
+    out = source.with_suffix({**FORMATS, "web": ".html"}[args.to])
+    for path in outputs_of(out, args.to).values():
+        if path.exists():
+            raise ValueError(f"{path}: exists; name the file to write with --out")
+    return out
+
+
+def export_step(args: argparse.Namespace) -> "Check":
+    from talking_heads.animation import export as exporting
+    from talking_heads.experiments.diffused.clips import training_windows
+    from talking_heads.experiments.diffused.weights import load_model
+
+    profile = config.load(args.profile, {"diffused.sampling.distilled": True} if args.fast else {})
+    model, batches = load_model(profile, args.weights, args.results), []
+    if args.int8:
+        windows = training_windows(profile, args.data, exporting.CALIBRATION + 1, exporting.CALIBRATED)
+        inputs = partial(exporting.window_inputs, model.generator, model.encoder)
+        batches = [inputs(batch, seed) for seed, batch in enumerate(windows)]
+    metadata = {"run": model.metadata["run"]}
+    return exporting.export_step(model.generator, args.out, args.to, metadata, batches)
 
 
 def export_page(args: argparse.Namespace) -> Path:
@@ -155,16 +180,16 @@ def add_animation(commands: Subcommands) -> None:
     network.add_argument("--head", type=Path, help="a kept head")
     network.add_argument("--diffusion", action="store_true", help="the denoising network of the profile")
     c.add_argument("--to", choices=["onnx", "openvino", "web"], required=True)
-    c.add_argument(
-        "--out", type=Path, required=True, help="the file to write: .onnx, .xml for OpenVINO, .html"
-    )
+    text = "the file to write: .onnx, .xml for OpenVINO, .html; by default beside the head, with its name"
+    c.add_argument("--out", type=Path, help=text)
     c.add_argument(
         "--before", action="store_true", help="in a page, the head before its fine-tuning beside it"
     )
     c.add_argument("--driver", type=Path, help="a clip whose motion and sound a page plays")
     text = "the folder dist of onnxruntime-web, which a page contains; npm downloads it by default"
     c.add_argument("--runtime", type=Path, help=text)
-    c.add_argument("--int8", action="store_true", help="of a head, calibrated on its training frames")
+    text = "calibrated on a head's training frames, or on training windows; refused where it differs too much"
+    c.add_argument("--int8", action="store_true", help=text)
     c.add_argument("--fast", action="store_true", help="the distilled denoising network")
     c.add_argument("--weights", choices=WEIGHTS, default="reference", help="of the denoising network")
 
@@ -192,7 +217,7 @@ def add_animation(commands: Subcommands) -> None:
     )
     c.add_argument("--sampler", choices=["ddpm", "ddim", "dpm_solver"], help="the profile's by default")
     text = "that computes the network on a CPU; auto measures which is the fastest"
-    c.add_argument("--engine", choices=ENGINES[:-1], default=ENGINES[0], help=text)
+    c.add_argument("--engine", choices=DENOISERS, default=DENOISERS[0], help=text)
     c.add_argument(
         "--head-motion",
         type=AMOUNT,

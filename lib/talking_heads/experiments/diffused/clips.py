@@ -13,7 +13,7 @@ from talking_heads.config import Profile
 from talking_heads.data import corpora
 from talking_heads.data.episodes import PoolVideos
 from talking_heads.data.speakers.talking import evaluation_store, live_clips, talking_pool
-from talking_heads.data.windows import StoreClips, TalkingClips
+from talking_heads.data.windows import StoreClips, TalkingClips, WindowDataset, Windows, WindowSettings
 from talking_heads.diffused.audio_encoder import embed_clip
 from talking_heads.training import distributed
 
@@ -65,6 +65,20 @@ def clip_data(profile: Profile, root: Path, device: torch.device) -> ClipData:
         return ClipData(live, validation_clips(profile, root, device), live.metadata())
     pool = talking_pool("training", profile.diffused, root / "pools", device)
     return ClipData(PoolVideos(pool), validation_clips(profile, root, device), pool.metadata())
+
+
+def training_windows(profile: Profile, root: Path, batches: int, size: int) -> list[Windows]:
+    """Batches of windows of the training clips, for a CPU; rendered clips are rendered here, without a pool.
+
+    Raises what :func:`clip_data` does.
+    """
+    device, section = torch.device("cpu"), profile.diffused
+    clips: TalkingClips = live_clips(section, device)
+    if profile.data.real:
+        clips = _own_clips(profile, root, device, "meta")[0]
+    settings = WindowSettings(size, section.conditions.motion_frames, section.conditions.audio_windows)
+    dataset = WindowDataset(clips, settings, profile.seed)
+    return [dataset[number] for number in range(batches)]
 
 
 def _own_clips(profile: Profile, root: Path, device: torch.device, *splits: str) -> list[StoreClips]:
