@@ -16,10 +16,11 @@ import torch
 from safetensors import safe_open
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.animation import animate, face_shape, head_files, smoothing
+from talking_heads.animation import animate, engines, face_shape, head_files, smoothing
 from talking_heads.animation.face_rig import ANCHORS, FaceRig
 from talking_heads.animation.face_shape import FaceShape, carry, fit
 from talking_heads.data import crops, prepare, video
+from talking_heads.data.detection import DlibDetector
 from talking_heads.data.landmarks import draw, interocular, openings
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
 from talking_heads.data.store import Store
@@ -385,6 +386,25 @@ def test_animate_writes_a_video_with_sound_and_a_mark_and_a_head(clips, tmp_path
     assert difference[:, -24:, :80].mean() > 8 > difference[:, :200].mean()
 
 
+def test_animate_computes_with_an_engine(clips, kept, tmp_path, monkeypatch, capsys):
+    """The frames are those of PyTorch; "auto" says what it has chosen."""
+    pytest.importorskip("onnxruntime")
+    network = engines.make_network(head_files.load_head(kept[1]), engines.ONNX)
+    networks = {engines.PYTORCH: None, engines.ONNX: network}
+    monkeypatch.setattr(engines, "ENGINES", tuple(networks))
+    monkeypatch.setattr(engines, "make_network", lambda head, name: networks[name])
+    monkeypatch.setattr(engines, "seconds", lambda computed, *_: 1.0 if computed is network else 2.0)
+    frames = {}
+    for engine in (engines.PYTORCH, engines.ONNX, engines.AUTO):
+        out = tmp_path / f"{engine}.mp4"
+        inputs = ("--head", kept[1], "--driver", clips / "driver.mp4", "--engine", engine)
+        assert animate_command(*inputs, "--out", out) == 0
+        assert ("engine: onnxruntime" in capsys.readouterr().out) == (engine == engines.AUTO)
+        frames[engine] = np.stack(video.read(out).frames).astype(int)
+    assert len(frames[engines.ONNX]) == 20 and np.array_equal(frames[engines.ONNX], frames[engines.AUTO])
+    assert 0 < np.abs(frames[engines.ONNX] - frames[engines.PYTORCH]).mean() < 4
+
+
 def test_a_face_that_fills_its_photograph_keeps_its_size(source, smoke_profile, learn, tmp_path, monkeypatch):
     landmarks, size = source.landmarks[0], smoke_profile.data.image_size
     left, top = (landmarks.min(0) - 4).astype(int)
@@ -539,6 +559,18 @@ def test_animate_without_landmarks_and_detector_names_the_missing_weights(
     assert animate_command("--photo", photo, "--driver", clips / "driver.mp4", "--out", out) == 2
     assert "face-alignment" in capsys.readouterr().err and not out.exists()
     assert animate.optional_detector() is None
+
+
+@pytest.mark.dlib
+def test_dlib_detects_where_the_networks_of_face_alignment_are_missing(tmp_path, monkeypatch):
+    pytest.importorskip("dlib")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "a.png").touch()
+    detector = animate.detector_for([tmp_path / "a.png"])
+    assert isinstance(detector, DlibDetector)
+    assert animate.detection_of([tmp_path / "a.png"], detector) == {"landmarks": "dlib"}
+    np.savez(tmp_path / "a.npz", landmarks=np.zeros((1, 68, 2)))
+    assert animate.detection_of([tmp_path / "a.png"], detector) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The benchmark of a machine: its lines, and the days that it projects."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -52,6 +53,12 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
     }
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("openvino"):
         expected |= {f"a frame, {name}": "ms" for name in (ONNX, INT8, OPENVINO)}
+        rows = table.set_index("quantity")
+        eager = rows["value"]["a frame, PyTorch, fp32"]
+        for name in (ONNX, INT8, OPENVINO):
+            row = rows.loc[f"a frame, {name}"]
+            ratio = re.search(r"([\d.]+) times as fast as PyTorch in fp32", row["note"])[1]
+            assert float(ratio) == pytest.approx(eager / row["value"], rel=0.05)
     measured = dict(zip(table["quantity"], table["unit"], strict=True))
     assert measured.items() >= expected.items() and (table["value"] > 0).all()
     step, notes = table.set_index("quantity")["value"], table.set_index("quantity")["note"]

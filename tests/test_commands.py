@@ -140,6 +140,18 @@ def test_optional_packages_are_installed_once(checkout):
         checkout.run("--with", "nothing")
 
 
+def test_the_tests_have_all_optional_packages(checkout):
+    checkout.add_environment()
+    for name in extras():
+        (checkout.folder / f".venv/with-{name}").unlink()
+    calls = checkout.run("test", "-k", "a")
+    installed = [call for call in calls if "pip" in call]
+    assert [call[-len(extras()[name]) :] for call, name in zip(installed, extras(), strict=True)] == [
+        *extras().values()
+    ]
+    assert calls[-1][:3] == ["python", "-m", "pytest"]
+
+
 def test_jupyterlab_starts():
     process = subprocess.run(
         [sys.executable, "-m", "jupyter", "lab", "--version"], capture_output=True, text=True, check=True

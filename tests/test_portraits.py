@@ -1,5 +1,10 @@
 """Larger heads against smaller ones, at the size of the smaller."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +17,7 @@ from talking_heads.nn.feature_networks import SIDE
 from talking_heads.nn.perceptual import embedded_extractor
 
 CPU = torch.device("cpu")
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def test_the_profile_grows_by_one_level_from_the_one_that_it_names():
@@ -54,6 +60,18 @@ def test_heads_are_measured_at_the_size_of_the_smaller_ones(tmp_path):
         moved = smaller.override({"data.speakers.evaluation_fps": 12.0})
         corpora.ensure(moved, tmp_path)
         portraits.measure(larger, nets, moved, tmp_path, CPU)
+
+
+@pytest.mark.timing
+def test_the_first_chapter_shows_a_portrait_within_a_minute(tmp_path, slowness):
+    """The whole chapter, from the start of its kernel, on two cores."""
+    command = [sys.executable, "-m", "papermill", "00_start_here.ipynb", str(tmp_path / "00.ipynb")]
+    places = ["-p", "data", str(tmp_path / "data"), "-p", "results", str(tmp_path / "results")]
+    start = time.perf_counter()
+    process = subprocess.run([*command, *places], cwd=NOTEBOOKS, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert time.perf_counter() - start < 60 * slowness
+    assert list(tmp_path.glob("results/portrait/**/*.mp4"))
 
 
 def test_gains_are_positive_where_larger_heads_are_better():

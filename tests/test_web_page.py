@@ -7,6 +7,7 @@ import re
 import subprocess
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -242,14 +243,38 @@ def test_keys_drag_and_the_space_bar_move_the_head(page):
     assert view.locator("#play").inner_text() == "Play"
 
 
+def test_the_picture_follows_the_drivers_track(page, few):
+    """On the clock of its sound; the card's rows are in the page."""
+    view, _ = page
+    view.evaluate("document.getElementById('split').value = 0")
+    script = "points => page.generate(page.draw(points)).then(p => Array.from(p.data))"
+    generated = [view.evaluate(script, pose.tolist()) for pose in few.points]
+    poses = [np.array(pixels).reshape(32, 32, 4)[..., :3] for pixels in generated]
+    view.evaluate("document.getElementById('play').click(); document.getElementById('sound').pause()")
+    for number in (1, 3):
+        view.evaluate(f"document.getElementById('sound').currentTime = {number + 0.1}; {REDRAW}")
+        view.wait_for_function("Number(document.body.dataset.frames) > 3")
+        picture = cv2.resize(picture_now(view), (32, 32), interpolation=cv2.INTER_AREA)
+        differences = [np.abs(picture - pose)[:28].mean() for pose in poses]
+        assert np.argmin(differences) == number and differences[number] < 8
+    view.evaluate("document.getElementById('reset').click()")
+    rows = view.evaluate("[...document.querySelectorAll('#card tr')].map(r => r.cells[1].textContent)")
+    assert rows == [str(value) for value in CARD.values()]
+
+
+def picture_now(view):
+    """The canvas (side, side, 3)."""
+    context = "document.getElementById('view').getContext('2d')"
+    side = view.evaluate(f"{context}.canvas.width")
+    pixels = view.evaluate(f"Array.from({context}.getImageData(0, 0, {side}, {side}).data)")
+    return np.array(pixels, np.uint8).reshape(side, side, 4)[..., :3].astype(np.float32)
+
+
 def picture_of(view, split):
     """The canvas (side, side, 3) with the head before its fine-tuning to the left of ``split``."""
     view.evaluate(f"document.getElementById('split').value = {split}; {REDRAW}")
     view.wait_for_function(DRAWN)
-    context = "document.getElementById('view').getContext('2d')"
-    side = view.evaluate(f"{context}.canvas.width")
-    pixels = view.evaluate(f"Array.from({context}.getImageData(0, 0, {side}, {side}).data)")
-    return np.array(pixels, np.uint8).reshape(side, side, 4)[..., :3].astype(int)
+    return picture_now(view)
 
 
 def test_before_and_after_are_side_by_side_and_marked(page):

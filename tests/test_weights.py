@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import re
 import threading
 import zipfile
 from functools import partial
@@ -135,6 +136,14 @@ def test_fetch_checks_the_prefix_in_the_name(server, register):
     assert pretrained.status("net") == "damaged"
     with pytest.raises(ValueError, match="damaged or another one"):
         pretrained.find("net")
+
+
+def test_the_progress_of_a_download_is_shown(server, register, capsys):
+    folder, url = server
+    (folder / "net.pth").write_bytes(bytes(2_500_000))
+    register("net", "net.pth", f"{url}/net.pth", hub=False)
+    pretrained.fetch("net")
+    assert re.search(r"fetching net\.pth\S*: 2/2 MB, .* 0\.0 min left", capsys.readouterr().out)
 
 
 def test_a_file_of_another_digest_is_not_put_in_place(server, register):
