@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,7 @@ import pytest
 import torch
 from talking_heads import config
 from talking_heads.__main__ import main
-from talking_heads.animation.engines import INT8, ONNX, OPENVINO
+from talking_heads.animation.engines import INT8, ONNX, OPENVINO, OPENVINO_INT8
 from talking_heads.data.sound import FPS
 from talking_heads.data.store import Store
 from talking_heads.experiments import benchmark
@@ -52,11 +53,10 @@ def test_a_benchmark_measures_every_part(tmp_path, capsys, monkeypatch):
         "talking head, distilled": "frames/s",
     }
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("openvino"):
-        expected |= {f"a frame, {name}": "ms" for name in (ONNX, INT8, OPENVINO)}
-        rows = table.set_index("quantity")
-        eager = rows["value"]["a frame, PyTorch, fp32"]
-        for name in (ONNX, INT8, OPENVINO):
-            row = rows.loc[f"a frame, {name}"]
+        rows, names = table.set_index("quantity"), (ONNX, INT8, OPENVINO, OPENVINO_INT8)
+        for frame, name in product(("a frame", "a frame of 32"), names):
+            expected[f"{frame}, {name}"] = "ms"
+            row, eager = rows.loc[f"{frame}, {name}"], rows["value"][f"{frame}, PyTorch, fp32"]
             ratio = re.search(r"([\d.]+) times as fast as PyTorch in fp32", row["note"])[1]
             assert float(ratio) == pytest.approx(eager / row["value"], rel=0.05)
     measured = dict(zip(table["quantity"], table["unit"], strict=True))

@@ -135,6 +135,20 @@ def test_int8_of_a_trained_head_is_small_and_close(trained_file, tmp_path, capsy
     assert metadata_of(out)["card"]["T"] == 8 if target == "onnx" else "Ada" in out.read_text("utf-8")
 
 
+def test_openvino_compiles_a_network_for_every_batch_size(exported, head_file):
+    """Of which it keeps the latest."""
+    pytest.importorskip("openvino")
+    network = OpenVinoNetwork(exported)
+    for count in (1, 3, 2, 3):
+        assert difference(network, head_file, count) < 0.1
+    assert [shape for ((shape, *_),) in network.requests] == [3, 2]
+    y = torch.zeros(2, 3, 32, 32)
+    first = network(y)
+    kept = first.clone()
+    network(y + 0.5)
+    assert torch.equal(first, kept), "an output does not change with the next call"
+
+
 def test_openvino_computes_a_head_in_int8(trained_file, monkeypatch):
     """Also frames of another batch; it is refused where they differ too much."""
     pytest.importorskip("openvino")

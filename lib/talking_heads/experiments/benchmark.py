@@ -9,7 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from talking_heads.animation.engines import INT8, ONNX, OPENVINO
+from talking_heads.animation.engines import INT8, ONNX, OPENVINO, OPENVINO_INT8
 from talking_heads.animation.export import INPUT, OUTPUT
 from talking_heads.config import Profile
 from talking_heads.data.episodes import EpisodeDataset, EpisodeSettings
@@ -38,7 +38,7 @@ from talking_heads.experiments.few_shot.timing import Cases, untrained_extractor
 from talking_heads.experiments.few_shot.trainings import TRAININGS
 from talking_heads.experiments.projection import VIDEOS, projections
 from talking_heads.experiments.random_corpora import CLIPS_EACH, random_corpus, write_tiny_corpus
-from talking_heads.few_shot.head import FixedHead, Head
+from talking_heads.few_shot.head import BATCH, FixedHead, Head
 from talking_heads.few_shot.networks.build import build_generator
 from talking_heads.metrics.timing import Timing, clocks, flops_of, measure, peak_memory, rates
 from talking_heads.nn.onnx_files import OnnxNetwork, OpenVinoNetwork, quantise, write_onnx
@@ -222,32 +222,37 @@ class Bench:
         yield Row("memory of everything", peak_memory(self.device) / 2**30, "GiB", "at most")
 
     def engines(self) -> Iterator[Row]:
-        """A frame of a head by every engine that is installed, beside PyTorch in fp32."""
+        """A frame of a head by every engine that is installed, beside PyTorch in fp32: alone, and in batches
+        as ``animate`` computes them.
+        """
         size = self.profile.data.image_size
         generator = build_generator(self.profile.few_shot.networks)
         head = Head(generator, torch.zeros(1, self.profile.few_shot.networks.embedding)).eval()
         fixed, path = FixedHead(head), self.folder / "head.onnx"
-        y = torch.randn(2, 3, size, size)
+        y = torch.randn(BATCH, 3, size, size)
+        int8 = cache(lambda: quantise(path, self.folder / "int8.onnx", [{INPUT: y[:2].numpy()}]))
         networks: dict[str, Callable[[], Callable]] = {
             "PyTorch, fp32": lambda: fixed,
             "PyTorch, the profile's precision": lambda: head,
-            ONNX: lambda: OnnxNetwork(write_onnx(path, fixed, {INPUT: y}, OUTPUT, {})),
-            INT8: lambda: OnnxNetwork(quantise(path, self.folder / "int8.onnx", [{INPUT: y.numpy()}])),
+            ONNX: lambda: OnnxNetwork(write_onnx(path, fixed, {INPUT: y[:2]}, OUTPUT, {})),
+            INT8: lambda: OnnxNetwork(int8()),
             OPENVINO: lambda: OpenVinoNetwork(path),
+            OPENVINO_INT8: lambda: OpenVinoNetwork(int8()),
         }
-        eager = 0.0
+        eager: dict[int, float] = {}
         for name, build in networks.items():
             try:
                 network = build()
             except ValueError as error:  # its package is missing
                 print(f"  a frame, {name}: left out, {error}", flush=True)
                 continue
-            with torch.no_grad():
-                milliseconds = self.time(partial(network, y[:1])).median * 1000
-            eager = eager or milliseconds
-            note = f"batch of 1, {eager / milliseconds:.2g} times as fast as PyTorch in fp32"
-            note += "; whether export accepts it depends on the head" if name == INT8 else ""
-            yield Row(f"a frame, {name}", milliseconds, "ms", note)
+            for batch in (1, BATCH):
+                with torch.no_grad():
+                    milliseconds = self.time(partial(network, y[:batch])).median / batch * 1000
+                ratio = eager.setdefault(batch, milliseconds) / milliseconds
+                note = f"batch of {batch}, {ratio:.2g} times as fast as PyTorch in fp32"
+                note += "; whether export accepts it depends on the head" if name.endswith("int8") else ""
+                yield Row(f"a frame{'' if batch == 1 else f' of {batch}'}, {name}", milliseconds, "ms", note)
 
     def talking(self) -> Iterator[Row]:
         """Frames of a talking head, from its sound on: the profile's sampling, and a distilled network's."""
