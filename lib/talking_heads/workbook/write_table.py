@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # characters that LaTeX interprets, or has no letter for
@@ -54,6 +55,11 @@ def write_table(
     md.write_text(f"{caption}\n\n{markdown(filled)}", encoding="utf-8")
     tex.write_text(latex(filled, caption), encoding="utf-8")
     return [csv, md, tex]
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".4g") -> str:
+    """A value and its interval, where it has one: the paper's have none, nor has that of one identity."""
+    return f"{value:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 def markdown(table: pd.DataFrame) -> str:

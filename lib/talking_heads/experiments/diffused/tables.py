@@ -20,6 +20,7 @@ from talking_heads.files import replacing
 from talking_heads.judges.faces import SIMILARITIES
 from talking_heads.metrics.statistics import Estimate, identity_means, mean_estimate, paired
 from talking_heads.workbook.records import Record, Recorder
+from talking_heads.workbook.write_table import with_interval
 
 TABLE1, TABLE3 = ("SSIM", "PSNR"), ("CPBD", "MSE", "SSIM", "PSNR", LMD)
 OF_CLIPS = (
@@ -212,11 +213,6 @@ def row(
 def _means(values: pd.DataFrame, method: str, metric: str) -> np.ndarray:
     rows = values[values["method"] == method]
     return identity_means(rows[metric].to_numpy(float), rows["identity"].to_numpy())
-
-
-def with_interval(value: float, low: float, high: float, form: str = ".4g") -> str:
-    """A value and its interval, where it has one: the paper's have none, nor has that of one identity."""
-    return f"{value:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 def shown(table: pd.DataFrame, forms: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
