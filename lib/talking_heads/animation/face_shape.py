@@ -208,7 +208,7 @@ def _ridge(a: Array, b: Array, weight: float) -> Array:
 
 
 def _solve(matrix: Array, vector: Array, weight: float) -> Array:
-    """The same of the normal equations: ``matrix`` aᵀa and ``vector`` aᵀb."""
+    """Ridge regression from its normal equations: ``matrix`` is aᵀa, ``vector`` is aᵀb."""
     return np.linalg.solve(matrix + weight * np.eye(len(matrix)), vector).astype(np.float64)
 
 
