@@ -24,6 +24,7 @@ from talking_heads.animation import head_files
 from talking_heads.animation.face_shape import FaceShape
 from talking_heads.data import corpora, video
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
+from talking_heads.devices import cores
 from talking_heads.experiments import reference, run
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import trainings
@@ -383,7 +384,7 @@ def test_a_measured_profile_has_expected_times_in_its_plan(tmp_path, capsys):
     plan = dict(re.findall(r"^  (\S+) +run +(\S+ (?:days|h)) ", capsys.readouterr().out, re.M))
     evaluating = section.test_videos * section.seeds * len(section.shots) * 20 / 3600
     assert plan == {
-        "prepare": f"{1_092_009 / 8 / os.cpu_count() / 3600:.1f} h",
+        "prepare": f"{1_092_009 / 8 / cores() / 3600:.1f} h",
         "meta-learn-ft": f"{5_458_875 * 2 / 86_400:.1f} days",
         "evaluate": f"{evaluating:.1f} h" if evaluating < 24 else f"{evaluating / 24:.1f} days",
     }

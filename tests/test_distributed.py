@@ -184,6 +184,12 @@ LOST = "error: another process of this training has ended; its last checkpoint i
         (["E0101 exitcode -9", LOST, LOST], LOST, 137),
         (["stopped by SIGTERM: step 3 is saved", LOST], "stopped by SIGTERM: step 3 is saved", 143),
         (["Segmentation fault"], f"{KILLED}\nSegmentation fault", 137),
+        (
+            ["traceback : Signal 9 (SIGKILL) received by PID 12"],
+            f"{KILLED.replace('killed', 'killed by SIGKILL')}\n"
+            "traceback : Signal 9 (SIGKILL) received by PID 12",
+            137,
+        ),
     ],
 )
 def test_of_all_that_processes_write_the_cause_is_printed_once(capsys, lines, printed, status):

@@ -11,6 +11,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -19,7 +20,7 @@ from processes import wait_until
 from talking_heads import config
 from talking_heads.__main__ import arguments, main
 from talking_heads.experiments.chapters import CHAPTERS
-from talking_heads.experiments.few_shot import timing
+from talking_heads.experiments.few_shot import timing, timing_job
 from talking_heads.experiments.few_shot.evaluation import Evaluation
 from talking_heads.experiments.run import Places, chapters_of, make_run
 from talking_heads.metrics import observer
@@ -261,12 +262,30 @@ def test_rows_that_a_job_measured_are_read_on_the_same_machine(tmp_path, monkeyp
                     raise KeyboardInterrupt
                 yield {**case._asdict(), "seconds": 1.5, "note": "40 times"}
 
-    monkeypatch.setattr(timing, "measured_rows", measured_rows)
+    for module in (timing, timing_job):
+        monkeypatch.setattr(module, "measured_rows", measured_rows)
     profile = config.load("smoke", {"protocol.jobs": jobs_measure})
     cases = timing.Cases(profile, [], torch.device("cpu"), timing.METHODS, (1,))
     for number in range(3):
         counts.append(0)
         with pytest.raises(KeyboardInterrupt) if number == 0 else nullcontext():
-            table = timing.measured_once(cases, predicted, 1.0, tmp_path)
+            table = timing_job.measured_once(cases, predicted, 1.0, tmp_path)
             assert table["seconds"].tolist() == [1.5, 1.5] and set(table["note"]) == {"40 times"}
     assert counts == expected
+
+
+@pytest.mark.parametrize("jobs_measure, expected", [(False, 2), (True, 1)])
+def test_operations_that_a_job_counted_are_read(tmp_path, monkeypatch, jobs_measure, expected):
+    counted = []
+
+    def count(cases):
+        counted.append(cases.methods)
+        return {("Ours", timing.LEARNING, 1): timing.Count(np.array([3e12, 2.5]), np.array([0.0, 1.0]))}
+
+    monkeypatch.setattr(timing_job, "count", count)
+    profile = config.load("smoke", {"protocol.jobs": jobs_measure})
+    cases = timing.Cases(profile, [], torch.device("cpu"), timing.METHODS, (1,))
+    first, again = (timing_job.counted_once(cases, tmp_path) for _ in range(2))
+    assert len(counted) == expected and first.keys() == again.keys()
+    for case, numbers in first.items():
+        assert all(map(np.array_equal, numbers, again[case]))

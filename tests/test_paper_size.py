@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 from talking_heads.data.sources import split_of
+from talking_heads.devices import cores
 from talking_heads.experiments.diffused import protocol
 
 CLIPS = os.environ.get("TALKING_HEADS_CLIPS")
@@ -95,7 +97,7 @@ TWO_STEPS = {
     "protocol": {
         "test_videos": 2,
         "holdout_frames": 4,
-        "shots": [1, 2, 4],
+        "shots": [1, 2],
         "small_shots": [2],
         "observer_steps": 2,
         "stability_steps": 2,
@@ -111,22 +113,61 @@ def link_clip(clip, place):
 
 
 def write_profile(folder, name, sections):
-    (folder / "profiles").mkdir()
+    (folder / "profiles").mkdir(exist_ok=True)
     (folder / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
 
 
-def run_all(name, folder, *options):
-    """The jobs and chapters of an own profile in a folder, on the CPU."""
+def execute(folder, *words, **variables):
+    """A command on the corpora, results and profiles of a folder; its end."""
     places = ["--data", str(folder / "data"), "--results", str(folder / "results")]
-    command = [sys.executable, "-m", "talking_heads", *places, "run", "--profile", name, "--device", "cpu"]
     process = subprocess.run(
-        [*command, *options],
+        [sys.executable, "-m", "talking_heads", *places, *words, "--device", "cpu"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "TALKING_HEADS_PROFILES": str(folder / "profiles")},
+        env={**os.environ, "TALKING_HEADS_PROFILES": str(folder / "profiles"), **variables},
     )
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory, pools):
+    """The jobs and chapters of the profiles that are tested, as many at a time as there are cores: a folder,
+    and futures by profile.
+
+    Those of one corpus share it, and all share rendered speakers, on which chapter 01 shows the judges.
+    """
+    tests = [item for item in request.session.items if item.originalname == ON_REAL_CLIPS]
+    bases = sorted((item.callspec.params["base"] for item in tests), key=LONGEST_FIRST.index)
+    folder = tmp_path_factory.mktemp("voxceleb")
+    (folder / "data").mkdir()
+    (folder / "data/pools").symlink_to(pools)
+    for base in bases:
+        name, videos = f"two-steps-{base}", folder / "data" / base.split("-")[0] / "videos"
+        write_profile(folder, name, {"base": base, **TWO_STEPS, "timing": {"profile": name, "seconds": 0.1}})
+        if not videos.exists():
+            link_corpus(videos)
+            execute(folder, "prepare", "--profile", name)
+    with ThreadPoolExecutor(cores()) as executor:
+        futures = {}
+        for base in bases:
+            words = ("run", "--profile", f"two-steps-{base}", "--ranks", "2", "--only", *CHAPTERS)
+            futures[base] = executor.submit(execute, folder, *words, OMP_NUM_THREADS="1")
+        yield folder, futures
+
+
+def link_corpus(videos):
+    """Links to the clips in VoxCeleb's layout."""
+    clips = sorted(Path(CLIPS).resolve().glob("*.mp4"))
+    for clip, place in zip(clips, PLACES, strict=True):
+        split, identity, video = place.split("/")
+        folder = videos / split / "mp4" / identity / video
+        folder.mkdir(parents=True)
+        link_clip(clip, folder / "00001")
+
+
+ON_REAL_CLIPS = "test_jobs_and_chapters_of_a_profile_run_on_real_clips"
+LONGEST_FIRST = ("voxceleb2", "voxceleb1", "voxceleb2-ft", "voxceleb2-ff")
 
 
 @pytest.mark.paper_size
@@ -134,21 +175,12 @@ def run_all(name, folder, *options):
     not CLIPS, reason="needs real clips with landmarks: set TALKING_HEADS_CLIPS to their folder"
 )
 @pytest.mark.parametrize("base", VOXCELEB)
-def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, tmp_path):
+def test_jobs_and_chapters_of_a_profile_run_on_real_clips(base, request):
     """At 256 pixels, with trainings in two processes; the paper's widths are those of the test above."""
     pytest.importorskip("dlib")
-    name = f"two-steps-{base}"
-    own = {"base": base, **TWO_STEPS, "timing": {"profile": name, "seconds": 0.1}}
-    write_profile(tmp_path, name, own)
-    videos = tmp_path / "data" / base.split("-")[0] / "videos"
-    clips = sorted(Path(CLIPS).resolve().glob("*.mp4"))
-    for clip, place in zip(clips, PLACES, strict=True):
-        split, identity, video = place.split("/")
-        folder = videos / split / "mp4" / identity / video
-        folder.mkdir(parents=True)
-        link_clip(clip, folder / "00001")
-    run_all(name, tmp_path, "--ranks", "2", "--only", *CHAPTERS)
-    results = tmp_path / "results" / name
+    folder, futures = request.getfixturevalue("runs")
+    futures[base].result()
+    results = folder / "results" / f"two-steps-{base}"
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))
     assert {stage["status"] for stage in status.values()} == {"ok"}
     jobs = [stage for stage in status if not stage[0].isdigit()]
@@ -207,7 +239,7 @@ def test_jobs_and_chapters_of_diffused_heads_run_on_real_clips(base, places, tmp
         target = tmp_path / "data" / base / "videos" / place
         target.parent.mkdir(parents=True, exist_ok=True)
         link_clip(clip, target)
-    run_all(name, tmp_path)
+    execute(tmp_path, "run", "--profile", name)
     results = tmp_path / "results" / name
     status = json.loads((results / "status.json").read_text(encoding="utf-8"))
     assert {stage["status"] for stage in status.values()} == {"ok"}

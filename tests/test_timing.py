@@ -116,7 +116,7 @@ def test_prediction_adds_arithmetic_and_memory():
 def test_predictions_are_those_of_steps_and_of_what_comes_once():
     """Of a fine-tuned method several steps on a batch and what comes before, of others one on T frames."""
     machine = timing.Machine(flops=1000.0, bandwidth=500.0)
-    table = few_shot_timing.predictions(ProductCases(), machine)
+    table = few_shot_timing.predictions(ProductCases(), machine, few_shot_timing.count(ProductCases()))
     count = Product.operations
     expected = {
         ("X2Face", LEARNING, 1): count(1),
@@ -141,7 +141,8 @@ def test_predictions_of_networks_are_what_a_count_at_that_t_gives():
     """Counts on one frame and on two give those of a step on four, once optimisers have their state."""
     profile = config.load("smoke")
     cases = Cases(profile, make_extractors(profile), CPU, METHODS, (4,))
-    rows = few_shot_timing.predictions(cases, timing.Machine(1e9, 1e9)).set_index(["method", "phase"])
+    machine, counts = timing.Machine(1e9, 1e9), few_shot_timing.count(cases)
+    rows = few_shot_timing.predictions(cases, machine, counts).set_index(["method", "phase"])
     for case in cases:
         case.work()
         counts = case.steps * np.array(timing.operations(case.work))
@@ -248,7 +249,8 @@ def measured_rows():
     """Table 2's rows at the smoke size."""
     profile = config.load("smoke")
     cases = Cases(profile, make_extractors(profile), CPU, METHODS, profile.protocol.shots)
-    expected = few_shot_timing.predictions(cases, timing.Machine(flops=1e9, bandwidth=1e9))
+    machine, counts = timing.Machine(flops=1e9, bandwidth=1e9), few_shot_timing.count(cases)
+    expected = few_shot_timing.predictions(cases, machine, counts)
     return few_shot_timing.measurements(cases, expected, 0.1).assign(size=profile.data.image_size)
 
 
@@ -311,7 +313,7 @@ def test_table_2_on_a_gpu():
     profile, device = config.load("smoke"), torch.device("cuda")
     extractors = [extractor.to(device) for extractor in make_extractors(profile)]
     cases = Cases(profile, extractors, device, METHODS, (1, 4))
-    expected = few_shot_timing.predictions(cases, timing.rates(device, size=16))
+    expected = few_shot_timing.predictions(cases, timing.rates(device, size=16), few_shot_timing.count(cases))
     rows = few_shot_timing.measurements(cases, expected, 0.1)
     assert (rows["seconds"] > 0).all()
     assert (rows["memory [GiB]"] > 0).all()

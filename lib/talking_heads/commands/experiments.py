@@ -121,7 +121,7 @@ def length(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     from talking_heads.devices import choose
-    from talking_heads.experiments.few_shot.timing import measure_profile
+    from talking_heads.experiments.few_shot.timing_job import measure_profile
 
     profile = config.load(args.profile)
     measure_profile(profile, args.results / profile.name / "runs", choose(args.device))

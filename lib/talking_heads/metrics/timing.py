@@ -159,8 +159,16 @@ class Machine:
         return flops / self.flops + moved / self.bandwidth
 
 
-def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Machine:
-    """Measured rates of a device: a 3×3 convolution of 128 channels for arithmetic, a copy for memory."""
+RATE_SECONDS = 2.0  # of repetitions, after which a rate hardly changes
+
+
+def rates(
+    device: torch.device, precision: str = "auto", size: int = 64, seconds: float = RATE_SECONDS
+) -> Machine:
+    """Measured rates of a device: a 3×3 convolution of 128 channels for arithmetic, a copy for memory.
+
+    Each is repeated for ``seconds`` at most, or for ``RATE_SECONDS``.
+    """
     x = torch.randn(8, 128, size, size, device=device)
     conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(device)
     big = torch.randn(2**24, device=device)
@@ -171,9 +179,9 @@ def rates(device: torch.device, precision: str = "auto", size: int = 64) -> Mach
 
     flops = 2 * 9 * 128 * 128 * 8 * size * size
     moved = 2 * big.numel() * 4
-    return Machine(
-        flops / measure(convolve, device, 20, 2.0).median, moved / measure(big.clone, device, 20, 2.0).median
-    )
+    seconds = min(seconds, RATE_SECONDS)
+    convolution, copy = (measure(work, device, 20, seconds).median for work in (convolve, big.clone))
+    return Machine(flops / convolution, moved / copy)
 
 
 # operations a second, in a bf16 convolution, of the machine on which stated minutes and speeds were measured

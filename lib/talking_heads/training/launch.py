@@ -1,6 +1,7 @@
 """Starting a command in several processes of this machine with torchrun, and reporting how it ended."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def report(lines: Sequence[str]) -> int:
     """
     stated = stated_causes(lines)
     lost = [line for line in stated if "another process of this training has ended" in line]
-    killed = ["error: a process of this training was killed; run the same command again"]
+    signals = ", ".join(dict.fromkeys(re.findall(r"Signal \d+ \((SIG\w+)\)", "\n".join(lines))))
+    by = f" by {signals}" if signals else ""
+    killed = [f"error: a process of this training was killed{by}; run the same command again"]
     causes = [line for line in stated if line not in lost]
     print("\n".join(causes or lost[:1] or [*killed, *lines[-LAST_LINES:]]), file=sys.stderr)
     if not causes:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,16 +19,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from talking_heads.config import Profile, digest
-from talking_heads.config import load as load_profile
+from talking_heads.config import Profile
 from talking_heads.few_shot.baselines.training import build_pix2pixhd, build_x2face, pix2pixhd_step
 from talking_heads.few_shot.fine_tuning import set_up, steps_per_epoch
 from talking_heads.few_shot.networks.build import Networks, build_generator, build_networks
-from talking_heads.files import replacing
-from talking_heads.metrics.timing import Machine, Timing, measure, operations, rates
+from talking_heads.metrics.timing import Machine, Timing, measure, operations
 from talking_heads.nn.perceptual import make_extractors
 from talking_heads.nn.spectral_norm import fold
-from talking_heads.provenance import device_name
 
 VERSION = 2  # raised when the measured work changes
 METHODS = ("X2Face", "Pix2pixHD", "Ours", "Ours-FF")
@@ -190,14 +186,33 @@ class Cases:
         return without_gradients(partial(generator.synthesise, self.frames(count), psi))
 
 
-def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
-    """The predicted time of every case, from operations and bytes that are counted while steps run once.
+class Count(NamedTuple):
+    """Operations and bytes (2,) of a case's step, and of what comes once before the steps."""
 
-    Steps are counted on one frame and on two: both numbers are linear in the frames, so those of larger
-    batches follow. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and arithmetic,
-    its share of them.
+    step: np.ndarray
+    once: np.ndarray
+
+
+Counts = dict[tuple[str, str, int], Count]  # by method, phase and T
+
+
+def count(cases: Cases) -> Counts:
+    """The operations and bytes of all cases on one frame and on two, counted while their steps run once."""
+    counts = {}
+    for case in dataclasses.replace(cases, shots=(1, 2)):
+        once = np.array(operations(case.once)) if case.once else np.zeros(2)
+        counts[case.method, case.phase, case.t] = Count(np.array(operations(case.work)), once)
+        gc.collect()
+    return counts
+
+
+def predictions(cases: Cases, machine: Machine, counts: Counts) -> pd.DataFrame:
+    """The predicted time of every case, from the operations and bytes of :func:`count`.
+
+    Both numbers are linear in the frames, so those of larger batches follow from those of one frame and of
+    two. Columns method, phase, T, steps, operations, bytes, predicted (seconds) and arithmetic, its share of
+    them.
     """
-    counts = _count(dataclasses.replace(cases, shots=(1, 2)))
     rows = []
     for method in cases.methods:
         for t in cases.shots:
@@ -207,23 +222,6 @@ def predictions(cases: Cases, machine: Machine) -> pd.DataFrame:
             rows.append(_prediction(method, LEARNING, t, steps, total, machine))
         rows.append(_prediction(method, INFERENCE, 1, 1, counts[method, INFERENCE, 1].step, machine))
     return pd.DataFrame(rows)
-
-
-class Count(NamedTuple):
-    """Operations and bytes (2,) of a case's step, and of what comes once before the steps."""
-
-    step: np.ndarray
-    once: np.ndarray
-
-
-def _count(cases: Cases) -> dict[tuple[str, str, int], Count]:
-    """The counts of every case by method, phase and T."""
-    counts = {}
-    for case in cases:
-        once = np.array(operations(case.once)) if case.once else np.zeros(2)
-        counts[case.method, case.phase, case.t] = Count(np.array(operations(case.work)), once)
-        gc.collect()
-    return counts
 
 
 def _at(frames: int, one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -302,36 +300,6 @@ def measured_rows(
         gc.collect()
 
 
-def measured_once(cases: Cases, predicted: pd.DataFrame, seconds: float, runs: Path) -> pd.DataFrame:
-    """:func:`measurements`; where jobs measure, every row is kept below ``runs``, and read from there on this
-    machine.
-    """
-    if not cases.profile.protocol.jobs:
-        return measurements(cases, predicted, seconds)
-    sections = (cases.profile.few_shot, cases.profile.data.image_size, cases.methods, cases.shots)
-    key = digest(VERSION, device_name(cases.device), torch.__version__, seconds, *sections)
-    path = runs / "timing" / f"{key}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
-    if len(rows) < len(predicted):
-        done = {(row["method"], row["phase"], row["T"]) for row in rows}
-        for row in measured_rows(cases, predicted, seconds, done):
-            rows.append(row)
-            with replacing(path) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
-    return with_measurements(predicted, rows)
-
-
 def untrained_extractors(profile: Profile, device: torch.device) -> list:
     """A profile's feature networks, untrained: weights do not matter for time."""
     return [extractor.to(device) for extractor in make_extractors(profile, random=True)]
-
-
-def measure_profile(profile: Profile, runs: Path, device: torch.device) -> None:
-    """``python -m talking_heads measure``: Table 2 at the profile's sizes and at the paper's."""
-    paper = load_profile(profile.timing.profile)
-    for measured, size in ((profile, profile.data.image_size), (paper, paper.data.image_size // 4)):
-        machine = rates(device, measured.few_shot.networks.precision, size)
-        extractors = untrained_extractors(measured, device)
-        cases = Cases(measured, extractors, device, METHODS, profile.protocol.shots)
-        measured_once(cases, predictions(cases, machine), profile.timing.seconds, runs)
