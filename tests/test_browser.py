@@ -56,7 +56,7 @@ def test_an_executed_chapter_opens_without_a_network(page_and_log, smoke, name):
     page, log = page_and_log
     page.goto(f"file://{smoke[0]}/notebooks/{name}.html")
     assert page.evaluate("[...document.images].filter(i => i.naturalWidth > 100).length") >= 1
-    assert ("A panel stands here" in page.inner_text("body")) == name.startswith("09")
+    assert ("This panel needs a running notebook" in page.inner_text("body")) == name.startswith("09")
     log.assert_quiet(LOCAL)
 
 
