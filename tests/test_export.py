@@ -17,11 +17,13 @@ from talking_heads.data import video
 from talking_heads.data.frames import Frames, to_tensor
 from talking_heads.data.landmarks import draw_all
 from talking_heads.data.speakers.clips import ClipSettings, make_clip
+from talking_heads.data.speakers.talking import live_clips
 from talking_heads.diffused.audio_pretraining import load_reader
 from talking_heads.diffused.diffusion import cosine_schedule
 from talking_heads.diffused.generation import Generator
 from talking_heads.diffused.model import build_unet
 from talking_heads.diffused.training import model_key
+from talking_heads.experiments.diffused import clips
 from talking_heads.experiments.diffused.clips import training_windows
 from talking_heads.experiments.diffused.weights import load_model, runs_folder
 from talking_heads.experiments.few_shot.weights import load_networks
@@ -339,6 +341,16 @@ def test_int8_of_a_step_is_measured_on_training_windows_and_refused(results, tmp
             assert re.search(cause + r" 0\.\d+, maximum error \d", printed.err) and not out.exists()
         else:
             assert b"QuantizeLinear" in out.read_bytes() and metadata_of(out)["alpha_bar"]
+
+
+def test_windows_of_aligned_videos_are_those_of_the_profiles_own(monkeypatch, tmp_path):
+    """Rendered clips have no such alignment, and must not be asked for."""
+    profile = config.load("crema")
+    own = live_clips(config.load("smoke").diffused, "cpu")
+    monkeypatch.setattr(clips, "_own_clips", lambda *_: [own])
+    (windows,) = clips.training_windows(profile, tmp_path, 1, 2)
+    size, pixels = 2 * profile.diffused.conditions.audio_windows + 1, own.read(0, [0])[0].shape[1]
+    assert windows.x_0.shape == (2, 3, pixels, pixels) and windows.sound.shape[:2] == (2, size)
 
 
 def test_inputs_of_windows_are_those_of_the_sampling(results):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from talking_heads.data.frames import to_image
 from talking_heads.diffused.generation import Generator
-from talking_heads.files import appended
+from talking_heads.files import appended, stating_full_disks
 from talking_heads.nn.weight_files import load_weights, save_weights
 from talking_heads.progress import Progress
 
@@ -115,18 +115,12 @@ class Generation:
         before it: a file of frames without a state beside it is not ours.
         """
         path = frames_beside(self.partial)
-        try:
-            if not self.done:
-                self._write_state(0, [], key)
-            with path.open("r+b" if self.done else "wb") as file:
-                file.truncate(self.done * self._frame_bytes)
-                file.seek(0, os.SEEK_END)
-                yield file
-        except OSError as error:
-            raise OSError(
-                f"{path}: cannot be written ({error.strerror or error}); make room and run the same command "
-                "again: it goes on from what is saved"
-            ) from error
+        if not self.done:
+            self._write_state(0, [], key)
+        with stating_full_disks(path), path.open("r+b" if self.done else "wb") as file:
+            file.truncate(self.done * self._frame_bytes)
+            file.seek(0, os.SEEK_END)
+            yield file
 
     def _save(self, file: BinaryIO, done: int, motion: list[Tensor], key: str) -> None:
         file.flush()

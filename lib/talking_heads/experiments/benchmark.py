@@ -8,7 +8,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Bench:
     device: torch.device
     folder: Path
     quick: bool
+    steps: dict[str, float] = field(default_factory=dict, init=False)  # seconds of a step by variant
 
     @property
     def seconds(self) -> float:
@@ -80,7 +81,6 @@ class Bench:
         yield from self.loading()
         yield from self.preparing()
         yield from self.opening()
-        self.steps: dict[str, float] = {}  # seconds of a step by variant
         yield from self.meta_learning()
         yield from self.other_steps()
         yield from self.heads()
@@ -250,7 +250,7 @@ class Bench:
                 with torch.no_grad():
                     milliseconds = self.time(partial(network, y[:batch])).median / batch * 1000
                 ratio = eager.setdefault(batch, milliseconds) / milliseconds
-                note = f"batch of {batch}, {ratio:.2g} times as fast as PyTorch in fp32"
+                note = f"batch of {batch}, {ratio:.3g} times as fast as PyTorch in fp32"
                 note += "; whether export accepts it depends on the head" if name.endswith("int8") else ""
                 yield Row(f"a frame{'' if batch == 1 else f' of {batch}'}, {name}", milliseconds, "ms", note)
 

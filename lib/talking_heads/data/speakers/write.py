@@ -84,7 +84,7 @@ def read_phonemes(sidecar: Path) -> list[Segment]:
             names, ends = data["phonemes"].tolist(), data["ends"].astype(float).tolist()
         if set(names) - set(PHONEMES):
             raise ValueError(f"unknown: {', '.join(sorted(map(str, set(names) - set(PHONEMES))))}")
-        return [Segment(*said) for said in zip(names, [0.0, *ends[:-1]], ends, strict=True)]
+        return [Segment(*values) for values in zip(names, [0.0, *ends[:-1]], ends, strict=True)]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{sidecar}: cannot be read for its phonemes ({error}); write them as {', '.join(PHONEMES)} with "

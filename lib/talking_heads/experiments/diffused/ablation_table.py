@@ -208,7 +208,8 @@ def trained_on_plain(profile: Profile, results: Path) -> pd.DataFrame:
     for metric in tables.TABLE1:
         names = {"corpus": tables.corpus_name(plain), "method": method, "metric": metric}
         over_ours = mean_estimate((trained[metric] - usual[metric]).dropna().to_numpy())
-        table_rows.append(tables.row(names, trained[metric].to_numpy(), frames, over_ours, "not comparable"))
+        means = trained[metric].to_numpy()
+        table_rows.append(tables.measured_row(names, means, frames, over_ours, "not comparable"))
     return pd.DataFrame(table_rows)
 
 

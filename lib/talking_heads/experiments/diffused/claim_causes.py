@@ -293,14 +293,14 @@ def few_voices_are_comparable(data: Evidence) -> str:
         raise NotShown("faces from outside")
     true, metric = data.faces[data.faces["true clip"]], generalisation.ANIMATED
     readable = generalisation.readable_voices(data.faces)
-    followed = generalisation.comparable_voices(data.faces)
+    comparable = generalisation.comparable_voices(data.faces)
     by_voice = true.groupby("voice", sort=False)[metric].mean()
-    only_if(len(followed) < len(by_voice))
+    only_if(len(comparable) < len(by_voice))
     return (
         "On true clips of the corpus, dlib's opening of the mouth correlates with the jaw by "
         f"{by_voice.mean():.2f} on average, and by {generalisation.READABLE:g} or more for {len(readable)} "
         f"of {len(by_voice)} voices, although these mouths move as they should. Generated faces of the "
-        f"corpus follow {len(followed)} of these by {generalisation.FOLLOWED:g} or more. With other voices "
+        f"corpus follow {len(comparable)} of these by {generalisation.FOLLOWED:g} or more. With other voices "
         "there is nothing to compare with."
     )
 

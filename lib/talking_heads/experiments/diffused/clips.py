@@ -73,9 +73,8 @@ def training_windows(profile: Profile, root: Path, batches: int, size: int) -> l
     Raises what :func:`clip_data` does.
     """
     device, section = torch.device("cpu"), profile.diffused
-    clips: TalkingClips = live_clips(section, device)
-    if profile.data.real:
-        clips = _own_clips(profile, root, device, "meta")[0]
+    real = profile.data.real
+    clips = _own_clips(profile, root, device, "meta")[0] if real else live_clips(section, device)
     settings = WindowSettings(size, section.conditions.motion_frames, section.conditions.audio_windows)
     dataset = WindowDataset(clips, settings, profile.seed)
     return [dataset[number] for number in range(batches)]

@@ -111,8 +111,8 @@ class Scorer:
     def visemes(self, reference: Path, seconds: float) -> list[int]:
         """What a procedural speaker says in the first ``seconds``, where the sidecar states it."""
         sidecar = find_sidecar(reference) if self.procedural else None
-        said = read_phonemes(sidecar) if sidecar else []
-        return lip_reading.visemes_of([segment for segment in said if segment.start < seconds])
+        segments = read_phonemes(sidecar) if sidecar else []
+        return lip_reading.visemes_of([segment for segment in segments if segment.start < seconds])
 
     def _measure_frames(
         self,

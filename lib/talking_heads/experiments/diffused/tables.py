@@ -184,11 +184,11 @@ def _rows(measured: Measured, metrics: Sequence[str], profile: Profile) -> pd.Da
             names = {"corpus": corpus, "method": method, "metric": metric}
             frames = int((measured.frames["method"] == method).sum())
             over_ours = paired(means[finite], ours[finite]) if method != OURS else UNKNOWN
-            rows.append(row(names, means[finite], frames, over_ours, verdict))
+            rows.append(measured_row(names, means[finite], frames, over_ours, verdict))
     return pd.DataFrame(rows)
 
 
-def row(
+def measured_row(
     names: Mapping[str, str], means: np.ndarray, frames: int, over_ours: Estimate, verdict: str
 ) -> dict[str, object]:
     """A row of :func:`table1` that was measured here: ``names`` are its corpus, method and metric, ``means``
