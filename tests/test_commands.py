@@ -29,7 +29,7 @@ from talking_heads.experiments import reference, run
 from talking_heads.experiments.chapters import CHAPTERS
 from talking_heads.experiments.few_shot import trainings
 from talking_heads.experiments.projection import projections, timed_variant
-from talking_heads.experiments.run import Options, Places, make_run, resolve_weights, run_profile
+from talking_heads.experiments.run import PATHS, Options, Places, make_run, resolve_weights, run_profile
 from talking_heads.few_shot.head import Head
 from talking_heads.few_shot.networks.build import build_networks
 from talking_heads.nn.weight_files import save_weights
@@ -357,14 +357,16 @@ def test_a_dry_run_shows_what_would_happen_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_chapters_find_profiles_of_a_relative_folder(tmp_path, monkeypatch):
+def test_chapters_find_relative_folders(tmp_path, monkeypatch):
+    """Those that environment variables name; chapters run in another folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    monkeypatch.setenv(config.OWN_PROFILES, "mine")
+    for name in PATHS:
+        monkeypatch.setenv(name, "mine")
     places = Places(tmp_path / "d", tmp_path / "r", ROOT / "notebooks")
     prepared = make_run(config.load("smoke"), "scratch", "cpu", places)
     for environment in (prepared.environment, prepared.commands.environment):
-        assert environment[config.OWN_PROFILES] == str(tmp_path / "mine")
+        assert {environment[name] for name in PATHS} == {str(tmp_path / "mine")}
 
 
 def test_a_measured_profile_has_expected_times_in_its_plan(tmp_path, capsys):

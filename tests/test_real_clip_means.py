@@ -91,3 +91,17 @@ def test_frames_of_a_clip_become_photographs_with_landmarks(tmp_path):
         photograph = inspect_source(path, 1, None)
         np.testing.assert_allclose(photograph.points["landmarks"][0], landmarks[number], atol=1e-3)
         assert np.array_equal(next(photograph.clip.frames()), clip.frames[number])
+
+
+def test_own_clips_are_those_of_the_named_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(real_clips.CLIPS, raising=False)
+    assert real_clips.own_clips() == []
+    monkeypatch.setenv(real_clips.CLIPS, str(tmp_path))
+    with pytest.raises(ValueError, match=f"{real_clips.CLIPS}: {tmp_path}: no .mp4 file"):
+        real_clips.own_clips()
+    for name in ("b.mp4", "a.mp4", "a.npz"):
+        (tmp_path / name).touch()
+    assert real_clips.own_clips() == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    monkeypatch.setenv(real_clips.CLIPS, str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no such folder"):
+        real_clips.own_clips()

@@ -19,6 +19,7 @@ from talking_heads.experiments.diffused import chapters as diffused_chapters
 from talking_heads.experiments.diffused import weights as diffusion
 from talking_heads.experiments.diffused.tables import PLAIN_PROFILE
 from talking_heads.experiments.few_shot import chapters as few_shot_chapters
+from talking_heads.experiments.few_shot.real_clips import CLIPS
 from talking_heads.experiments.few_shot.weights import describe, weights_path
 from talking_heads.experiments.jobs import DIFFUSION, expected_days, jobs_of, reading
 from talking_heads.experiments.projection import LARGE
@@ -28,6 +29,7 @@ from talking_heads.nn.pretrained import (
     DLIB_FILE,
     DLIB_RECOGNISER,
     FACE_ALIGNMENT,
+    OWN_WEIGHTS,
     PRETRAINED,
     path_of,
     status,
@@ -41,7 +43,8 @@ from talking_heads.workbook.runner import Run, Step
 from talking_heads.workbook.stages import Chapter
 
 MEASURED = ("laptop", "reference")  # profile and weights for which the chapters' minutes were measured
-PATHS = (OWN_PROFILES,)  # environment variables whose relative paths chapters could not follow
+# environment variables whose relative paths chapters could not follow
+PATHS = (OWN_PROFILES, OWN_WEIGHTS, CLIPS)
 ARITHMETIC = 0.6  # the share of a chapter's time that is arithmetic
 OF_PAPER_METRICS = ("inception", "arcface")
 NO_WEIGHTS = "no weights of Diffused Heads; python -m talking_heads train-diffusion"

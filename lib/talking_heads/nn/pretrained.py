@@ -18,6 +18,8 @@ from talking_heads.config import digest, fits
 from talking_heads.files import appended, sha256, waiting_lock, write_text
 from talking_heads.nn.downloads import discard, download
 
+OWN_WEIGHTS = "TALKING_HEADS_WEIGHTS"  # environment variable: a folder for fetched networks
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -106,7 +108,7 @@ PRETRAINED[DLIB_RECOGNISER] = Pretrained(
 
 def weights_folder() -> Path:
     """The folder of the networks that no other library expects in a folder of its choice."""
-    return Path(os.environ.get("TALKING_HEADS_WEIGHTS", Path.home() / ".cache" / "talking_heads"))
+    return Path(os.environ.get(OWN_WEIGHTS, Path.home() / ".cache" / "talking_heads"))
 
 
 def path_of(name: str) -> Path:

@@ -1,5 +1,6 @@
 """Heads of real clips, measured on their held-out second half."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,23 @@ from talking_heads.metrics.distances import cosine
 from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.workbook.write_table import with_interval
 
+CLIPS = "TALKING_HEADS_CLIPS"  # environment variable: a folder of your own clips
 METRICS = ("SSIM", ARCFACE_CSIM, recogniser.CSIM, "landmark error")
 GAIN = "after minus before"
 # means over eight clips of eight real people, with the committed weights of `laptop`
 REFERENCE = Path(__file__).with_suffix(".csv")
+
+
+def own_clips() -> list[Path]:
+    """The ``.mp4`` files of the folder that the environment variable ``TALKING_HEADS_CLIPS`` names; none
+    where it is not set. Raises ValueError for a folder that is missing or has none.
+    """
+    folder = os.environ.get(CLIPS)
+    clips = sorted(Path(folder).glob("*.mp4")) if folder else []
+    if folder and not clips:
+        problem = "no .mp4 file in it" if Path(folder).is_dir() else "no such folder"
+        raise ValueError(f"{CLIPS}: {folder}: {problem}; name the folder of your clips, or unset it")
+    return clips
 
 
 def reference() -> pd.DataFrame:
