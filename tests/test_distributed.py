@@ -169,6 +169,19 @@ def test_two_nodes_train_as_two_ranks_of_one(two_ranks, tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_a_rank_ends_without_shutting_its_interpreter_down():
+    """With its output and its status."""
+    code = (
+        "import atexit, talking_heads.__main__ as main; atexit.register(print, 'shut down'); main.program()"
+    )
+    for variables, shut_down in (({}, True), ({"RANK": "0"}, False)):
+        for profile, status in (("smoke", 0), ("unknown", 2)):
+            command = [sys.executable, "-X", "utf8", "-c", code, "sizes", "--profile", profile]
+            run = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+            assert run.returncode == status and (run.stdout if status == 0 else run.stderr)
+            assert ("shut down" in run.stdout) == shut_down
+
+
 KILLED = "error: a process of this training was killed; run the same command again"
 LOST = "error: another process of this training has ended; its last checkpoint is kept"
 

@@ -73,7 +73,12 @@ def program() -> None:
     if not sys.flags.utf8_mode:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, "-m", "talking_heads", *sys.argv[1:]])
-    sys.exit(main())
+    status = main()
+    if "RANK" in os.environ:  # Gloo's threads can abort a rank while its interpreter shuts down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from talking_heads.files import SIGKILL_STATUS, SIGTERM_STATUS, stated_causes
 from talking_heads.training.distributed import started_by_torchrun
 
 SHUTDOWN = 110  # seconds in which ranks that are asked to end save their step; a job waits a little longer
-LAST_LINES = 30  # of what torchrun writes, shown where no process says what went wrong
+LAST_LINES = 200  # of what torchrun and its processes write, shown where no process says what went wrong
 
 
 def rank_count(ranks: int | None, device: str) -> int:
@@ -40,7 +40,7 @@ def run_with_torchrun(ranks: int, arguments: Sequence[str]) -> int:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUTF8": "1"},
+        env={"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **os.environ, "PYTHONUTF8": "1"},
     )
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     lines: list[str] = []
