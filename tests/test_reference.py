@@ -51,6 +51,7 @@ from talking_heads.experiments.few_shot.weights import (
     weights_path,
 )
 from talking_heads.files import sha256
+from talking_heads.metrics.statistics import mean_estimate
 from talking_heads.nn.feature_networks import WEIGHTS
 from talking_heads.nn.perceptual import embedded_digest
 from talking_heads.nn.weight_files import load_weights
@@ -318,6 +319,16 @@ def test_a_minute_with_noise_on_the_motion_frames_keeps_identity_motion_and_shar
     change = changes.set_index(["remedy", "metric"])["change"]
     assert low <= change[length.NOISE, metric] <= high
     assert change[length.NONE, "CSIM-judge"] < -0.05
+
+
+@pytest.mark.parametrize("metric", ["CSIM-judge", "mouth opening", "mouth closed in silence"])
+@pytest.mark.parametrize("choice", [("epsilon", 1.0, 0.2), ("velocity", 0.0, 0.0)])
+def test_v_and_noise_on_motion_frames_are_worth_it_on_validation_identities(choice, metric):
+    """Against ε, and against training without noise, in short equal training runs."""
+    table = pd.read_csv(REFERENCE / "tables/training_choices.csv")
+    clips = table.set_index(["prediction", "noise in training", "noise in generation", "identity"])[metric]
+    difference = (clips.loc["velocity", 1.0, 0.2] - clips.loc[choice]).dropna()
+    assert mean_estimate(difference.to_numpy()).low > 0
 
 
 @pytest.mark.parametrize("question", ["face", "speaking", "same person"])
