@@ -2,9 +2,11 @@
 
 import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,15 @@ def test_files_of_sound_alone_are_read(files):
     wavfile.write(files / "voice.wav", 32_000, stereo)
     a, b = (speak.read_speech(files / name).astype(float) for name in ("voice.wav", "voice.mkv"))
     assert abs(len(a) - 9600) < 100 and np.corrcoef(a[1000:9000], b[1000:9000])[0, 1] > 0.95
+
+
+def test_chapter_22_reads_your_own_sound(files):
+    """The code cell, with a file named in the first one."""
+    notebook = nbformat.read(Path(__file__).parents[1] / "notebooks/22_talking.ipynb", 4)
+    cell = next(cell.source for cell in notebook.cells if "read_speech" in cell.source)
+    names = {"own_sound": str(files / "voice.mkv"), "Path": Path}
+    exec(cell, names)
+    np.testing.assert_array_equal(names["voice"], speak.read_speech(files / "voice.mkv"))
 
 
 def test_the_clock_of_a_broadcast_is_not_silence(files):
