@@ -18,6 +18,7 @@ from processes import context, start, wait_until
 from talking_heads import config
 from talking_heads.experiments.run import Places
 from talking_heads.experiments.run import make_run as make_profile_run
+from talking_heads.files import WAITING
 from talking_heads.workbook import executed, figures, pages, runner, stages
 from talking_heads.workbook.report import Report, markdown_table
 from talking_heads.workbook.runner import Run
@@ -209,12 +210,15 @@ def test_a_run_resumes_with_what_is_missing(tmp_path):
     assert due(run) == [True, False]
 
 
+PROGRESS = "  x: 1/2 frames, 0.1 min left\n", f"  ../data/a: {WAITING}\n"
+
+
 def test_published_copies_have_no_progress_and_pages_show_formulas_and_link_to_pages(tmp_path):
     text = r"with $a < b$: $$x_t \sim \mathcal{N}(0, 1) \tag{2}$$ [02](02_networks.ipynb), `$OUT`"
     text += " [terms](../docs/glossary.md#k)"
     text += "\n\n<details><summary>Solution</summary>\n\n```python\nfolded = 1\n```\n</details>"
     printed = "  4/24 identities rendered, 70 frames/s\nkept 1/2\n  ft step 3/60, cnt 2.1, 0.4 s a step\n"
-    outputs = [v4.new_output("stream", text=part) for part in (printed, "  x: 1/2 frames, 0.1 min left\n")]
+    outputs = [v4.new_output("stream", text=part) for part in (printed, *PROGRESS)]
     parameters = v4.new_code_cell("profile = 'a'", metadata={"tags": ["parameters"]})
     injected = v4.new_code_cell("profile = 'b'", metadata={"tags": ["injected-parameters"]})
     cells = [v4.new_markdown_cell(text), parameters, injected, v4.new_code_cell("1", outputs=outputs)]

@@ -13,6 +13,7 @@ from secrets import token_hex
 from filelock import FileLock, Timeout
 
 SIGKILL_STATUS = 137  # of a program one of whose processes was killed
+WAITING = "another process works here; waiting for it"
 SIGTERM_STATUS = 143  # of a program that SIGTERM ended after it had saved its state
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -35,7 +36,7 @@ def waiting_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"  {folder}: another process works here; waiting for it", flush=True)
+        print(f"  {folder}: {WAITING}", flush=True)
         lock.acquire()
     try:
         yield

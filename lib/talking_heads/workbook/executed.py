@@ -12,12 +12,12 @@ from typing import Any
 
 import nbformat
 
-from talking_heads.files import write_text
+from talking_heads.files import WAITING, write_text
 
 LAST_LINE = "the chapter ran to its end"
 CLOSING = f"print({LAST_LINE!r})"
-# of the lines by which work reports how far it is
-PROGRESS = re.compile(r"^  .*\b\d+/\d+\b.*(min left|frames/s|s a step).*\n?", re.MULTILINE)
+# of the lines by which work reports how far it is, or what it waits for
+PROGRESS = re.compile(rf"^  .*(\b\d+/\d+\b.*(min left|frames/s|s a step)|{WAITING}).*\n?", re.MULTILINE)
 EXITED = "To exit: use 'exit', 'quit', or Ctrl-D."
 
 
