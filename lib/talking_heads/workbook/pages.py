@@ -11,7 +11,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PANEL = "<p><em>This panel needs a running notebook; the pictures beside it show what it draws.</em></p>"
+PANEL = "<p><em>This panel needs a running notebook; the pictures on this page show what it draws.</em></p>"
 # nbconvert's page without the scripts that it would fetch from the network; printed lines break between words
 TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}

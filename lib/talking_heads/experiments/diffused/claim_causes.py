@@ -219,7 +219,7 @@ def drawing_gives_clips_away(data: Evidence) -> str:
     return (
         f"With {TRUE_MOTION}, where heads move as in the true clips and errors cannot accumulate, observers "
         f"vote real for {votes[TRUE_MOTION]:.0%} of the clips. So neither drift nor the motion of heads "
-        "gives clips away, but how their frames are drawn."
+        "is needed to give clips away: how single frames are drawn, or how they flicker, is enough."
     )
 
 
