@@ -13,8 +13,8 @@ from secrets import token_hex
 from filelock import FileLock, Timeout
 
 SIGKILL_STATUS = 137  # of a program one of whose processes was killed
-WAITING = "another process works here; waiting for it"
 SIGTERM_STATUS = 143  # of a program that SIGTERM ended after it had saved its state
+WAITING = "another process works here; waiting for it"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
