@@ -54,10 +54,11 @@ def test_the_committed_encoder_hears_unheard_voices():
 )
 def test_an_encoder_is_trained_for_a_profile(profile, device, tmp_path, monkeypatch):
     """Also the paper's, which is recurrent over the windows of a frame."""
-    for name, value in {"VOICES": 2, "TEST_VOICES": 1, "BATCH": 4}.items():
+    for name, value in {"TEST_VOICES": 1, "BATCH": 4}.items():
         monkeypatch.setattr(audio_pretraining, name, value)
     section = config.load(profile).diffused.audio_encoder
-    result = train_encoder(section, tmp_path / "a", tmp_path / "run", "the command", device, steps=2)
+    few = {"steps": 2, "voices": 2}
+    result = train_encoder(section, tmp_path / "a", tmp_path / "run", "the command", device, **few)
     assert 0 <= result["phoneme accuracy"] <= 1
     assert load_weights(tmp_path / "a")[1]["command"] == "the command"
 
@@ -65,10 +66,10 @@ def test_an_encoder_is_trained_for_a_profile(profile, device, tmp_path, monkeypa
 def test_a_training_learns_and_is_reproducible(tmp_path, monkeypatch):
     """A few steps on a few voices are better than chance, and give the same weights again, also where they
     are interrupted."""
-    monkeypatch.setattr(audio_pretraining, "VOICES", 12)
     monkeypatch.setattr(audio_pretraining, "TEST_VOICES", 4)
-    loop.train(AudioLearner(SECTION, steps=60), tmp_path / "run-b", until=20)  # interrupted
-    results = [train_encoder(SECTION, tmp_path / name, tmp_path / f"run-{name}", steps=60) for name in "ab"]
+    few = {"steps": 60, "voices": 12}
+    loop.train(AudioLearner(SECTION, **few), tmp_path / "run-b", until=20)  # interrupted
+    results = [train_encoder(SECTION, tmp_path / name, tmp_path / f"run-{name}", **few) for name in "ab"]
     assert results[0] == results[1] and results[0]["phoneme accuracy"] > 0.3
     first, second = (load_weights(tmp_path / name)[0] for name in ("a", "b"))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -122,23 +122,30 @@ class AudioLearner:
     variant = "audio encoder"
     content_steps = 0
 
-    def __init__(self, section: AudioEncoder, device: str | torch.device = "cpu", steps: int = STEPS):
+    def __init__(
+        self,
+        section: AudioEncoder,
+        device: str | torch.device = "cpu",
+        steps: int = STEPS,
+        voices: int = VOICES,
+    ):
         torch.manual_seed(SEED)
         self.device, self.step, self.total = device, 0, steps
-        self.rng, self.speech = np.random.default_rng(SEED), Speech.of(TRAINING, VOICES, SECONDS)
+        self.rng, self.speech = np.random.default_rng(SEED), Speech.of(TRAINING, voices, SECONDS)
         self.reader = SpeechReader(section).to(device).train()
         self.optimiser = torch.optim.AdamW(self.reader.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, LEARNING_RATE, total_steps=steps + 1
         )
-        self.settings = {"version of the code": VERSION, "steps": steps, "diffused.audio_encoder": section}
+        self.settings: dict[str, object] = {"version of the code": VERSION, "steps": steps, "voices": voices}
+        self.settings["diffused.audio_encoder"] = section
         self.key = key_of(self.settings)
 
     def train_step(self) -> dict[str, float]:
         """Draw a batch of windows and update; returns the row of the log."""
         margin = self.reader.margin
         instants = self.rng.uniform(margin, SECONDS - 0.01 - margin, BATCH)
-        voices = self.rng.integers(VOICES, size=BATCH)
+        voices = self.rng.integers(len(self.speech.sound), size=BATCH)
         sound, *targets = self.speech.windows(voices, instants, self.reader.each_side)
         phonemes, mouth = (target.to(self.device) for target in targets)
         logits, predicted = self.reader(augment(sound, self.rng).to(self.device))
@@ -182,12 +189,13 @@ def train_encoder(
     command: str = "",
     device: str | torch.device = "cpu",
     steps: int = STEPS,
+    voices: int = VOICES,
 ) -> dict[str, float]:
     """Train the encoder of a profile and write it to ``path``; returns :func:`measure_reader`'s result.
 
     Its checkpoints lie in ``folder``, from which an interrupted training goes on, until it is finished.
     """
-    learner = AudioLearner(section, device, steps)
+    learner = AudioLearner(section, device, steps, voices)
     loop.train(learner, folder)
     result = measure_reader(learner.reader.cpu())
     metadata = {"command": command, "steps": steps, "result": result}

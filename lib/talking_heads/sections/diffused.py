@@ -152,8 +152,9 @@ class TalkingProtocol(Section):
     identities: Positive
     seconds: Amount  # of each
     batch: Positive  # clips that are generated at once; their frames depend on it, in the last digits
-    chapter_identities: Positive  # of the short training in chapter 20; ten times as many in chapter 24
-    chapter_steps: Count
+    # of the short training in chapters 20 and 22; ten times as many in chapter 24
+    chapter_identities: Positive
+    chapter_steps: Count  # of this training; three times as many for the encoder in chapter 21
     chapter_clips: Positive  # validation clips that chapters 21 and 22 generate
     chapter_seconds: Amount  # of the clips in which chapter 22 measures drift
     chapter_trains: bool  # whether chapter 21 trains the network where there are no weights

@@ -45,6 +45,14 @@ def quick(section: Diffused) -> Diffused:
     return section.model_copy(update={"sampling": section.sampling.model_copy(update={"steps": steps})})
 
 
+def shortened(profile: Profile) -> Profile:
+    """The profile with the short training of chapters 20 and 22: few identities, steps and windows."""
+    protocol, batch = profile.diffused.protocol, min(8, profile.diffused.training.batch)
+    sizes = {"clips.identities": protocol.chapter_identities, "training.batch": batch}
+    sizes |= {"training.steps": protocol.chapter_steps}
+    return profile.override({f"diffused.{name}": value for name, value in sizes.items()})
+
+
 def mean_scores(sample: Sample) -> dict[str, float]:
     """The mean scores of clips; none of real people where dlib is missing, which no training needs."""
     try:
