@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -239,9 +240,10 @@ def figure5(run: Ablations, shown: Sequence[Setting]) -> Figure:
         name: np.mean([flow_magnitude(c[1:]).mean(0) for c in of_name], 0) for name, of_name in clips.items()
     }
     figure, axes = plt.subplots(1, len(maps), figsize=(1.9 * len(maps), 2.1), layout="constrained")
-    highest = max(values.max() for values in maps.values())
+    # one scale for all, stretched near zero: without motion frames the flow is several times as long
+    scale = PowerNorm(0.5, 0, max(values.max() for values in maps.values()))
     for axis, (name, values) in zip(axes, maps.items(), strict=True):
-        picture = axis.imshow(values, vmin=0, vmax=highest, cmap="magma")
+        picture = axis.imshow(values, norm=scale, cmap="magma")
         axis.set(title=f"{name}\nmean {values.mean():.2f}", xticks=[], yticks=[])
         axis.title.set_fontsize(8)
     figure.colorbar(picture, ax=axes, label="pixels a frame", shrink=0.8)

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from talking_heads.experiments.few_shot import methods as names
 from talking_heads.experiments.few_shot.cells import Cell, opened_cell
 from talking_heads.experiments.few_shot.paper_numbers import LOWER_IS_BETTER
+from talking_heads.experiments.few_shot.timing import INFERENCE
 from talking_heads.workbook.figures import sheet
 
 MOST = 6  # identities in a figure
@@ -124,15 +125,19 @@ def _draw_methods(axis: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> Non
 def predicted_and_measured(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Measured against predicted seconds, and their ratio against the share of arithmetic, with quartiles.
 
-    A colour for each of ``methods`` and a marker for each size of ``rows``, which are those of
-    :func:`timing.measurements` with the columns size and ratio.
+    A colour for each of ``methods`` and a marker for each size of ``rows``, hollow for inference. The rows
+    are those of :func:`timing.measurements` with the columns size and ratio.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), layout="constrained")
     markers = dict(zip(sorted(rows["size"].unique()), "o^sD", strict=False))
-    for (size, method), table in rows.groupby(["size", "method"]):
+    for (size, method, phase), table in rows.groupby(["size", "method", "phase"]):
         errors = np.array([table["seconds"] - table["low"], table["high"] - table["seconds"]])
-        style = {"fmt": markers[size], "color": f"C{methods.index(method)}", "ms": 4, "lw": 1}
-        axes[0].errorbar(table["predicted"], table["seconds"], errors, label=f"{method}, {size}²", **style)
+        style = {"fmt": markers[size], "color": f"C{methods.index(method)}", "ms": 5, "lw": 1}
+        if phase == INFERENCE:
+            style["mfc"] = "white"
+        else:
+            style["label"] = f"{method}, {size}²"
+        axes[0].errorbar(table["predicted"], table["seconds"], errors, **style)
         axes[1].errorbar(table["arithmetic"], table["ratio"], errors / table["predicted"].to_numpy(), **style)
     axes[0].axline((0.01, 0.01), (1, 1), color="0.6", ls="--", lw=0.8)
     axes[0].set(xscale="log", yscale="log", xlabel="predicted [s]", ylabel="measured [s]")

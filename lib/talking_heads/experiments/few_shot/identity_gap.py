@@ -186,7 +186,7 @@ def kept_heads(history: FineTuningHistory, profile: Profile, card: dict) -> dict
 
 
 def difference_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Absolute difference of two images (S, S, 3) uint8 as colours, dark for 0 and bright for 128 or more."""
+    """Absolute difference of two images (S, S, 3) uint8 as colours, dark for 0 and bright for 64 or more."""
     difference = np.abs(a.astype(int) - b.astype(int)).mean(-1)
-    levels = (difference * 2).clip(0, 255).astype(np.uint8)
+    levels = (difference * 4).clip(0, 255).astype(np.uint8)
     return cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
