@@ -137,8 +137,12 @@ class AudioLearner:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, LEARNING_RATE, total_steps=steps + 1
         )
-        self.settings: dict[str, object] = {"version of the code": VERSION, "steps": steps, "voices": voices}
-        self.settings["diffused.audio_encoder"] = section
+        self.settings = {
+            "version of the code": VERSION,
+            "steps": steps,
+            "voices": voices,
+            "diffused.audio_encoder": section,
+        }
         self.key = key_of(self.settings)
 
     def train_step(self) -> dict[str, float]:
