@@ -645,7 +645,8 @@ def test_adaptation_is_evaluated_against_the_ground_truth_in_pairs(model):
         clip, truth = reenactment.render_performance(SEED, source, driver, 12, 2.5, 64)
         assert np.allclose(clip.pose["yaw"], truth.pose["yaw"]) and clip.sound is not None
         head = Lookup(rendered(source, 0), clip, truth)
-        raw, adapted = reenactment.evaluate_adaptation(head, clip, truth, model)
+        raw, adapted, true = reenactment.evaluate_adaptation(head, clip, truth, model)
+        assert true["landmarks"] == "true" and true["track error"] == 0
         assert raw["CSIM-judge"] < adapted["CSIM-judge"] == pytest.approx(1, abs=1e-3)
         assert adapted["SSIM"] == pytest.approx(1)
         rows += [{"pair": source, **raw}, {"pair": source, **adapted}]

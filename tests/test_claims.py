@@ -359,6 +359,18 @@ def test_every_no_and_undecided_is_explained():
     assert why[1].startswith("Parts: 2 the opposite, 4 undecided. Undecided estimates above zero")
 
 
+def test_the_summary_has_a_row_for_every_claim():
+    table = claims.evaluate(make_evidence(better=-0.1, noise=0.1))
+    rows = explanations.summary(table).set_index("id")
+    assert list(rows.index) == sorted(verdicts(table)) and rows["verdict"].to_dict() == verdicts(table)
+    parts = table[table["id"] == 1]
+    assert rows.loc[1, "here: parts"] == "no 2, undecided 4 of 6 parts"
+    weakest = parts.set_index("part").loc[rows.loc[1, "weakest part"]]
+    assert rows.loc[1, "its estimate"].startswith(f"{weakest['estimate']:+.3f} [{weakest['ci_low']:+.3f}")
+    line = explanations.result_line(parts)
+    assert all(rows.loc[1, column] in line for column in rows.columns)
+
+
 def test_every_cause_describes_what_was_measured():
     """Each cause gives a paragraph or raises NotShown, on evidence with every measurement."""
     evidence = make_evidence(better=-0.1, noise=0.1)

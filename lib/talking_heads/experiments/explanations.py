@@ -74,14 +74,35 @@ def result_line(parts: pd.DataFrame) -> str:
     ``parts`` are the rows of one claim in a table of :func:`claims.evaluate`.
     """
     claim, where, verdict = parts[["claim", "where", "holds"]].iloc[0]
-    counts = parts["part holds"].str.partition(":")[0].value_counts()
-    here = ", ".join(f"{kind} {counts[kind]}" for kind in VERDICT_TEXTS if kind in counts)
-    here = f"{here} of {len(parts)} parts" if len(parts) > 1 else parts["part"].iloc[0]
-    if len(measured := parts.dropna(subset=["estimate"])):
-        weakest = weakest_part(measured)
-        estimate = interval_text(*weakest[["estimate", "ci_low", "ci_high"]])
-        here += f"; weakest: {weakest['part']}: {estimate}" if len(parts) > 1 else f": {estimate}"
+    here = _counts(parts) if len(parts) > 1 else parts["part"].iloc[0]
+    if parts["estimate"].notna().any():
+        weakest = f"; weakest: {weakest_part(parts)['part']}" if len(parts) > 1 else ""
+        here += f"{weakest}: {_weakest_estimate(parts)}"
     return f"Paper: {claim} (section {where}). Here: {here}. Verdict: {verdict}."
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for every claim of a table of :func:`claims.evaluate`, with what :func:`result_line` states."""
+    rows = []
+    for number, parts in table.groupby("id"):
+        claim, where, verdict = parts[["claim", "where", "holds"]].iloc[0]
+        row = {"id": number, "paper: claim": claim, "section": where, "here: parts": _counts(parts)}
+        measured = parts["estimate"].notna().any()
+        row["weakest part"] = weakest_part(parts)["part"] if measured else ""
+        row["its estimate"] = _weakest_estimate(parts) if measured else ""
+        rows.append(row | {"verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def _counts(parts: pd.DataFrame) -> str:
+    """How many parts of a claim have which verdict."""
+    counts = parts["part holds"].str.partition(":")[0].value_counts()
+    kinds = ", ".join(f"{kind} {counts[kind]}" for kind in VERDICT_TEXTS if kind in counts)
+    return f"{kinds} of {len(parts)} part{'s' if len(parts) > 1 else ''}"
+
+
+def _weakest_estimate(parts: pd.DataFrame) -> str:
+    return interval_text(*weakest_part(parts)[["estimate", "ci_low", "ci_high"]])
 
 
 def find_causes(causes: Sequence[Cause], data: Any) -> list[str]:

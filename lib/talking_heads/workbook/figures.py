@@ -210,23 +210,26 @@ def curves(rows: Sequence[dict], panels: dict[str | tuple[str, ...], str], smoot
 
 
 def runs(
-    logs: Mapping[str, Sequence[dict] | pd.DataFrame], panels: Mapping[str, str], smooth: int = 5
+    logs: Mapping[str, Sequence[dict] | pd.DataFrame],
+    panels: Mapping[str, str],
+    smooth: int = 5,
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Several runs in each panel: a panel for each logged value, three in a row, and a line for each run that
     logged it.
 
     Where a name has several runs, and so a step several rows, the line is their mean and a band reaches from
     the lowest to the highest. Lines are smoothed over ``smooth`` rows; bands and the rare validation losses
-    are not.
+    are not. ``colours`` has a colour for every run; without it they are chosen.
     """
-    colours = _run_colours(len(logs))
+    of_runs = [colours[name] for name in logs] if colours else _run_colours(len(logs))
     width, height = min(3, len(panels)), -(-len(panels) // 3)
     size = (3.0 * width + 1.6, 2.6 * height)
     figure, axes = plt.subplots(height, width, figsize=size, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (value, title) in zip(axes.flat, panels.items(), strict=False):
-        for colour, (name, rows) in zip(colours, logs.items(), strict=True):
+        for colour, (name, rows) in zip(of_runs, logs.items(), strict=True):
             _draw_run(axis, pd.DataFrame(rows), value, name, colour, smooth)
         _label_steps(axis, title)
     legends = [axis.get_legend_handles_labels() for axis in axes.flat]  # not every run logs every value

@@ -22,7 +22,8 @@ from talking_heads.sections.diffused import Diffused
 
 SEED = 1
 LIVE_IDENTITIES = 20_000  # of the training clips that a GPU renders as training goes
-# first identity of every split; none is in a profile's few-shot corpus or in a pool of the judges
+# first identity of every split; none is in a profile's few-shot corpus, and none in a pool of the judges but
+# those for confirmation, which the lip reader was trained on: what reads lips is not measured there
 FIRST = {"training": 6_000_000, "validation": 7_000_000, "evaluation": 8_000_000, "confirmation": 9_000_000}
 
 

@@ -174,8 +174,8 @@ def other_sound_is_followed_less(data: Evidence) -> str:
     own, other = (of_method(data, method, SOUND_CORRELATION).mean() for method in (OURS, OTHER_SOUND))
     only_if(other < own)
     return (
-        "The generated mouth correlates with the true mouth of the clip that supplies the sound by "
-        f"{own:.3f} for the clip's own sound and by {other:.3f} for another clip's."
+        "The correlation of the generated mouth with the true mouth of the clip that supplies the sound is "
+        f"{own:.3f} for the clip's own sound and {other:.3f} for another clip's."
     )
 
 
@@ -281,8 +281,8 @@ def other_languages_are_misheard(data: Evidence) -> str:
     only_if(len(others) > 0 and others.max() < heard[generalisation.CORPUS])
     levels = ", ".join(f"{value:.2f} ({voice})" for voice, value in others.items())
     return (
-        "The jaw opening predicted from the audio embeddings correlates with the true one by "
-        f"{heard[generalisation.CORPUS]:.2f} for a voice of the corpus, on which it was pretrained, and by "
+        "The correlation of the jaw opening predicted from the audio embeddings with the true one is "
+        f"{heard[generalisation.CORPUS]:.2f} for a voice of the corpus, on which it was pretrained, and "
         f"{levels}. Lips can hardly follow motion that the embeddings do not represent."
     )
 
@@ -297,10 +297,10 @@ def few_voices_are_comparable(data: Evidence) -> str:
     by_voice = true.groupby("voice", sort=False)[metric].mean()
     only_if(len(comparable) < len(by_voice))
     return (
-        "On true clips of the corpus, dlib's opening of the mouth correlates with the jaw by "
-        f"{by_voice.mean():.2f} on average, and by {generalisation.READABLE:g} or more for {len(readable)} "
-        f"of {len(by_voice)} voices, although these mouths move as they should. Generated faces of the "
-        f"corpus follow {len(comparable)} of these by {generalisation.FOLLOWED:g} or more. With other voices "
+        "On true clips of the corpus, the correlation of dlib's opening of the mouth with the jaw is "
+        f"{by_voice.mean():.2f} on average, and {generalisation.READABLE:g} or more for {len(readable)} "
+        f"of {len(by_voice)} voices, although these mouths move as they should. On generated faces of the "
+        f"corpus it is {generalisation.FOLLOWED:g} or more for {len(comparable)} of these. With other voices "
         "there is nothing to compare with."
     )
 
@@ -318,7 +318,7 @@ def outside_faces_move_otherwise(data: Evidence) -> str:
         for face, row in outside.iterrows()
     )
     return (
-        f"The mouth's opening correlates with the jaw of what is said by {levels}, and by "
+        f"The correlation of the mouth's opening with the jaw of what is said is {levels}, and "
         f"{corpus[metric]:.2f} on faces of the corpus. The network was trained on rendered faces alone."
     )
 

@@ -276,7 +276,7 @@ def diffusion_beats_the_gan(evidence: Evidence) -> list[Part]:
 
 
 MEANS = "mean paired difference over identities"
-SHORT_TRAININGS = f"{MEANS}, after equally long trainings from the same weights"
+SHORT_TRAININGS = f"{MEANS}, after equally long training runs from the same weights"
 MARGIN_NOTE = '; "keeps" allows a margin, which the part states'
 CLAIMS = (
     Claim(

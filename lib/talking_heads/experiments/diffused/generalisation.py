@@ -39,6 +39,7 @@ ANIMATED = "mouth opening, by dlib"  # its metric
 READABLE, FOLLOWED = 0.5, 0.3  # of true clips and of generated faces of the corpus, for voices to be compared
 ENLARGED = 4  # times, for dlib, which finds no faces that are as small as those of the small profiles
 LARGE = 128  # pixels of a side of frames that are not enlarged
+FIRST = 11_000_000  # identity of the speakers, who are in no corpus and no pool
 
 
 class Voice(NamedTuple):
@@ -62,6 +63,11 @@ def voices(clips: TalkingClips, number: int, seconds: float) -> list[Voice]:
         except ValueError as error:
             print(f"{name}: left out, {error}")
     return found
+
+
+def unseen_speakers(count: int) -> list[str]:
+    """Identities of procedural speakers that no network and no earlier measurement has seen."""
+    return [f"id{FIRST + number}" for number in range(count)]
 
 
 def true_clip(identity: str, voice: Voice, frames: int, section: Diffused) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pandas as pd
 from talking_heads.experiments import explanations
 from talking_heads.experiments.explanations import NotShown, only_if
 from talking_heads.experiments.few_shot import methods
-from talking_heads.experiments.few_shot.claim_measurements import Measurements, end_of
+from talking_heads.experiments.few_shot.claim_measurements import LAST_STEPS, Measurements, end_of
 from talking_heads.metrics.statistics import correlation
 
 
@@ -55,7 +55,7 @@ def fine_tuning_outweighs_longer_training(data: Measurements) -> str:
         f"Between T = {few} and {many} the {data.similarity} of FF changes from {feed_forward[0]:.3f} to "
         f"{feed_forward[1]:.3f}, that of FT from {fine_tuned[0]:.3f} to {fine_tuned[1]:.3f}. At T = {few} "
         f"FT has {before:.3f} before fine-tuning, below FF, and is above FF after it: already on the fewest "
-        "frames fine-tuning gains more than FF's longer training."
+        "frames fine-tuning gains more than FF's other training, which is longer and without L_MCH."
     )
 
 
@@ -77,10 +77,11 @@ def repaired_by_fine_tuning(data: Measurements, row: str) -> str:
     only_if(len(steps) > 0 and gap_at_start > 2 * gap_at_end)
     return (
         f"With {row} L′_CNT starts at {ablation.iloc[0]:.2f}, with the full model at {full.iloc[0]:.2f}. "
-        f"After {steps[0] - 1} of {ablation.index[-1]} steps it reaches the start of the full model, and it "
-        f"ends at {end_of(ablation):.2f} against {end_of(full):.2f}. Fine-tuning adapts all of G′, not only "
-        "ψ′, and makes up for more than half of the difference at the start. What remains of it to the full "
-        f"model is {data.difference(data.similarity, row, methods.OURS)} in {data.similarity} and "
+        f"After {steps[0] - 1} of {ablation.index[-1]} steps it reaches the start of the full model; the "
+        f"mean of its last {LAST_STEPS} steps is {end_of(ablation):.2f} against {end_of(full):.2f}. "
+        f"Fine-tuning adapts all of G′, not only ψ′, and removes {1 - gap_at_end / gap_at_start:.0%} of the "
+        "difference at the start. What remains of it to the full model is "
+        f"{data.difference(data.similarity, row, methods.OURS)} in {data.similarity} and "
         f"{data.difference('SSIM', row, methods.OURS)} in SSIM."
     )
 

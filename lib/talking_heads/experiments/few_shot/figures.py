@@ -115,24 +115,24 @@ def _draw_methods(axis: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> Non
             places, value, errors, color=COLOURS[method], marker="o", ms=3.5, ls=dashes, lw=1, capsize=2
         )
         axis.plot([], [], "o", ms=3.5, ls=dashes, lw=1, color=COLOURS[method], label=method)
-        axis.plot(places, paper, "s", ms=4, mfc="none", color=COLOURS[method])
+        axis.plot(places - 0.045, paper, "s", ms=4, mfc="none", color=COLOURS[method])
     axis.plot([], [], "s", ms=4, mfc="none", color="k", label="paper (other data)")
     axis.set_xticks(range(len(shots)), [str(t) for t in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.tick_params(labelsize=7)
 
 
-def predicted_and_measured(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
+def predicted_and_measured(rows: pd.DataFrame) -> Figure:
     """Measured against predicted seconds, and their ratio against the share of arithmetic, with quartiles.
 
-    A colour for each of ``methods`` and a marker for each size of ``rows``, hollow for inference. The rows
+    A colour for each method and a marker for each size of ``rows``, hollow for inference. The rows
     are those of :func:`timing.measurements` with the columns size and ratio.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), layout="constrained")
     markers = dict(zip(sorted(rows["size"].unique()), "o^sD", strict=False))
     for (size, method, phase), table in rows.groupby(["size", "method", "phase"]):
         errors = np.array([table["seconds"] - table["low"], table["high"] - table["seconds"]])
-        style = {"fmt": markers[size], "color": f"C{methods.index(method)}", "ms": 5, "lw": 1}
+        style = {"fmt": markers[size], "color": COLOURS[method], "ms": 5, "lw": 1}
         if phase == INFERENCE:
             style["mfc"] = "white"
         else:
@@ -140,6 +140,7 @@ def predicted_and_measured(rows: pd.DataFrame, methods: Sequence[str]) -> Figure
         axes[0].errorbar(table["predicted"], table["seconds"], errors, **style)
         axes[1].errorbar(table["arithmetic"], table["ratio"], errors / table["predicted"].to_numpy(), **style)
     axes[0].axline((0.01, 0.01), (1, 1), color="0.6", ls="--", lw=0.8)
+    axes[0].plot([], [], "o", color="0.4", mfc="white", label="hollow: inference")
     axes[0].set(xscale="log", yscale="log", xlabel="predicted [s]", ylabel="measured [s]")
     axes[1].axhline(1, color="0.6", ls="--", lw=0.8)
     axes[1].set(xlabel="share of arithmetic in the predicted time", ylabel="measured over predicted time")

@@ -83,14 +83,14 @@ def mean_ssim(generated: np.ndarray, truth: np.ndarray) -> float:
 def evaluate_adaptation(
     head: KeptHead, driver: Clip, truth: Clip, model: FaceShape, device: str | torch.device = "cpu"
 ) -> list[dict]:
-    """Raw and adapted landmarks of one pair of identities: a row each, compared with the ground truth.
+    """Raw, adapted and true landmarks of one pair of identities: a row each, compared with the ground truth.
 
-    A row has the columns landmarks ("raw" or "adapted"), track error, CSIM-judge and SSIM.
+    A row has the columns landmarks ("raw", "adapted" or "true"), track error, CSIM-judge and SSIM.
     """
     adapted = model.adapt(driver.landmarks, head.points, head.settings.image_size)
     true_features = identity_features(truth.frames, device)
     rows = []
-    for name, track in (("raw", driver.landmarks), ("adapted", adapted)):
+    for name, track in (("raw", driver.landmarks), ("adapted", adapted), ("true", truth.landmarks)):
         generated = head.drive(track)
         similarity = cosine(identity_features(generated, device), true_features)
         rows.append(
