@@ -200,7 +200,7 @@ def test_the_claim_on_other_languages(offset, verdict):
     why = claim_causes.explain(table, evidence).set_index("id")["why"]
     assert (11 in why.index) == (verdict == "no")
     if verdict == "no":
-        assert "by 0.60 (English), 0.60 (German). Lips can hardly follow" in why[11]
+        assert "and 0.60 (English), 0.60 (German). Lips can hardly follow" in why[11]
 
 
 # -- faces ------------------------------------------------------------------------------------------

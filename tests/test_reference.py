@@ -386,6 +386,8 @@ def test_reference_rows_of_talking_heads():
         assert (rows["n_identities"] == count).all() and rows[["ci_low", "ci_high"]].notna().all(axis=None)
     voices = pd.read_csv(REFERENCE / f"tables/{generalisation.TABLE}.csv")
     assert voices.groupby("voice")["identity"].nunique().eq(12).all() and voices["voice"].nunique() == 6
+    faces = pd.read_csv(REFERENCE / f"tables/{generalisation.FACES}.csv").query("not outside")
+    assert {*voices["identity"], *faces["identity"]} == set(generalisation.unseen_speakers(12))
 
 
 SILENT_MOUTHS = [(STEPS, DISTILLED), (HEAD_MOTION, "0.5"), (HEAD_MOTION, "1"), (HEAD_MOTION, "2")]
