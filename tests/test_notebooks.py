@@ -234,7 +234,7 @@ def test_chapters_read_what_jobs_leave(smoke, tmp_path, monkeypatch):
     tables = runs.with_name("tables")
     measured = pd.read_csv(tables / "table1.csv").query("n_identities > 0")["method"]
     assert set(measured) == {"Ours-FF", "nearest training frame", "mean training frame"}
-    assert "Ablations of the ff model at T = 4" in (tables / "ablations.md").read_text()
+    assert "Ablations of the model 'ff' at T = 4" in (tables / "ablations.md").read_text()
     assert pd.read_csv(tables / "differences.csv").empty
     store = corpora.store(run.profile, places.data, "test")
     cells = protocol.find_cells(runs / "cells", store, run.profile)
